@@ -1,0 +1,456 @@
+"""The one typed description of a run: what YAML files, flags, docs and the JSON schema are made of.
+
+Values come from a preset, then a YAML file, then flags; the merged dictionary is validated once,
+and every problem is told in the words the user typed (a flag, or a line of the file). Knows no
+torch.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from layermix.errors import ConfigError
+
+
+def _split_commas(value: Any) -> Any:
+    """`"0,1,2"` as typed on a command line -> `["0", "1", "2"]`; anything else unchanged."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _expand(value: str) -> str:
+    """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string."""
+    expanded = os.path.expandvars(os.path.expanduser(value))
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+        raise ValueError(f"the environment variable {unset.group().strip('${}')} is not set")
+    return expanded
+
+
+Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
+"""A path or hub name as text, with `~` and `$VARIABLE` expanded."""
+Integers = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)
+]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
+HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
+LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
+SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
+PresetName = Literal["default", "paper", "tinybert"]
+
+
+class Section(BaseModel):
+    """Frozen, strict about unknown keys; a field's docstring is its help text everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _Named(Section):
+    """A section that may be written as one word: `teacher: T` for `teacher: {model: T}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_word(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            return {next(iter(cls.model_fields)): str(value)}
+        return value
+
+
+class TeacherConfig(_Named):
+    """The teacher: a fine-tuned encoder whose signals the student learns from."""
+
+    model: Source | None = None
+    """Folder or hub id of a fine-tuned sequence classifier, or a run folder made by `teach`."""
+    allow_weak: bool = False
+    """Go on although the teacher does not beat always answering the commonest class."""
+    memory_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Compute the teacher's signals once and keep them in memory if they need at most this many GB.
+    """
+
+
+class StudentConfig(_Named):
+    """The student: copied blocks of the teacher, a model as it is, or a fresh one."""
+
+    model: Source | None = None
+    """Folder or hub id of a model taken as it is (a new head is made if it has none for the task).
+    """
+    layers: Positive | None = None
+    """Number of blocks; alone, that many evenly spaced blocks are copied from the teacher (default:
+    half)."""
+    blocks: Integers | None = None
+    """Which teacher blocks to copy, counted from 0, such as 0,1,2."""
+    hidden: Positive | None = None
+    """Hidden size of a fresh student with the teacher's vocabulary."""
+    heads: Positive | None = None
+    """Attention heads of a fresh student."""
+    ffn: Positive | None = None
+    """Width of the feed-forward layers of a fresh student."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes given for a fresh student, without `layers`."""
+        named = {"hidden": self.hidden, "heads": self.heads, "ffn": self.ffn}
+        return {name: size for name, size in named.items() if size is not None}
+
+    @model_validator(mode="after")
+    def _one_way_only(self) -> Self:
+        ways = {
+            "model": self.model is not None,
+            "blocks": self.blocks is not None,
+            "layers": self.layers is not None,
+            "/".join(self.sizes): bool(self.sizes),
+        }
+        given = [name for name, used in ways.items() if used]
+        if len(given) > 1 and not (self.sizes and given[0] == "layers"):
+            raise ValueError(
+                f"{' and '.join(given)} contradict each other; give a model, or blocks, or layers "
+                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a fresh one)"
+            )
+        return self
+
+
+class DataConfig(_Named):
+    """The texts and labels."""
+
+    path: Source | None = None
+    """Folder with train and validation (TSV, CSV, JSONL, Parquet), one such file, a saved
+    `datasets` folder, or a hub data set such as glue:mrpc."""
+    train: Source | None = None
+    """A single training file, instead of a folder."""
+    validation: Source | None = None
+    """A single validation file; without one, a tenth of the training rows is split off."""
+    test: Source | None = None
+    """A single test file, evaluated once at the end."""
+    unlabeled: Source | None = None
+    """A file of texts without labels; the teacher's terms apply to them, the supervised one does
+    not."""
+    text_columns: Annotated[Words, Field(max_length=2)] | None = None
+    """One or two text columns; found by their usual names if not given."""
+    label_column: str | None = None
+    """The label column; found by its usual name if not given."""
+    quoting: Literal["auto", "quoted", "raw"] = "auto"
+    """TSV only: whether quote marks delimit fields (quoted) or are text (raw, as in GLUE)."""
+    task: str | None = None
+    """Name of a known task, for its metrics (see `layermix list`); found from the path if not
+    given."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Longest input in tokens; longer ones are cut. Chosen from the data if not given."""
+    train_rows: Positive | None = None
+    """Use only this many training rows, drawn by a hash of their text (the same rows for every
+    seed)."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.path is not None and self.train is not None:
+            raise ValueError("path and train contradict each other; give a folder or single files")
+        if self.train is None and (self.validation or self.test):
+            raise ValueError("validation and test files need a train file beside them")
+        return self
+
+
+class MixConfig(_Named):
+    """How teacher layers are mixed for each student layer: equations (1) and (2)."""
+
+    strategy: MixName = "learned"
+    """The way to set α; `layermix list` says what each one does."""
+    teacher_layers: Integers | None = None
+    """Teacher blocks to mix, counted from 0 (the paper: 2,5,8,11); by default the last of each of K
+    equal groups."""
+    student_layers: Integers | None = None
+    """Student blocks that are taught, counted from 0; by default all."""
+    start: Literal["uniform", "diagonal"] = "uniform"
+    """Where a learned α starts: s = 0, or near the fixed map (α = 0.9 there)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate of the mix logits s; they have no weight decay."""
+    schedule: Literal["same", "constant"] = "same"
+    """Learning-rate schedule of s: the student's, or constant."""
+
+
+class LossConfig(Section):
+    """The weights and kinds of the terms of equation (4); a term of weight 0 is not built."""
+
+    supervised_weight: Weight = 1.0
+    """Weight of L_sup, the loss on the labels."""
+    supervised: SupervisedLoss = "cross_entropy"
+    """L_sup: cross entropy (classes), mse (regression) or bce (multi-label)."""
+    logit_weight: Weight = 1.0
+    """λ_logit, the weight of L_logit."""
+    logit: LogitLoss = "soft_cross_entropy"
+    """L_logit: how the student's logits follow the teacher's."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature T of L_logit; the loss is multiplied by T²."""
+    hidden_weight: Weight = 1.0
+    """λ_hid, the weight of L_hid."""
+    hidden: HiddenReduction = "mean"
+    """L_hid: how the squared difference of equation (3) is reduced."""
+    embedding_weight: Weight = 0.0
+    """Weight of the same loss between the embedding outputs (the fifth pair of TinyBERT)."""
+    entropy_weight: Annotated[float, Field(allow_inf_nan=False)] = 0.1
+    """β of L_ent = −β Σ_k H(α_k): positive keeps a learned α from collapsing, negative sharpens it.
+    """
+    projection: Literal["shared", "per_layer"] = "shared"
+    """P of equation (3): one matrix for all student layers, or one each."""
+    projection_bias: bool = False
+    """Whether P has a bias."""
+
+
+class TrainingConfig(Section):
+    """Optimisation, selection of the reported epoch, and saving."""
+
+    epochs: Positive = 10
+    """Passes over the training rows."""
+    batch_size: Positive = 16
+    """Rows per forward pass in training."""
+    eval_batch_size: Positive = 32
+    """Rows per forward pass in evaluation."""
+    accumulation: Positive = 1
+    """Batches whose gradients are added up before a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-5
+    """Peak learning rate of the student and of P."""
+    warmup: Annotated[float, Field(ge=0)] = 0.1
+    """Warmup steps; below 1, the share of all steps."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warmup: linear to 0, or constant."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's weight decay (none on biases, norms and s)."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are clipped to this norm; 0 switches it off."""
+    selection: Literal["none", "holdout"] = "none"
+    """none: train on all rows, report `last` and `best_on_dev` (the paper's). holdout: keep rows
+    out of training to choose the epoch, report `last` and `selected`."""
+    holdout_fraction: Fraction = 0.1
+    """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of their
+    text."""
+    log_every: Positive = 10
+    """Steps between two lines of history.jsonl."""
+    save_every: Positive = 200
+    """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
+
+
+class DistillConfig(Section):
+    """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
+
+    preset: PresetName = "default"
+    """Values to start from: paper (its Table 1 and models) or tinybert (its recipe in a single
+    stage)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Fixes the start of new weights, the row order and dropout; arms that share it are paired."""
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    mix: MixConfig = MixConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, value: Any) -> Any:
+        """Fill in what the preset says and the user does not (an unknown preset is told later)."""
+        if isinstance(value, Mapping) and isinstance(name := value.get("preset"), str):
+            return merge(PRESETS.get(name, {}), value)
+        return value
+
+
+class TeachConfig(Section):
+    """One fine-tuning of a teacher."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Fixes the start of the head, the row order and dropout."""
+    model: Source | None = None
+    """Folder or hub id of a pretrained encoder; `minilm` is the packaged MiniLM (extra `demo`)."""
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=5e-5)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "paper": {
+        "student": {"model": "huawei-noah/TinyBERT_General_4L_312D"},
+        "data": {"max_length": 128},
+        "mix": {"strategy": "learned", "teacher_layers": [2, 5, 8, 11], "learning_rate": 1e-3},
+        "loss": {
+            "supervised_weight": 1,
+            "logit_weight": 1,
+            "hidden_weight": 1,
+            "entropy_weight": 0.1,
+        },
+        "training": {
+            "epochs": 10,
+            "batch_size": 16,
+            "eval_batch_size": 32,
+            "learning_rate": 3e-5,
+            "warmup": 300,
+        },
+    },
+    "tinybert": {
+        "data": {"max_length": 128},
+        "mix": {"strategy": "fixed"},
+        "loss": {
+            "supervised_weight": 0,
+            "logit": "tinybert_mean",
+            "hidden": "tinybert_mean",
+            "embedding_weight": 1,
+            "projection_bias": True,
+        },
+        "training": {"batch_size": 32, "learning_rate": 3e-5, "warmup": 0.1},
+    },
+}
+
+ALIASES = {"teacher": "teacher.model", "student": "student.model", "data": "data.path"}
+"""What the command line calls `--teacher T` is the field `teacher.model`."""
+
+Config = TypeVar("Config", DistillConfig, TeachConfig)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two nested dictionaries; the second one wins, neither is changed.
+
+    A section written as one word wins as its first field does: `{"student": "folder"}`.
+
+    Examples:
+        >>> merge({"mix": {"strategy": "fixed"}, "seed": 1}, {"mix": {"start": "diagonal"}})
+        {'mix': {'strategy': 'fixed', 'start': 'diagonal'}, 'seed': 1}
+    """
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"mix.strategy": "fixed"}` -> `{"mix": {"strategy": "fixed"}}`."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, leaf = dotted.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return nested
+
+
+def load(
+    kind: type[Config], file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Build a config from an optional YAML file and flags that override it.
+
+    Args:
+        kind: `DistillConfig` or `TeachConfig`.
+        file: A YAML file of the same shape.
+        flags: Dotted field names (or the aliases `teacher`, `student`, `data`) to values as typed.
+
+    Raises:
+        ConfigError: Listing every problem at once, each by its flag or its line in the file.
+    """
+    flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
+    from_file, lines = _read_yaml(file) if file else ({}, {})
+    from_file = {  # a section written as one word, so that a flag may add to it
+        key: nest({ALIASES[key]: value})[key]
+        if key in ALIASES and isinstance(value, str)
+        else value
+        for key, value in from_file.items()
+    }
+    try:
+        return kind.model_validate(merge(from_file, nest(flags)))
+    except ValidationError as error:
+        problems: list[str] = [
+            _tell(kind, problem, flags, file, lines) for problem in error.errors()
+        ]
+        raise ConfigError(
+            "\n".join([f"{len(problems)} problem(s) in the config:", *problems])
+        ) from None
+
+
+def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """A YAML mapping, and the line number of each dotted key."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        node, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; give the path of a YAML config") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}: found a {type(value).__name__}, wanted `key: value` lines")
+    lines: dict[str, int] = {}
+
+    def walk(mapping: yaml.Node, prefix: str) -> None:
+        for key, child in mapping.value:
+            lines[prefix + str(key.value)] = key.start_mark.line + 1
+            if isinstance(child, yaml.MappingNode):
+                walk(child, f"{prefix}{key.value}.")
+
+    assert node is not None
+    walk(node, "")
+    return value, lines
+
+
+def _tell(
+    kind: type[BaseModel],
+    problem: Any,
+    flags: Mapping[str, Any],
+    file: Path | None,
+    lines: Mapping[str, int],
+) -> str:
+    """One pydantic problem in the words the user typed."""
+    parts = [str(part) for part in problem["loc"]]
+    known = field_names(kind)
+    dotted = ".".join(parts)
+    while parts and ".".join(parts) not in known and problem["type"] != "extra_forbidden":
+        parts.pop()  # an index into a tuple, or the section itself
+    name = ".".join(parts) or dotted
+    typed = [flag for flag in flags if flag == name or flag.startswith(f"{name}.")]
+    if typed:
+        short = {long: alias for alias, long in ALIASES.items()}
+        where = " ".join(f"--{short.get(flag, flag)}" for flag in typed)
+    else:
+        line = lines.get(name) or lines.get(name.split(".")[0])
+        where = f"{file}:{line}: {name}" if file and line else name
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        message = "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    elif problem["type"] not in ("value_error", "missing"):
+        message += f", found {problem['input']!r}"
+    return f"  {where}: {message}"
+
+
+def field_names(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> pydantic field, for every field that holds a value (not a section)."""
+    fields: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            fields |= field_names(inner, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = field
+    return fields
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The whole resolved config as YAML that `load` reads back to an equal one."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text

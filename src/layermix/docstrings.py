@@ -1,0 +1,306 @@
+"""The embedded default task: real text that every Python has, the docstrings of its own library.
+
+Does a sentence document the object that is named? A row pairs (qualified name, first sentence of
+the docstring) with a later sentence, either of the same object or of another one, which for a
+third of the objects is of the same top-level module. Source is read with `ast`; only a few compiled
+modules are imported.
+"""
+
+import ast
+import csv
+import importlib
+import inspect
+import random
+import re
+import sys
+import sysconfig
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from layermix.errors import DataError
+
+LABEL_NAMES = ("different", "same")
+"""Class names in label order."""
+
+# In the library of 3.11 to 3.14 on every platform, prose enough, and no tests or demos.
+_SOURCE_MODULES = """
+    abc argparse ast asyncio base64 bdb bisect bz2 calendar cmd code codecs codeop collections
+    concurrent configparser contextlib copy csv ctypes dataclasses difflib dis doctest email
+    enum filecmp fileinput fractions ftplib functools getopt getpass gettext glob graphlib gzip
+    hashlib heapq hmac html http imaplib importlib inspect ipaddress json linecache locale
+    logging lzma mailbox mimetypes modulefinder multiprocessing netrc numbers optparse os
+    pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath pprint profile
+    pstats py_compile pyclbr pydoc queue random reprlib runpy sched secrets selectors shelve
+    shlex shutil smtplib socket socketserver sqlite3 ssl statistics string subprocess symtable
+    sysconfig tabnanny tarfile tempfile textwrap threading timeit tokenize trace traceback
+    turtle types typing unittest urllib uuid venv warnings wave weakref webbrowser wsgiref xml
+    xmlrpc zipapp zipfile zoneinfo
+"""
+
+# Compiled in whole or in part, so their text is only in memory; none of them does anything but
+# define names when imported. A platform or a slim build may lack some (fcntl on Windows).
+_IMPORTED_MODULES = """
+    array atexit binascii builtins cmath contextvars datetime decimal faulthandler fcntl gc io
+    itertools marshal math mmap operator os re select signal struct sys time tracemalloc
+    unicodedata zlib
+"""
+
+_WORDS = range(4, 61)
+_SENTENCES_PER_OBJECT = 3  # so that a few very long docstrings do not make up the task
+_VALIDATION_SHARE = 0.1  # of the objects; leaves about 550 rows
+# Of the objects. With negatives of the same module only, the packaged teacher learns too little
+# from 1,500 rows for a demo.
+_SAME_MODULE = 1 / 3
+_FEWEST_ROWS = 2000  # 3.11 to 3.13 have about 6,000 in all
+
+_SENTENCE_END = re.compile(r"[.!?][\"')`]*\s+(?=[\"'`(*]?[A-Z])")
+_ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|esp|resp|approx|Mr|Dr|[A-Z])\.$")
+_LIST_OR_TABLE = re.compile(r"^\s+|^[-+*=|•]|^\(?\d+[.)]|^\.\. ", re.MULTILINE)
+_CODE = re.compile(r">>>|->|::|==|--|[|{}]|https?:|\w=\S|\w\(\w*,.*\)")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One later sentence, with the object it documents."""
+
+    module: str
+    name: str
+    text: str
+    sentence: str
+
+
+def docstring_pairs(
+    train_rows: int | None = 1500, seed: int = 0
+) -> dict[str, list[dict[str, Any]]]:
+    """Build the task from the library of the running Python, in about two seconds.
+
+    Each first sentence and each later one occurs once in a pair `same` and once in a pair
+    `different` (of the full sets), so neither side alone tells the label. Objects whose first
+    sentences agree are on the same side of the split, and a later sentence of more than one object
+    is not used, so train and validation share no sentence.
+
+    Args:
+        train_rows: Rows of `train`, half of each label, or None for all. The rows for a smaller
+            number are among those for a larger one.
+        seed: Fixes the negatives and the order of the rows; which objects are for validation
+            depends on their text alone.
+
+    Returns:
+        `train` and `validation`: rows of `text` ("module.name: First sentence."), `text_pair` and
+        `label`, "same" or "different". `validation` is the same whatever `train_rows` is.
+
+    Raises:
+        DataError: This Python comes without the source of its library, or there are fewer than
+            `train_rows` rows.
+    """
+    docstrings = _docstrings(Path(sysconfig.get_path("stdlib")))
+    return _build(docstrings, train_rows, seed)
+
+
+def write_pairs(folder: Path, pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write each list of rows as `<name>.tsv`: a header, tabs, no quoting (the GLUE form).
+
+    Args:
+        folder: Made if it does not exist; files of these names must not exist.
+        pairs: What `docstring_pairs` returns.
+
+    Raises:
+        FileExistsError: A file is there already.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in pairs.items():
+        with (folder / f"{name}.tsv").open("x", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(
+                file,
+                ["text", "text_pair", "label"],
+                delimiter="\t",
+                quoting=csv.QUOTE_NONE,
+                quotechar=None,
+                lineterminator="\n",
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _build(
+    docstrings: Mapping[str, str], train_rows: int | None, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    sides: dict[str, list[_Part]] = {"train": [], "validation": []}
+    for name, (first, later) in _usable(docstrings).items():
+        digest = int.from_bytes(sha256(_same_text(first).encode()).digest()[:8], "big")
+        side = "validation" if digest < _VALIDATION_SHARE * 2**64 else "train"
+        sides[side] += [
+            _Part(name.split(".")[0], name, f"{name}: {first}", sentence)
+            for sentence in later[:_SENTENCES_PER_OBJECT]
+        ]
+    pairs = {side: _rows(parts, random.Random(f"{side} {seed}")) for side, parts in sides.items()}
+    found = sum(map(len, pairs.values()))
+    if found < _FEWEST_ROWS:
+        raise DataError(
+            [
+                f"found {found} docstring pairs in this Python's library, wanted {_FEWEST_ROWS}; "
+                "it comes without its source files: use a full Python, or data of your own"
+            ]
+        )
+    if train_rows is not None:
+        if not 0 < train_rows <= len(pairs["train"]):
+            raise DataError(
+                [f"found train_rows {train_rows}, wanted 1 to {len(pairs['train'])} (or None: all)"]
+            )
+        pairs["train"] = pairs["train"][:train_rows]
+    return pairs
+
+
+def _docstrings(library: Path) -> dict[str, str]:
+    """Qualified name -> docstring, of public functions, classes, methods and properties."""
+    found: dict[str, str] = {}
+    for module in _SOURCE_MODULES.split():
+        single = library / f"{module}.py"
+        for file in [single] if single.is_file() else sorted((library / module).rglob("*.py")):
+            parts = file.relative_to(library).with_suffix("").parts
+            if "test" in parts:  # ctypes.test and unittest.test, in 3.11 only
+                continue
+            # pathlib._local.Path is pathlib.Path to its users
+            prefix = ".".join(part for part in parts if not part.startswith("_"))
+            with tokenize.open(file) as source:
+                tree = ast.parse(source.read())
+            for name, text in _from_source(tree, prefix):
+                found.setdefault(name, text)
+    for module in _IMPORTED_MODULES.split():
+        try:
+            members = vars(importlib.import_module(module))
+        except ImportError:
+            continue
+        for name, text in _from_memory(_own(members), module):
+            found.setdefault(name, text)
+    return found
+
+
+def _own(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what other packages put there, as notebooks do in `builtins`."""
+    return {
+        key: member
+        for key, member in members.items()
+        if (getattr(member, "__module__", None) or "builtins").split(".")[0]
+        in sys.stdlib_module_names
+    }
+
+
+def _from_source(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If | ast.Try):
+            yield from _from_source(child, prefix)
+        elif isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        ) and not child.name.startswith("_"):
+            name = f"{prefix}.{child.name}"
+            if text := ast.get_docstring(child):
+                yield name, text
+            if isinstance(child, ast.ClassDef):
+                yield from _from_source(child, name)
+
+
+def _from_memory(members: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key in sorted(members):
+        member = members[key]
+        if key.startswith("_") or not (
+            isinstance(member, type)
+            or inspect.isroutine(member)
+            or inspect.isdatadescriptor(member)
+        ):
+            continue
+        name = f"{prefix}.{key}"
+        if isinstance(text := getattr(member, "__doc__", None), str):
+            yield name, inspect.cleandoc(text)
+        if isinstance(member, type) and prefix.count(".") == 0:
+            yield from _from_memory(vars(member), name)
+
+
+def _sentences(docstring: str) -> list[str]:
+    """Sentences of the plain paragraphs; lists, tables, code and signatures are left out."""
+    found = []
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        if _LIST_OR_TABLE.search(paragraph):
+            continue
+        text = " ".join(paragraph.split())
+        start = 0
+        for end in [match.end() for match in _SENTENCE_END.finditer(text)] + [len(text)]:
+            sentence = text[start:end].strip()
+            if _ABBREVIATION.search(sentence) and end < len(text):
+                continue
+            start = end
+            if (
+                len(sentence.split()) in _WORDS
+                and sentence[0].isupper()
+                and sentence[-1] in ".!?)"
+                and not _CODE.search(sentence)
+            ):
+                found.append(sentence)
+    return found
+
+
+def _same_text(sentence: str) -> str:
+    """Equal for sentences that differ in case, spaces or punctuation only."""
+    return " ".join(re.findall(r"\w+", sentence.lower()))
+
+
+def _usable(docstrings: Mapping[str, str]) -> dict[str, tuple[str, list[str]]]:
+    """Name -> (first sentence, later ones that no other place in the library has)."""
+    sentences = {name: _sentences(text) for name, text in docstrings.items()}
+    times = Counter(_same_text(sentence) for found in sentences.values() for sentence in found)
+    usable = {}
+    for name, found in sentences.items():
+        later = [sentence for sentence in found[1:] if times[_same_text(sentence)] == 1]
+        if later:
+            usable[name] = found[0], later
+    return usable
+
+
+def _rows(parts: Sequence[_Part], generator: random.Random) -> list[dict[str, Any]]:
+    """A positive and a negative row for every part, one after the other, in random order."""
+    # sorted, so that the draw does not hang on the order in which files were found
+    names = sorted({part.name for part in parts})
+    modules = sorted({part.module for part in parts})
+    generator.shuffle(names)
+    generator.shuffle(modules)
+    place = {name: index for index, name in enumerate(names)}
+    near = set(names[: round(_SAME_MODULE * len(names))])
+
+    couples: list[tuple[_Part, str]] = []
+    far: list[_Part] = []
+    for module in modules:
+        inside = sorted(
+            (part for part in parts if part.module == module), key=lambda part: place[part.name]
+        )
+        some = [part for part in inside if part.name in near]
+        found = _rotated(some, "name")
+        if not found and generator.random() < _SAME_MODULE:
+            # too few objects for a share of them: all or none, which keeps the share on average
+            found = _rotated(inside, "name")
+        taken = {part for part, _ in found}
+        couples += found
+        far += [part for part in inside if part not in taken]
+    couples += _rotated(far, "module")
+    generator.shuffle(couples)
+    return [
+        {"text": part.text, "text_pair": sentence, "label": label}
+        for part, other in couples
+        for sentence, label in ((part.sentence, "same"), (other, "different"))
+    ]
+
+
+def _rotated(parts: Sequence[_Part], group: Literal["name", "module"]) -> list[tuple[_Part, str]]:
+    """Each part with the sentence of a part of another group; every sentence is used once.
+
+    Groups stand together, so the part `shift` places on, round the end, is of another group if no
+    group has more than `shift` parts and there are 2 · `shift` or more. Fewer give no pairs at all.
+    """
+    shift = max(Counter(getattr(part, group) for part in parts).values(), default=0)
+    if len(parts) < 2 * shift:
+        return []
+    return [(part, parts[(i + shift) % len(parts)].sentence) for i, part in enumerate(parts)]

@@ -1,0 +1,49 @@
+"""The errors a user can meet: each says what was found, what was wanted and what to do."""
+
+from collections.abc import Sequence
+
+
+class LayermixError(Exception):
+    """Base of all errors that are the user's to mend; shown without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(LayermixError):
+    """The configuration does not hold together."""
+
+
+class DataError(LayermixError):
+    """The data cannot be used as they are.
+
+    Args:
+        problems: One line per problem, in the order found, each with its file and line number.
+        shown: How many of them the message lists.
+    """
+
+    def __init__(self, problems: Sequence[str], shown: int = 20) -> None:
+        self.problems = tuple(problems)
+        total = len(self.problems)
+        lines = [f"{total} problem{'s' * (total != 1)} in the data:"]
+        lines += [f"  {problem}" for problem in self.problems[:shown]]
+        if total > shown:
+            lines.append(f"  … and {total - shown} more")
+        super().__init__("\n".join(lines))
+
+
+class ModelError(LayermixError):
+    """A model cannot be loaded, or teacher and student do not fit together."""
+
+
+class WeakTeacherError(ModelError):
+    """The teacher knows no more about the task than always answering the commonest class."""
+
+
+class NonFiniteLossError(LayermixError):
+    """A part of the loss became NaN or infinite; training stopped before it could be saved."""
+
+    exit_code = 1
+
+
+class RunExistsError(LayermixError):
+    """The output folder holds something already; nothing is written over."""

@@ -1,0 +1,197 @@
+"""What a run leaves behind: scores and predictions by epoch, the history, the environment."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EvalPrediction, TrainerCallback
+
+from layermix import metrics
+from layermix.folder import HISTORY, PREDICTIONS, write_text
+from layermix.lesson import Lesson
+from layermix.objective import Objective
+
+Line = Mapping[str, Any]
+
+
+class EpochRecorder(TrainerCallback):
+    """Scores an evaluation; keeps what the end of the run needs: predictions, chosen weights.
+
+    Files are named by epoch and written whole, so an epoch that a resumed run repeats writes the
+    same.
+    """
+
+    def __init__(self, work: Path, lesson: Lesson, keep_selected: bool) -> None:
+        self.work, self.lesson, self.keep_selected = work, lesson, keep_selected
+        self.epochs = work / "epochs"
+        self.epochs.mkdir(parents=True, exist_ok=True)
+        ids = {name: rows["row_id"] for name, rows in lesson.evaluated.items()}
+        self.split_of = {row: name for name, rows in ids.items() for row in rows}
+        self.latest: tuple[Any, Any, Any] | None = None
+
+    def score(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scores of one evaluation; agreement with the teacher if its answers are known."""
+        labels, row_ids = prediction.label_ids  # type: ignore[misc]  # one array per label name
+        logits = np.asarray(prediction.predictions)
+        self.latest = (row_ids, labels, logits)
+        teacher = self.lesson.teacher_logits.get(self.split_of[int(row_ids[0])])
+        return metrics.scores(logits, labels, teacher)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin the live history where the checkpoint's ends."""
+        lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
+        write_text(self.work / HISTORY, "".join(lines))
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Append to the live history."""
+        with (self.work / HISTORY).open("a", encoding="utf-8") as file:
+            for line in clean_history(state.log_history[-1:]):
+                file.write(json.dumps(line) + "\n")
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kw: Any
+    ) -> None:
+        """Keep the predictions of this epoch, and the weights if it is the best so far."""
+        assert self.latest is not None
+        row_ids, labels, logits = self.latest
+        split, epoch = self.split_of[int(row_ids[0])], round(state.epoch)
+        partial = self.epochs / f"{split}-{epoch}.writing"
+        with partial.open("wb") as file:
+            np.savez(file, row_ids=row_ids, labels=labels, logits=logits)
+        partial.rename(self._file(split, epoch))
+        if self.keep_selected and split == "holdout" and self._is_best(state.log_history, epoch):
+            weights = {k: v.cpu() for k, v in kw["model"].student.state_dict().items()}
+            partial = self.epochs / "selected.writing"
+            save_file(weights, partial, metadata={"epoch": str(epoch)})
+            partial.rename(self.epochs / f"selected-{epoch}.safetensors")
+
+    def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
+        key = f"eval_holdout_{self.lesson.metric}"
+        sign = 1 if metrics.HIGHER_IS_BETTER[self.lesson.metric] else -1
+        found = {round(line["epoch"]): sign * line[key] for line in log_history if key in line}
+        best: int = max(found, key=lambda e: (found[e], -e))
+        return best == epoch
+
+    def restore(self, objective: Objective, epoch: int) -> None:
+        """Put the weights of the selected epoch back."""
+        weights = load_file(self.epochs / f"selected-{epoch}.safetensors")
+        objective.student.load_state_dict(weights)
+
+    def _file(self, split: str, epoch: int) -> Path:
+        return self.epochs / f"{split}-{epoch}.npz"
+
+    def logits(self, split: str, epoch: int) -> tuple[Any, Any]:
+        """Logits (N, C) and labels (N,) of one evaluation."""
+        stored = np.load(self._file(split, epoch))
+        return stored["logits"], stored["labels"]
+
+    def predictions(self, epochs: Mapping[str, int]) -> None:
+        """Write predictions.parquet: the validation rows at the reported epochs."""
+        tables = []
+        for report, epoch in epochs.items():
+            stored = np.load(self._file("validation", epoch))
+            chances = metrics.softmax(stored["logits"])
+            rows = len(chances)
+            columns = {
+                "report": [report] * rows,
+                "epoch": [epoch] * rows,
+                "row_id": stored["row_ids"],
+                "label": stored["labels"],
+                "prediction": chances.argmax(-1),
+            }
+            names = self.lesson.texts.label_names
+            columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}
+            tables.append(pa.table(columns))
+        pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
+
+    def clean(self) -> None:
+        """Remove what was only needed until the end."""
+        for file in self.epochs.iterdir():
+            file.unlink()
+        self.epochs.rmdir()
+
+
+def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
+    """Log records without clock times, α and entropy as lists; the same for the same seed.
+
+    Examples:
+        >>> clean_history([{"loss": 1.0, "alpha/0/0": 0.4, "alpha/0/1": 0.6, "step": 5}])
+        [{'loss': 1.0, 'step': 5, 'alpha': [[0.4, 0.6]]}]
+    """
+    clocks = ("_runtime", "_per_second", "_preparation_time")
+    lines = []
+    for record in log_history:
+        if "train_runtime" in record:  # the Trainer's summary of this process, not of the run
+            continue
+        line = {
+            key: value
+            for key, value in record.items()
+            if not key.endswith(clocks) and not key.startswith(("alpha/", "entropy/"))
+        }
+        alpha: dict[int, list[float]] = {}
+        for key, value in record.items():
+            if key.startswith("alpha/"):
+                alpha.setdefault(int(key.split("/")[1]), []).append(value)
+        if alpha:
+            line["alpha"] = list(alpha.values())
+        if entropy := [value for key, value in record.items() if key.startswith("entropy/")]:
+            line["entropy"] = entropy
+        lines.append(line)
+    return lines
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, code, machine: what it takes to repeat a run."""
+    packages = (
+        "layermix",
+        "torch",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "numpy",
+    )
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in packages},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of layermix's own source tree, with `+` if it was changed; None if installed."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        inside = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
+        )
+        if inside.returncode:
+            return None
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")

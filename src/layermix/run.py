@@ -1,0 +1,466 @@
+"""One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from transformers import PrinterCallback
+
+from layermix import metrics
+from layermix.cache import MemoryTeacher, signal_bytes
+from layermix.card import model_card
+from layermix.config import (
+    DistillConfig,
+    LossConfig,
+    MixConfig,
+    TeachConfig,
+    TrainingConfig,
+    to_yaml,
+)
+from layermix.data import TextData, load_texts
+from layermix.errors import ConfigError, LayermixError
+from layermix.folder import CONFIG, HISTORY, RESULT, RunFolder, write_text
+from layermix.hf import (
+    Classifier,
+    HFEncoder,
+    blocks_of,
+    copy_blocks,
+    fingerprint,
+    fresh_student,
+    load_classifier,
+)
+from layermix.lesson import Lesson, prepare, tokenize_for
+from layermix.objective import Objective, build_objective
+from layermix.predict import default_device, logits_of, moved
+from layermix.progress import Reporter
+from layermix.record import EpochRecorder, clean_history, environment
+from layermix.signals import Batch, Teacher
+from layermix.teacher import LiveTeacher
+from layermix.trainer import DistillTrainer, last_checkpoint
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        student: The trained classifier (for `teach`, the teacher).
+        metrics: Scores by reported epoch (`last`, and `best_on_dev` or `selected`) and split.
+        history: One record per log and evaluation.
+        record: All that result.json holds.
+        folder: The run folder, if there is one.
+    """
+
+    student: Classifier
+    metrics: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    record: Mapping[str, Any]
+    folder: Path | None = None
+
+
+# -- load at the edge ------------------------------------------------------------------------------
+
+
+def distill(
+    config: DistillConfig,
+    out: Path | None,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Load what the config names and distil it.
+
+    Args:
+        config: Teacher and data must be named in it.
+        out: The run folder to make; None keeps nothing on disk.
+        resume: Go on with an unfinished run in `out`, if there is one.
+        restart: Throw an unfinished run in `out` away.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: With what was found, what was wanted, and what to do.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if config.teacher.model is None:
+        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
+    run = None if out is None else RunFolder(out, to_yaml(config), resume=resume, restart=restart)
+    texts = load_texts(config.data)
+    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
+    student = make_student(config, teacher, texts)
+    if note := _holdout_note(config):
+        reporter.say(note, "yellow")
+    return distill_from(teacher, student, texts, config, run=run, reporter=reporter)
+
+
+def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
+    """The student that the config describes: a model as it is, copied blocks, or a fresh one.
+
+    Raises:
+        ModelError: If it cannot be made.
+    """
+    wanted = config.student
+    if wanted.model is not None:
+        return load_classifier(wanted.model, texts.label_names, named=texts.named, seed=config.seed)
+    if wanted.sizes:
+        return fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
+    return copy_blocks(teacher, wanted.layers, wanted.blocks)
+
+
+def _holdout_note(config: DistillConfig) -> str | None:
+    """Warn if a teacher has seen the rows that choose the student's epoch."""
+    if config.training.selection != "holdout" or config.teacher.model is None:
+        return None
+    file = Path(config.teacher.model) / CONFIG
+    taught = yaml.safe_load(file.read_text(encoding="utf-8"))["training"] if file.is_file() else {}
+    same = taught.get("selection") == "holdout" and (
+        taught.get("holdout_fraction") == config.training.holdout_fraction
+    )
+    return (
+        None
+        if same
+        else (
+            "the teacher is not known to have left out the held-out rows, on which it may look "
+            "better than "
+            "it is; fine-tune it with `layermix teach --training.selection holdout` and the same "
+            "fraction"
+        )
+    )
+
+
+# -- compute on objects ----------------------------------------------------------------------------
+
+
+def distill_from(
+    teacher: Classifier,
+    student: Classifier,
+    texts: TextData,
+    config: DistillConfig,
+    *,
+    run: RunFolder | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Distil a teacher into a student.
+
+    Args:
+        teacher: Fine-tuned on the task; frozen by this call.
+        student: Trained in place.
+        texts: With the classes of both.
+        config: Mix, losses, training and seed; what it says of files and models is not read.
+        run: Where to write; None keeps nothing on disk.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: With what was found, what was wanted, and what to do.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    lesson = prepare(teacher, student, texts, config, reporter)
+    return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
+
+
+def remember(
+    lesson: Lesson,
+    teacher: Classifier,
+    objective: Objective,
+    config: DistillConfig,
+    reporter: Reporter,
+) -> Teacher:
+    """The teacher's signals for the training rows: remembered if they fit the budget."""
+    needs = objective.teacher_needs
+    live = LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs)
+    rows = lesson.splits["train"]
+    size = signal_bytes(needs, live.hidden_size, sum(rows["length"])) / 2**30
+    if size > config.teacher.memory_gb:
+        reporter.say(
+            f"the teacher's signals would need {size:.1f} GB, more than teacher.memory_gb "
+            f"{config.teacher.memory_gb:g}: the teacher runs live on every batch"
+        )
+        return live
+
+    def collate(chosen: list[Any]) -> Batch:
+        return moved(lesson.collate(chosen), default_device())  # type: ignore[no-any-return]
+
+    return MemoryTeacher(live, rows, collate, reporter.track)
+
+
+def distill_lesson(
+    lesson: Lesson,
+    teacher: Classifier,
+    student: Classifier,
+    config: DistillConfig,
+    *,
+    signals: Teacher | None = None,
+    run: RunFolder | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Distil with a prepared lesson, so that arms may share it.
+
+    Args:
+        lesson: From `prepare`.
+        teacher: As in `distill_from`.
+        student: As in `distill_from`.
+        config: As in `distill_from`.
+        signals: The teacher's signals, if they are there already.
+        run: As in `distill_from`.
+        reporter: As in `distill_from`.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if config.loss.supervised != "cross_entropy":
+        raise ConfigError(
+            f"loss.supervised is {config.loss.supervised}, but these data have classes; wanted "
+            "cross_entropy (the other two are for an Objective of your own in Python)"
+        )
+    for note in lesson.notes:
+        reporter.say(note)
+    depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
+    objective = build_objective(HFEncoder(student.model), depth, width, config)
+    reporter.say(objective.formula())
+    if objective.needs_teacher and signals is None:
+        signals = remember(lesson, teacher, objective, config, reporter)
+    extra = {
+        "teacher": {
+            "from": teacher.source,
+            "parameters": teacher.model.num_parameters(),
+            "fingerprint": fingerprint(teacher.model),
+            "metrics": lesson.teacher_scores,
+        },
+        "mix": None
+        if objective.plan is None
+        else {
+            "strategy": objective.plan.strategy,
+            "student_layers": list(objective.plan.student_layers),
+            "teacher_layers": list(objective.plan.teacher_layers),
+        },
+        "formula": objective.formula(),
+    }
+    name = config.mix.strategy if config.loss.hidden_weight else "distill"
+    training = _Training(
+        objective, signals, lesson, student, config.training, config.mix, config.seed
+    )
+    return training.run(name, "student", extra, run, reporter)
+
+
+def teach(
+    config: TeachConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    restart: bool = False,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Fine-tune a teacher: the same trainer with the supervised term alone.
+
+    Raises:
+        LayermixError: With what was found, what was wanted, and what to do.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if config.model is None:
+        raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
+    run = RunFolder(out, to_yaml(config), resume=resume, restart=restart)
+    texts = load_texts(config.data)
+    model = load_classifier(config.model, texts.label_names, named=texts.named, seed=config.seed)
+    return teach_from(model, texts, config, run=run, reporter=reporter)
+
+
+def teach_from(
+    model: Classifier,
+    texts: TextData,
+    config: TeachConfig,
+    *,
+    run: RunFolder | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Fine-tune a classifier in place on labelled texts."""
+    reporter = reporter or Reporter(quiet=True)
+    lesson = tokenize_for(texts, config, model.max_length, model.tokenizer)
+    for note in (*lesson.notes, *model.notes):
+        reporter.say(note)
+    objective = Objective(
+        HFEncoder(model.model), LossConfig(logit_weight=0, hidden_weight=0, entropy_weight=0)
+    )
+    training = _Training(objective, None, lesson, model, config.training, MixConfig(), config.seed)
+    return training.run("teacher", "teacher", {}, run, reporter)
+
+
+# -- one training ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training from its objects to a result, in a run folder or in a temporary one."""
+
+    objective: Objective
+    teacher: Teacher | None
+    lesson: Lesson
+    student: Classifier
+    config: TrainingConfig
+    mix: MixConfig
+    seed: int
+
+    def run(
+        self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
+    ) -> Result:
+        """Train, collect, write; a failure is recorded in an unfinished run folder."""
+        if run is None:
+            with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
+                return self._run(name, role, extra, Path(folder), None, reporter)
+        try:
+            return self._run(name, role, extra, run.work, run, reporter)
+        except (LayermixError, KeyboardInterrupt) as error:
+            status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+            run.write_json(RESULT, {"status": status, "error": str(error) or type(error).__name__})
+            raise
+
+    def _run(
+        self,
+        name: str,
+        role: str,
+        extra: Row,
+        work: Path,
+        run: RunFolder | None,
+        reporter: Reporter,
+    ) -> Result:
+        started = time.monotonic()
+        checkpoints = work / "checkpoints"
+        recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
+        with reporter.training(name) as bar:
+            trainer = DistillTrainer(
+                self.objective,
+                self.teacher,
+                self.config,
+                self.mix,
+                self.seed,
+                checkpoints,
+                train_dataset=self.lesson.splits["train"],
+                eval_dataset=self.lesson.evaluated,
+                data_collator=self.lesson.collate,
+                compute_metrics=recorder.score,
+                callbacks=[recorder, bar],
+            )
+            trainer.remove_callback(PrinterCallback)
+            resume_from = last_checkpoint(checkpoints)
+            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        history = clean_history(trainer.state.log_history)
+        reports = self._reports(history, recorder)
+        trained = time.monotonic() - started
+        if self.config.selection == "holdout":
+            recorder.restore(self.objective, reports["selected"]["epoch"])
+        if "test" in self.lesson.splits:
+            reports |= self._test(reporter)
+        self.student.model.eval()  # type: ignore[no-untyped-call]
+        self.student.tokenizer.model_max_length = self.lesson.max_length
+        record = {
+            "status": "ok",
+            "task": self.lesson.texts.task,
+            "metric": self.lesson.metric,
+            "metrics": reports,
+            **extra,
+            role: {
+                **self.student.start,
+                "parameters": self.student.model.num_parameters(),
+                "classes": list(self.lesson.texts.label_names),
+            },
+            "alpha": next((line["alpha"] for line in reversed(history) if "alpha" in line), None),
+            "data": {
+                "from": self.lesson.texts.source,
+                "fingerprint": self.lesson.texts.fingerprint,
+                "rows": {split: len(rows) for split, rows in self.lesson.splits.items()},
+                "max_length": self.lesson.max_length,
+                "cut": dict(self.lesson.cut),
+            },
+            "notes": list(self.lesson.notes),
+            "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
+        }
+        if run is not None:
+            self._write(role, record, history, reports, recorder, run)
+        return Result(self.student, reports, history, record, run.final if run else None)
+
+    def _reports(self, history: Sequence[Row], recorder: EpochRecorder) -> dict[str, Any]:
+        """Scores of the reported epochs, under the names of the selection."""
+        metric = self.lesson.metric
+        by_epoch: dict[int, dict[str, Any]] = {}
+        for line in history:
+            for split in self.lesson.evaluated:
+                prefix = f"eval_{split}_"
+                found = {k.removeprefix(prefix): v for k, v in line.items() if k.startswith(prefix)}
+                if found:
+                    by_epoch.setdefault(round(line["epoch"]), {})[split] = found
+        last = max(by_epoch)
+        split = "holdout" if self.config.selection == "holdout" else "validation"
+        sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
+        best = max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch][split][metric], -epoch))
+        chosen = "selected" if self.config.selection == "holdout" else "best_on_dev"
+        reports = {
+            name: {"epoch": epoch, **by_epoch[epoch]}
+            for name, epoch in (("last", last), (chosen, best))
+        }
+        for report in reports.values():
+            logits, labels = recorder.logits("validation", report["epoch"])
+            report["validation"]["per_class"] = metrics.per_class(
+                logits, labels, self.lesson.texts.label_names
+            )
+        return reports
+
+    def _test(self, reporter: Reporter) -> dict[str, Any]:
+        """Scores on the test rows of the student that is saved, once."""
+        rows = self.lesson.splits["test"]
+        labels = np.asarray(rows["labels"])
+        student = HFEncoder(self.student.model)
+        logits = logits_of(student, rows, self.lesson.collate, track=reporter.track, what="test")
+        if not (labels != metrics.UNLABELLED).any():
+            return {}
+        return {"test": metrics.scores(logits, labels, self.lesson.teacher_logits.get("test"))}
+
+    def _write(
+        self,
+        role: str,
+        record: dict[str, Any],
+        history: Sequence[Row],
+        reports: Row,
+        recorder: EpochRecorder,
+        run: RunFolder,
+    ) -> None:
+        folder = run.work / role
+        self.student.model.save_pretrained(folder)
+        self.student.tokenizer.save_pretrained(folder)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        record[role]["bytes_on_disk"] = size
+        write_text(folder / "README.md", model_card(record, role))
+        write_text(run.work / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
+        recorder.predictions(
+            {name: report["epoch"] for name, report in reports.items() if name != "test"}
+        )
+        run.write_json("environment.json", environment(self.seed))
+        run.write_json(RESULT, record)
+        recorder.clean()
+        run.finish()
+
+
+def score_table(record: Row) -> str:
+    """The scores of a run as a small table: the reported epochs beside the teacher.
+
+    Args:
+        record: What result.json holds.
+    """
+    rows = {
+        name: report["validation"] for name, report in record["metrics"].items() if name != "test"
+    }
+    rows = {f"{name} (epoch {record['metrics'][name]['epoch']})": own for name, own in rows.items()}
+    if "teacher" in record and "metrics" in record["teacher"]:
+        rows = {"teacher": record["teacher"]["metrics"]["validation"], **rows}
+    if "test" in record["metrics"]:
+        rows["test (the saved model)"] = record["metrics"]["test"]
+    names = [name for name in next(reversed(rows.values())) if name != "per_class"]
+    lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
+    for title, own in rows.items():
+        cells = (f"{own[name]:11.4f}" if name in own else f"{'–':>11}" for name in names)
+        lines.append(f"{title:<26}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,30 @@
+"""The live teacher: a frozen encoder, in eval mode, that answers a batch with a Signal."""
+
+import torch
+from torch import nn
+
+from layermix.signals import Batch, Encoder, Needs, Signal
+
+
+class LiveTeacher:
+    """Runs the teacher on every batch.
+
+    Args:
+        encoder: An `Encoder` that is an `nn.Module`; it is frozen and put into eval mode, so that
+            its targets carry no dropout noise.
+        provides: What it is to give.
+    """
+
+    def __init__(self, encoder: Encoder, provides: Needs) -> None:
+        assert isinstance(encoder, nn.Module)
+        self.module = encoder.eval().requires_grad_(False)
+        self.encoder = encoder
+        self.num_layers, self.hidden_size = encoder.num_layers, encoder.hidden_size
+        self.provides = provides
+
+    def __call__(self, batch: Batch) -> Signal:
+        """The signal for a padded batch, without gradient."""
+        device = batch["labels"].device
+        self.module.to(device)
+        with torch.no_grad():
+            return self.encoder(batch, self.provides)

@@ -1,0 +1,304 @@
+"""A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+
+from layermix.config import MixConfig, TrainingConfig
+from layermix.errors import ModelError, NonFiniteLossError
+from layermix.objective import Objective, Output, param_groups
+from layermix.seeds import EpochSampler, derive
+from layermix.signals import Teacher
+
+CHECKPOINTS_KEPT = 2
+
+
+class DistillTrainer(Trainer):
+    """Trains an `Objective` with a `Teacher`, exactly resumable at any step.
+
+    Args:
+        objective: What learns.
+        teacher: Where its targets come from; None if no term needs one.
+        config: Optimisation, and how often to log and save.
+        mix: Learning rate and schedule of the mix.
+        seed: Fixes the row order and dropout.
+        folder: Where checkpoints go.
+        trainer_options: Passed to `transformers.Trainer`: datasets, collator, metrics, callbacks.
+
+    Raises:
+        ModelError: If the teacher does not provide what the losses need.
+    """
+
+    objective: Objective
+
+    def __init__(
+        self,
+        objective: Objective,
+        teacher: Teacher | None,
+        config: TrainingConfig,
+        mix: MixConfig,
+        seed: int,
+        folder: Path,
+        **trainer_options: Any,
+    ) -> None:
+        if objective.needs_teacher:
+            if teacher is None:
+                raise ModelError(
+                    f"the objective needs a teacher, found none: {objective.formula()}"
+                )
+            if missing := objective.teacher_needs.missing_from(teacher.provides):
+                raise ModelError(
+                    f"the losses need {', '.join(missing)} of the teacher, which provides the "
+                    "layers "
+                    f"{list(teacher.provides.layers)}; ask the teacher for more, or change "
+                    "mix.teacher_layers or the weights of the losses"
+                )
+        self.teacher = teacher if objective.needs_teacher else None
+        self.config, self.mix, self.seed = config, mix, seed
+        self.meter = PartMeter()
+        self.objective, self.folder = objective, folder
+        args = training_arguments(config, seed, folder)
+        super().__init__(objective, args, **trainer_options)
+        self.add_callback(Cadence(config.save_every))
+
+    # -- one step --------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Ask the teacher, then the objective; equation (4)."""
+        signal = self.teacher(inputs) if self.teacher else None
+        output: Output = model(inputs, signal, num_items_in_batch)
+        self.meter.add(output, self.state.global_step)
+        # Gradients are averaged over processes, but num_items already counts the rows of all.
+        loss = output.loss * self.accelerator.num_processes
+        return (loss, output) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Count rows, with or without a label, over the accumulated, global batch."""
+        rows = torch.tensor(sum(len(batch["row_id"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """Score with the student alone: no teacher, no loss; row ids travel with the labels."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            logits = self.objective.student(inputs).logits
+        return None, logits, (inputs["labels"], inputs["row_id"])
+
+    # -- order, optimiser, schedule --------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        """The same order for every arm of a seed, also after a resume."""
+        rows: Any = train_dataset or self.train_dataset
+        return EpochSampler(len(rows), self.seed)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW over `param_groups`."""
+        if self.optimizer is None:
+            config = self.config
+            groups = param_groups(
+                self.objective, config.learning_rate, config.weight_decay, self.mix.learning_rate
+            )
+            self.optimizer = torch.optim.AdamW(groups)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """The schedule of the config for each group; the mix may stay constant."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.create_optimizer()
+            student = schedule(self.config.schedule, self.config.warmup, num_training_steps)
+            constant = schedule("constant", 0, num_training_steps)
+            self.lr_scheduler = LambdaLR(
+                optimizer,
+                [
+                    constant
+                    if group["name"] == "mix" and self.mix.schedule == "constant"
+                    else student
+                    for group in optimizer.param_groups
+                ],
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # -- logs and checkpoints --------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss, α and its entropy, each group's learning rate.
+
+        Raises:
+            NonFiniteLossError: If a part has been NaN or infinite since the last log.
+        """
+        if "loss" in logs:
+            self._check_finite()
+            assert self.optimizer is not None
+            assert self.lr_scheduler is not None
+            rates = zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True)
+            mix_rate = {
+                f"learning_rate_{g['name']}": float(r) for g, r in rates if g["name"] == "mix"
+            }
+            logs = logs | mix_rate | self.meter.drain()
+        super().log(logs, start_time)
+
+    def _check_finite(self) -> None:
+        if not (bad := self.meter.first_bad_steps()):
+            return
+        step = min(bad.values())
+        names = " and ".join(name for name, first in bad.items() if first == step)
+        saved = last_checkpoint(self.folder)
+        raise NonFiniteLossError(
+            f"the loss part {names} became NaN or infinite at step {step + 1}; training stopped. "
+            f"Last good checkpoint: {saved or 'none yet'}. Try a lower learning rate or a smaller "
+            f"weight for that part; if it happens at step 1, look at the teacher's outputs"
+        )
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write under a temporary name and rename, so that what has the final name is whole."""
+        writing = self.folder / "writing"
+        shutil.rmtree(writing, ignore_errors=True)
+        self._checkpoint_parent = writing
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            del self._checkpoint_parent
+        (written,) = writing.iterdir()
+        shutil.rmtree(self.folder / written.name, ignore_errors=True)
+        written.rename(self.folder / written.name)
+        rotate_checkpoints(str(self.folder), save_total_limit=CHECKPOINTS_KEPT)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(getattr(self, "_checkpoint_parent", self.folder))
+
+
+class PartMeter:
+    """Sums the parts of the loss as tensors between two logs, without a sync per step."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.sums: dict[str, Tensor] = {}
+        self.first_bad: dict[str, Tensor] = {}
+        self.latest: Output | None = None
+
+    def add(self, output: Output, step: int) -> None:
+        """Count one batch, and remember the first step at which a part was not finite."""
+        self.rows += len(output.logits)
+        self.latest = output
+        for name, part in output.parts.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(part)) + part
+            first = self.first_bad.get(name, torch.full_like(part, -1, dtype=torch.long))
+            fresh = ~part.isfinite() & (first < 0)
+            self.first_bad[name] = torch.where(fresh, torch.full_like(first, step), first)
+
+    def first_bad_steps(self) -> dict[str, int]:
+        """Part -> the first step (from 0) at which it was NaN or infinite."""
+        steps = {name: int(first) for name, first in self.first_bad.items()}
+        return {name: step for name, step in steps.items() if step >= 0}
+
+    def drain(self) -> dict[str, float]:
+        """Means per example since the last call, the latest α (K, L) and its entropy (K,)."""
+        logs = {f"loss_{name}": float(total) / self.rows for name, total in self.sums.items()}
+        if self.latest is not None and self.latest.weights is not None:
+            assert self.latest.entropy is not None
+            for k, row in enumerate(self.latest.weights.tolist()):
+                logs |= {f"alpha/{k}/{index}": weight for index, weight in enumerate(row)}
+            logs |= {f"entropy/{k}": value for k, value in enumerate(self.latest.entropy.tolist())}
+        self.rows, self.sums = 0, {}
+        return logs
+
+
+class Cadence(TrainerCallback):
+    """When to save and evaluate: after every epoch, and a checkpoint now and then within one.
+
+    A checkpoint is always logged first, so that a resumed history equals an undisturbed one; the
+    last step of an epoch is saved only after its evaluation, so that a resume cannot skip it.
+    """
+
+    def __init__(self, save_every: int) -> None:
+        self.save_every = save_every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Checkpoint within an epoch."""
+        if state.global_step % self.save_every == 0 and not float(state.epoch).is_integer():
+            control.should_log = control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Log, evaluate, checkpoint, in this order."""
+        control.should_log = control.should_evaluate = control.should_save = True
+
+
+def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> TrainingArguments:
+    """The Trainer's own settings; what the config does not name is fixed here, with its reason."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        logging_steps=config.log_every,
+        seed=derive(seed, "dropout"),
+        eval_strategy="no",  # Cadence says when
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,  # row_id must reach the teacher
+        label_names=["labels", "row_id"],
+        logging_nan_inf_filter=False,  # PartMeter finds them, and says which part
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+def schedule(name: str, warmup: float, total: int) -> Callable[[int], float]:
+    """Learning-rate factor by step: linear warmup, then linear to 0 or constant.
+
+    Args:
+        name: `linear` or `constant`.
+        warmup: Steps; below 1, the share of `total`.
+        total: Number of optimiser steps of the run.
+
+    Examples:
+        >>> factor = schedule("linear", 10, 110)
+        >>> [factor(step) for step in (0, 5, 10, 60, 110)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+        >>> [schedule("constant", 0.1, 100)(step) for step in (5, 50)]
+        [0.5, 1.0]
+    """
+    steps = warmup_steps(warmup, total)
+
+    def factor(step: int) -> float:
+        if step < steps:
+            return step / steps
+        return max(0.0, (total - step) / max(1, total - steps)) if name == "linear" else 1.0
+
+    return factor
+
+
+def warmup_steps(warmup: float, total: int) -> float:
+    """`warmup` in steps: below 1 it is a share of `total`."""
+    return warmup * total if warmup < 1 else warmup
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`, or None; a name without "writing" above it is whole."""
+    found = sort_checkpoints(str(folder)) if folder.is_dir() else []
+    return Path(found[-1]) if found else None
