@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layermix.config import DataConfig as DataConfig
     from layermix.config import DistillConfig as DistillConfig
     from layermix.config import TeachConfig as TeachConfig
     from layermix.data import from_splits as from_splits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from layermix.trainer import DistillTrainer as DistillTrainer
 
 _HOMES = {
+    "DataConfig": "config",
     "DistillConfig": "config",
     "TeachConfig": "config",
     "load_texts": "data",

@@ -12,12 +12,17 @@ def model_card(record: Mapping[str, Any], role: str) -> str:
         role: `student` or `teacher`.
     """
     model = record[role]
-    last = record["metrics"]["last"]["validation"]
-    scores = [f"| {name} | {value:.4f} |" for name, value in last.items() if name != "per_class"]
+    saved = "selected" if "selected" in record["metrics"] else "last"
+    report = record["metrics"][saved]
+    scores = [
+        f"| {name} | {value:.4f} |"
+        for name, value in report["validation"].items()
+        if name != "per_class"
+    ]
     made = (
         f"Distilled with `{record['formula']}` from `{record['teacher']['from']}`"
         if role == "student"
-        else f"Fine-tuned from `{model['from']}`"
+        else f"Fine-tuned from `{model.get('from', 'a model in memory')}`"
     )
     lines = [
         "---",
@@ -31,7 +36,7 @@ def model_card(record: Mapping[str, Any], role: str) -> str:
         f"{record['data']['max_length']} tokens. {model['parameters']:,} parameters; classes: "
         f"{', '.join(model['classes'])}.",
         "",
-        "| validation score (last epoch) | |",
+        f"| validation score ({saved} epoch: {report['epoch']}) | |",
         "| --- | ---: |",
         *scores,
         "",

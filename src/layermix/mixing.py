@@ -3,7 +3,6 @@
 To add a way to mix, add a row to `MIXES` (and a class only if none of these can express it).
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -200,8 +199,3 @@ def build_mix(
         near_one_to_one if row.kind is SoftmaxMix and config.start == "diagonal" else row.weights
     )
     return row.kind(start(len(plan.student_layers), len(plan.teacher_layers), generator))
-
-
-def largest_entropy(teachers: int) -> float:
-    """The entropy of uniform weights over `teachers` layers, in nats: what H(α) is read against."""
-    return math.log(teachers)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layermix.config import DistillConfig, LossConfig
+from layermix.errors import ConfigError
 from layermix.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.mixing import MixPlan, Mixture, build_mix, plan_mix
 from layermix.seeds import derive, seeded
@@ -81,6 +82,7 @@ class Objective(nn.Module):
         projection: P; needed if the hidden or the embedding loss has a weight.
 
     Raises:
+        ConfigError: If every weight is 0.
         ValueError: If a part is missing that a term needs.
     """
 
@@ -102,12 +104,14 @@ class Objective(nn.Module):
             raise ValueError("the hidden loss has a weight, so plan, mix and projection are needed")
         if loss.embedding_weight and projection is None:
             raise ValueError("the embedding loss has a weight, so a projection is needed")
-        self.student, self.mix, self.projection = student, mix, projection
-        self.loss, self.plan = loss, plan
-        layers = plan if loss.hidden_weight else None
+        if not loss.hidden_weight:
+            plan = mix = None
+        self.student, self.loss, self.plan, self.mix = student, loss, plan, mix
         embedding = loss.embedding_weight > 0
-        self.student_needs = Needs(layers.student_layers if layers else (), embedding)
-        self.teacher_needs = Needs(layers.teacher_layers if layers else (), embedding)
+        self.projection = projection if plan or embedding else None
+        padding = HIDDEN[loss.hidden].padding and self.projection is not None
+        self.student_needs = Needs(plan.student_layers if plan else (), embedding, padding)
+        self.teacher_needs = Needs(plan.teacher_layers if plan else (), embedding, padding)
         self.supervised = SUPERVISED[loss.supervised].function
         self.logit = LOGIT[loss.logit].function
         self.hidden = HIDDEN[loss.hidden].function
@@ -120,6 +124,11 @@ class Objective(nn.Module):
             "entropy": -loss.entropy_weight if learned else 0.0,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
+        if not self.weights:
+            raise ConfigError(
+                "every term of the loss has weight 0, so there is nothing to learn from; give one "
+                "of loss.supervised_weight, logit_weight, hidden_weight, embedding_weight a weight"
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -231,9 +240,10 @@ def param_groups(
     Returns:
         Groups with `params`, `lr`, `weight_decay` and `name`; empty ones left out.
     """
-    mix = [] if objective.mix is None else list(objective.mix.parameters())
-    own = {id(parameter) for parameter in mix}
-    rest = [p for p in objective.parameters() if p.requires_grad and id(p) not in own]
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    own = set() if objective.mix is None else {id(p) for p in objective.mix.parameters()}
+    mix = [p for p in trained if id(p) in own]
+    rest = [p for p in trained if id(p) not in own]
 
     def group(name: str, params: list[nn.Parameter], lr: float, decay: float) -> dict[str, Any]:
         return {"name": name, "params": params, "lr": lr, "weight_decay": decay}

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from layermix import metrics
 from layermix.config import DataConfig
 from layermix.data import load_texts, read_unlabeled
-from layermix.errors import ConfigError
-from layermix.hf import HFEncoder, load_classifier
+from layermix.errors import ConfigError, DataError, ModelError, RunExistsError
+from layermix.hf import Classifier, HFEncoder, align_labels, load_classifier
 from layermix.progress import Reporter
 from layermix.signals import Batch
-from layermix.tokens import Collator, tokenize, tokenize_split
+from layermix.sources import Quoting
+from layermix.tokens import Collator, tokenize_split
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -39,7 +40,7 @@ def moved(value: Any, device: torch.device) -> Any:
 
 def logits_of(
     encoder: HFEncoder,
-    rows: Sequence[Any],
+    rows: Any,
     collate: Callable[[list[Any]], Batch],
     batch_size: int = 32,
     track: Track | None = None,
@@ -49,7 +50,7 @@ def logits_of(
 
     Args:
         encoder: Is moved to the default device.
-        rows: Tokenised rows.
+        rows: Tokenised rows, run in order of their `length`.
         collate: Rows -> padded batch.
         batch_size: Rows per forward pass.
         track: Shows how far it is.
@@ -60,57 +61,69 @@ def logits_of(
     """
     device = default_device()
     encoder.eval().to(device)
+    order = np.argsort(rows["length"], kind="stable")  # little padding, restored below
     starts: Iterable[int] = range(0, len(rows), batch_size)
     if track is not None:
         starts = track(starts, -(-len(rows) // batch_size), what)
     found = []
     with torch.no_grad():
         for start in starts:
-            batch = collate([rows[i] for i in range(start, min(start + batch_size, len(rows)))])
+            batch = collate([rows[int(i)] for i in order[start : start + batch_size]])
             found.append(encoder(moved(batch, device)).logits.float().cpu().numpy())
-    return np.concatenate(found)
+    return np.concatenate(found)[order.argsort()]
 
 
 def evaluate(
     model: str,
-    source: str,
-    text_columns: tuple[str, ...] | None = None,
-    label_column: str | None = None,
+    data: DataConfig,
+    *,
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score a saved model on the validation and test splits of labelled data.
+    """Score a saved model on labelled data.
 
     Args:
         model: Run folder, model folder or hub id.
-        source: Folder, file or hub data set.
-        text_columns: If they are not found by their usual names.
-        label_column: If it is not found by its usual name.
+        data: A folder or hub data set, of which the validation and test splits are scored, or one
+            file, of which every row is.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
 
     Returns:
-        Split -> scores, `per_class` among them.
+        Split (or file name) -> scores, `rows` and `per_class` among them.
 
     Raises:
         LayermixError: If model or data cannot be used, or their classes differ.
     """
     reporter = reporter or Reporter(quiet=True)
-    config = DataConfig(path=source, text_columns=text_columns, label_column=label_column)
-    texts = load_texts(config)
-    classifier = load_classifier(model, texts.label_names, named=texts.named)
+    classifier = _finished_classifier(model)
+    columns = _columns(classifier, data.text_columns)
+    names = {"validation": "validation", "test": "test"}
+    wanted: dict[str, Any] = {"text_columns": columns}
+    one_file = data.path is not None and Path(data.path).is_file()
+    if data.path is not None and one_file:
+        # The same file twice, because one that stands alone would lose a tenth as validation.
+        names = {"validation": Path(data.path).name}
+        wanted |= {"path": None, "train": data.path, "validation": data.path}
+    with _hint(classifier, columns if data.text_columns is None else None):
+        texts = load_texts(data.model_copy(update=wanted))
+    classifier = align_labels(classifier, texts.label_names, texts.named)
     for note in (*texts.notes, *classifier.notes):
-        reporter.say(note)
-    tokens = tokenize(texts, classifier.tokenizer, classifier.max_length)
+        if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
+            reporter.say(note)
     encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
     found: dict[str, dict[str, Any]] = {}
-    for split, rows in tokens.splits.items():
-        labels = np.asarray(rows["labels"])
-        if split == "train" or not (labels != metrics.UNLABELLED).any():
+    for split, name in names.items():
+        if split not in texts.splits:
             continue
-        logits = logits_of(encoder, rows, collate, batch_size, reporter.track, split)
-        found[split] = {"rows": len(labels), **metrics.scores(logits, labels)}
-        found[split]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
+        rows, cut = tokenize_split(texts.splits[split], classifier.tokenizer, classifier.max_length)
+        labels = np.asarray(rows["labels"])
+        if not (labels != metrics.UNLABELLED).any():
+            continue
+        _say_cut(reporter, name, cut, classifier.max_length)
+        logits = logits_of(encoder, rows, collate, batch_size, reporter.track, name)
+        found[name] = {"rows": len(labels), **metrics.scores(logits, labels)}
+        found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
     return found
 
 
@@ -118,25 +131,29 @@ def scores_text(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores by split as a table for people."""
     lines = []
     for split, scores in found.items():
+        width = max(20, *(len(name) + 2 for name in scores["per_class"]))
         lines.append(f"{split} ({scores['rows']} rows)")
         lines += [
-            f"  {name:<12}{value:8.4f}"
+            f"  {name:<{width}}{value:10.4f}"
             for name, value in scores.items()
             if isinstance(value, float)
         ]
-        lines.append(f"  {'class':<20}{'precision':>10}{'recall':>10}{'f1':>10}{'rows':>8}")
+        lines.append(f"  {'class':<{width}}{'precision':>10}{'recall':>10}{'f1':>10}{'rows':>8}")
         for name, own in scores["per_class"].items():
             numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
-            lines.append(f"  {name:<20}{numbers}{own['support']:8.0f}")
+            lines.append(f"  {name:<{width}}{numbers}{own['support']:8.0f}")
     return "\n".join(lines)
 
 
 def predict(
     model: str,
-    file: str,
+    file: str = "-",
     out: str = "-",
+    *,
     text_columns: tuple[str, ...] | None = None,
     input_format: str | None = None,
+    quoting: Quoting = "auto",
+    force: bool = False,
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> None:
@@ -146,34 +163,124 @@ def predict(
         model: Run folder, model folder or hub id.
         file: TSV, CSV, JSONL, Parquet or plain text; `-` is standard input.
         out: .jsonl, .csv or .tsv, written whole or not at all; `-` is standard output (JSONL).
-        text_columns: If they are not found by their usual names.
-        input_format: What standard input holds.
+        text_columns: Those the model was trained on if None, or the usual names if it does not say.
+        input_format: What the input holds, where the file's ending does not say it.
+        quoting: As in `DataConfig.quoting`.
+        force: Replace `out` if it is there already.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
 
     Raises:
-        LayermixError: If model or texts cannot be used, or `out` has another ending.
+        LayermixError: If model or texts cannot be used, or `out` cannot be written.
     """
     reporter = reporter or Reporter(quiet=True)
-    ending = "jsonl" if out == "-" else Path(out).suffix.removeprefix(".")
-    if ending not in ("jsonl", "csv", "tsv"):
-        raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
-    texts = read_unlabeled(
-        sys.stdin.buffer if file == "-" else file, text_columns, format=input_format
-    )
-    classifier = load_classifier(model)
+    ending = _check_out(out, force)
+    plain = (input_format or ("" if file == "-" else Path(file).suffix[1:].lower())) == "txt"
+    if text_columns is not None and (plain or (file == "-" and input_format is None)):
+        raise ConfigError(
+            "--text_columns: plain text has no columns; leave it out, or say what the input is "
+            "with --format csv (or tsv, jsonl, parquet)"
+        )
+    classifier = _finished_classifier(model)
+    columns = _columns(classifier, text_columns)
+    if file == "-" and sys.stdin.isatty():
+        reporter.say("reading standard input, one text per line; Ctrl-D ends it")
+    with _hint(classifier, columns if text_columns is None else None):
+        texts = read_unlabeled(
+            sys.stdin.buffer if file == "-" else file, columns, format=input_format, quoting=quoting
+        )
+    parts = [name for name in ("text", "text_pair") if name in texts.column_names]
     names = classifier.label_names
-    columns = [column for column in ("text", "text_pair") if column in texts.column_names]
     encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
-    rows, _ = tokenize_split(texts, classifier.tokenizer, classifier.max_length)
+    rows, cut = tokenize_split(texts, classifier.tokenizer, classifier.max_length)
+    _say_cut(reporter, "the input", cut, classifier.max_length)
     chances = metrics.softmax(
         logits_of(encoder, rows, collate, batch_size, reporter.track, "predicting")
     )
     with _whole(out) as stream:
-        write = _writer(stream, ending, [*columns, "label", *(f"p_{name}" for name in names)])
+        write = _writer(stream, ending, [*parts, "label", *(f"p_{name}" for name in names)])
         for row, chance in zip(texts, chances, strict=True):
-            values = [row[column] for column in columns]
+            values = [row[part] for part in parts]
             write([*values, names[int(chance.argmax())], *(round(float(p), 6) for p in chance)])
+
+
+def _finished_classifier(model: str) -> Classifier:
+    """Load a model with a head that chooses one of several classes.
+
+    Raises:
+        ModelError: If it has another head, or none.
+    """
+    classifier = load_classifier(model)
+    kind = classifier.model.config.problem_type or "single_label_classification"
+    if kind != "single_label_classification" or len(classifier.label_names) < 2:
+        raise ModelError(
+            f"{model}: a head for {kind} with {len(classifier.label_names)} output(s); wanted one "
+            "that chooses among two classes or more"
+        )
+    return classifier
+
+
+def _columns(classifier: Classifier, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The text columns to read: as given, else those the model was trained on, else unknown.
+
+    Raises:
+        ConfigError: If the model was trained on another number of texts.
+    """
+    record = getattr(classifier.model.config, "layermix", None) or {}
+    trained = tuple(record.get("text_columns", ()))
+    if given is not None and trained and len(given) != len(trained):
+        raise ConfigError(
+            f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
+            f"{classifier.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
+        )
+    return given or trained or None
+
+
+@contextmanager
+def _hint(classifier: Classifier, trained: tuple[str, ...] | None) -> Iterator[None]:
+    """Where a column is missing, add how its name came to be wanted."""
+    try:
+        yield
+    except DataError as error:
+        if trained is None or not any("no column" in problem for problem in error.problems):
+            raise
+        raise DataError(
+            error.problems,
+            hint=f"{classifier.source} was trained on the text column(s) {', '.join(trained)}; "
+            "where they have other names, give --data.text_columns",
+        ) from error
+
+
+def _say_cut(reporter: Reporter, name: str, share: float, length: int) -> None:
+    if share:
+        reporter.say(
+            f"{name}: {share:.1%} of the rows are longer than {length} tokens and were cut"
+        )
+
+
+def _check_out(out: str, force: bool) -> str:
+    """The format that `out` asks for, checked before any work.
+
+    Raises:
+        ConfigError: If it has another ending, or no folder.
+        RunExistsError: If it is there already.
+    """
+    if out == "-":
+        return "jsonl"
+    path = Path(out)
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in ("jsonl", "csv", "tsv"):
+        raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise RunExistsError(f"--out {out}: is a folder, wanted a file")
+    if path.exists() and not force:
+        raise RunExistsError(
+            f"--out {out}: is there already, nothing is written over; choose another name, or "
+            "replace it with --force"
+        )
+    return ending
 
 
 def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[Any]], None]:
@@ -192,6 +299,7 @@ def _whole(out: str) -> Iterator[IO[str]]:
     """Standard output, or a file that gets its name when it is complete."""
     if out == "-":
         yield sys.stdout
+        sys.stdout.flush()  # a full disk is told here, not when the program ends
         return
     partial = Path(f"{out}.writing")
     try:

@@ -26,8 +26,8 @@ class Reporter:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
 
     def say(self, text: str, style: str | None = None) -> None:
-        """One line for the user."""
-        self.console.print(text, style=style, markup=False)
+        """One remark for the user, broken into lines by the terminal only."""
+        self.console.print(text, style=style, markup=False, soft_wrap=True)
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items behind a bar."""
@@ -86,6 +86,9 @@ class TrainingBar(TrainerCallback):
             self.alpha.plain = alpha_shades(logs)
         elif (accuracy := logs.get("eval_validation_accuracy")) is not None:
             self.scores = f"validation accuracy {accuracy:.3f}"
+            # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
+            epoch = f"epoch {state.epoch:.0f} of {state.num_train_epochs:.0f}"
+            self.live.console.print(f"{epoch}: {self.scores}", markup=False, soft_wrap=True)
 
 
 def alpha_shades(logs: dict[str, float]) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
 from layermix import metrics
-from layermix.folder import HISTORY, PREDICTIONS, write_text
+from layermix.folder import EPOCHS, HISTORY, PREDICTIONS, write_text
 from layermix.lesson import Lesson
 from layermix.objective import Objective
 
@@ -34,7 +34,7 @@ class EpochRecorder(TrainerCallback):
 
     def __init__(self, work: Path, lesson: Lesson, keep_selected: bool) -> None:
         self.work, self.lesson, self.keep_selected = work, lesson, keep_selected
-        self.epochs = work / "epochs"
+        self.epochs = work / EPOCHS
         self.epochs.mkdir(parents=True, exist_ok=True)
         ids = {name: rows["row_id"] for name, rows in lesson.evaluated.items()}
         self.split_of = {row: name for name, rows in ids.items() for row in rows}
@@ -43,7 +43,9 @@ class EpochRecorder(TrainerCallback):
     def score(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores of one evaluation; agreement with the teacher if its answers are known."""
         labels, row_ids = prediction.label_ids  # type: ignore[misc]  # one array per label name
-        logits = np.asarray(prediction.predictions)
+        order = row_ids.argsort()  # rows come by length
+        row_ids, labels = row_ids[order], labels[order]
+        logits = np.asarray(prediction.predictions)[order]
         self.latest = (row_ids, labels, logits)
         teacher = self.lesson.teacher_logits.get(self.split_of[int(row_ids[0])])
         return metrics.scores(logits, labels, teacher)
@@ -78,10 +80,8 @@ class EpochRecorder(TrainerCallback):
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
         key = f"eval_holdout_{self.lesson.metric}"
-        sign = 1 if metrics.HIGHER_IS_BETTER[self.lesson.metric] else -1
-        found = {round(line["epoch"]): sign * line[key] for line in log_history if key in line}
-        best: int = max(found, key=lambda e: (found[e], -e))
-        return best == epoch
+        found = {round(line["epoch"]): line[key] for line in log_history if key in line}
+        return _best(found, self.lesson.metric) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
         """Put the weights of the selected epoch back."""
@@ -115,11 +115,42 @@ class EpochRecorder(TrainerCallback):
             tables.append(pa.table(columns))
         pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
 
-    def clean(self) -> None:
-        """Remove what was only needed until the end."""
-        for file in self.epochs.iterdir():
-            file.unlink()
-        self.epochs.rmdir()
+
+def reported_epochs(
+    history: Sequence[Line], splits: Sequence[str], metric: str, selection: str
+) -> dict[str, Any]:
+    """Scores of the reported epochs, under the names of the selection.
+
+    Args:
+        history: From `clean_history`.
+        splits: Those that were evaluated.
+        metric: By which epochs are compared; of two as good, the earlier one is chosen.
+        selection: `none` (reports `last` and `best_on_dev`) or `holdout` (`last` and `selected`).
+    """
+    by_epoch: dict[int, dict[str, Any]] = {}
+    for line in history:
+        for split in splits:
+            found = {
+                name: line[f"eval_{split}_{name}"]
+                for name in metrics.HIGHER_IS_BETTER
+                if f"eval_{split}_{name}" in line
+            }
+            if found:
+                by_epoch.setdefault(round(line["epoch"]), {})[split] = found
+    name, split = (
+        ("selected", "holdout") if selection == "holdout" else ("best_on_dev", "validation")
+    )
+    best = _best({epoch: scores[split][metric] for epoch, scores in by_epoch.items()}, metric)
+    return {
+        report: {"epoch": epoch, **by_epoch[epoch]}
+        for report, epoch in (("last", max(by_epoch)), (name, best))
+    }
+
+
+def _best(by_epoch: Mapping[int, float], metric: str) -> int:
+    """The earliest of the best epochs."""
+    sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
+    return max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], -epoch))
 
 
 def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
@@ -127,7 +158,7 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
 
     Examples:
         >>> clean_history([{"loss": 1.0, "alpha/0/0": 0.4, "alpha/0/1": 0.6, "step": 5}])
-        [{'loss': 1.0, 'step': 5, 'alpha': [[0.4, 0.6]]}]
+        [{'step': 5, 'alpha': [[0.4, 0.6]], 'loss': 1.0}]
     """
     clocks = ("_runtime", "_per_second", "_preparation_time")
     lines = []
@@ -147,7 +178,8 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
             line["alpha"] = list(alpha.values())
         if entropy := [value for key, value in record.items() if key.startswith("entropy/")]:
             line["entropy"] = entropy
-        lines.append(line)
+        first = {key: line.pop(key) for key in ("step", "epoch") if key in line}
+        lines.append(first | dict(sorted(line.items())))  # a checkpoint has its own order
     return lines
 
 
@@ -195,3 +227,25 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def score_table(record: Line) -> str:
+    """The scores of a run as a small table: the reported epochs beside the teacher.
+
+    Args:
+        record: What result.json holds.
+    """
+    rows = {
+        name: report["validation"] for name, report in record["metrics"].items() if name != "test"
+    }
+    rows = {f"{name} (epoch {record['metrics'][name]['epoch']})": own for name, own in rows.items()}
+    if "teacher" in record and "metrics" in record["teacher"]:
+        rows = {"teacher": record["teacher"]["metrics"]["validation"], **rows}
+    if "test" in record["metrics"]:
+        rows["test (the saved model)"] = record["metrics"]["test"]
+    names = [name for name in next(reversed(rows.values())) if name != "per_class"]
+    lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
+    for title, own in rows.items():
+        cells = (f"{own[name]:11.4f}" if name in own else f"{'–':>11}" for name in names)
+        lines.append(f"{title:<26}" + "".join(cells))
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from layermix.config import (
     to_yaml,
 )
 from layermix.data import TextData, load_texts
-from layermix.errors import ConfigError, LayermixError
-from layermix.folder import CONFIG, HISTORY, RESULT, RunFolder, write_text
+from layermix.errors import ConfigError
+from layermix.folder import CHECKPOINTS, CONFIG, HISTORY, RESULT, RunFolder, write_text
 from layermix.hf import (
     Classifier,
     HFEncoder,
+    align_labels,
     blocks_of,
     copy_blocks,
     fingerprint,
@@ -39,7 +41,7 @@ from layermix.lesson import Lesson, prepare, tokenize_for
 from layermix.objective import Objective, build_objective
 from layermix.predict import default_device, logits_of, moved
 from layermix.progress import Reporter
-from layermix.record import EpochRecorder, clean_history, environment
+from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
 from layermix.signals import Batch, Teacher
 from layermix.teacher import LiveTeacher
 from layermix.trainer import DistillTrainer, last_checkpoint
@@ -71,7 +73,7 @@ class Result:
 
 def distill(
     config: DistillConfig,
-    out: Path | None,
+    out: Path | None = None,
     *,
     resume: bool = False,
     restart: bool = False,
@@ -92,13 +94,22 @@ def distill(
     reporter = reporter or Reporter(quiet=True)
     if config.teacher.model is None:
         raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
-    run = None if out is None else RunFolder(out, to_yaml(config), resume=resume, restart=restart)
+    run = _open(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
     teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
     student = make_student(config, teacher, texts)
-    if note := _holdout_note(config):
-        reporter.say(note, "yellow")
-    return distill_from(teacher, student, texts, config, run=run, reporter=reporter)
+    if not _left_out_the_same_rows(config):
+        reporter.say(HOLDOUT_WARNING, "yellow")
+    lesson = prepare(teacher, student, texts, config, reporter)
+    return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
+
+
+def _open(
+    out: Path | str | None, config: DistillConfig | TeachConfig, resume: bool, restart: bool
+) -> RunFolder | None:
+    if out is None:
+        return None
+    return RunFolder(Path(out), to_yaml(config), resume=resume, restart=restart)
 
 
 def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
@@ -115,24 +126,23 @@ def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) ->
     return copy_blocks(teacher, wanted.layers, wanted.blocks)
 
 
-def _holdout_note(config: DistillConfig) -> str | None:
-    """Warn if a teacher has seen the rows that choose the student's epoch."""
-    if config.training.selection != "holdout" or config.teacher.model is None:
-        return None
-    file = Path(config.teacher.model) / CONFIG
+HOLDOUT_WARNING = (
+    "the teacher is not known to have left out the held-out rows, on which it may look better "
+    "than it "
+    "is; fine-tune it with `layermix teach --training.selection holdout` and the same fraction"
+)
+
+
+def _left_out_the_same_rows(config: DistillConfig) -> bool:
+    """Whether the rows that choose the student's epoch, if any, were kept from the teacher."""
+    wanted = config.training
+    if wanted.selection == "none":
+        return True
+    file = Path(config.teacher.model or "") / CONFIG
     taught = yaml.safe_load(file.read_text(encoding="utf-8"))["training"] if file.is_file() else {}
-    same = taught.get("selection") == "holdout" and (
-        taught.get("holdout_fraction") == config.training.holdout_fraction
-    )
-    return (
-        None
-        if same
-        else (
-            "the teacher is not known to have left out the held-out rows, on which it may look "
-            "better than "
-            "it is; fine-tune it with `layermix teach --training.selection holdout` and the same "
-            "fraction"
-        )
+    return bool(
+        taught.get("selection") == wanted.selection
+        and taught.get("holdout_fraction") == wanted.holdout_fraction
     )
 
 
@@ -145,7 +155,9 @@ def distill_from(
     texts: TextData,
     config: DistillConfig,
     *,
-    run: RunFolder | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    restart: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
     """Distil a teacher into a student.
@@ -155,13 +167,18 @@ def distill_from(
         student: Trained in place.
         texts: With the classes of both.
         config: Mix, losses, training and seed; what it says of files and models is not read.
-        run: Where to write; None keeps nothing on disk.
+        out: The run folder to make; None keeps nothing on disk.
+        resume: Go on with an unfinished run in `out`, if there is one.
+        restart: Throw an unfinished run in `out` away.
         reporter: Where progress is shown; quiet if None.
 
     Raises:
         LayermixError: With what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
+    run = _open(out, config, resume, restart)
+    teacher = align_labels(teacher, texts.label_names, texts.named)
+    student = align_labels(student, texts.label_names, texts.named)
     lesson = prepare(teacher, student, texts, config, reporter)
     return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
 
@@ -250,24 +267,25 @@ def distill_lesson(
 
 def teach(
     config: TeachConfig,
-    out: Path,
+    out: Path | None = None,
     *,
     resume: bool = False,
     restart: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Fine-tune a teacher: the same trainer with the supervised term alone.
+    """Fine-tune the model that the config names; as `distill`, without a teacher.
 
     Raises:
         LayermixError: With what was found, what was wanted, and what to do.
     """
-    reporter = reporter or Reporter(quiet=True)
     if config.model is None:
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
-    run = RunFolder(out, to_yaml(config), resume=resume, restart=restart)
+    _open(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
     model = load_classifier(config.model, texts.label_names, named=texts.named, seed=config.seed)
-    return teach_from(model, texts, config, run=run, reporter=reporter)
+    return teach_from(
+        model, texts, config, out=out, resume=resume, restart=restart, reporter=reporter
+    )
 
 
 def teach_from(
@@ -275,17 +293,33 @@ def teach_from(
     texts: TextData,
     config: TeachConfig,
     *,
-    run: RunFolder | None = None,
+    out: Path | str | None = None,
+    resume: bool = False,
+    restart: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Fine-tune a classifier in place on labelled texts."""
+    """Fine-tune a classifier in place on labelled texts: the same trainer, L_sup alone.
+
+    Args:
+        model: Trained in place.
+        texts: With its classes.
+        config: Training and seed.
+        out: The run folder to make; None keeps nothing on disk.
+        resume: Go on with an unfinished run in `out`, if there is one.
+        restart: Throw an unfinished run in `out` away.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: With what was found, what was wanted, and what to do.
+    """
     reporter = reporter or Reporter(quiet=True)
+    run = _open(out, config, resume, restart)
+    model = align_labels(model, texts.label_names, texts.named)
     lesson = tokenize_for(texts, config, model.max_length, model.tokenizer)
     for note in (*lesson.notes, *model.notes):
         reporter.say(note)
-    objective = Objective(
-        HFEncoder(model.model), LossConfig(logit_weight=0, hidden_weight=0, entropy_weight=0)
-    )
+    supervised_only = LossConfig(logit_weight=0, hidden_weight=0, entropy_weight=0)
+    objective = Objective(HFEncoder(model.model), supervised_only)
     training = _Training(objective, None, lesson, model, config.training, MixConfig(), config.seed)
     return training.run("teacher", "teacher", {}, run, reporter)
 
@@ -312,11 +346,13 @@ class _Training:
         if run is None:
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
                 return self._run(name, role, extra, Path(folder), None, reporter)
+        run.begin()
         try:
             return self._run(name, role, extra, run.work, run, reporter)
-        except (LayermixError, KeyboardInterrupt) as error:
+        except BaseException as error:
             status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
-            run.write_json(RESULT, {"status": status, "error": str(error) or type(error).__name__})
+            with suppress(OSError):  # a full disk must not hide the error
+                run.write_json(RESULT, {"status": status, "error": repr(error)})
             raise
 
     def _run(
@@ -329,7 +365,7 @@ class _Training:
         reporter: Reporter,
     ) -> Result:
         started = time.monotonic()
-        checkpoints = work / "checkpoints"
+        checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
         with reporter.training(name) as bar:
             trainer = DistillTrainer(
@@ -349,7 +385,14 @@ class _Training:
             resume_from = last_checkpoint(checkpoints)
             trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
         history = clean_history(trainer.state.log_history)
-        reports = self._reports(history, recorder)
+        reports = reported_epochs(
+            history, list(self.lesson.evaluated), self.lesson.metric, self.config.selection
+        )
+        for report in reports.values():
+            logits, labels = recorder.logits("validation", report["epoch"])
+            report["validation"]["per_class"] = metrics.per_class(
+                logits, labels, self.lesson.texts.label_names
+            )
         trained = time.monotonic() - started
         if self.config.selection == "holdout":
             recorder.restore(self.objective, reports["selected"]["epoch"])
@@ -357,6 +400,8 @@ class _Training:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]
         self.student.tokenizer.model_max_length = self.lesson.max_length
+        # Kept in config.json, so that `predict` finds the same columns.
+        self.student.model.config.layermix = {"text_columns": list(self.lesson.texts.text_columns)}
         record = {
             "status": "ok",
             "task": self.lesson.texts.task,
@@ -382,32 +427,6 @@ class _Training:
         if run is not None:
             self._write(role, record, history, reports, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)
-
-    def _reports(self, history: Sequence[Row], recorder: EpochRecorder) -> dict[str, Any]:
-        """Scores of the reported epochs, under the names of the selection."""
-        metric = self.lesson.metric
-        by_epoch: dict[int, dict[str, Any]] = {}
-        for line in history:
-            for split in self.lesson.evaluated:
-                prefix = f"eval_{split}_"
-                found = {k.removeprefix(prefix): v for k, v in line.items() if k.startswith(prefix)}
-                if found:
-                    by_epoch.setdefault(round(line["epoch"]), {})[split] = found
-        last = max(by_epoch)
-        split = "holdout" if self.config.selection == "holdout" else "validation"
-        sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
-        best = max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch][split][metric], -epoch))
-        chosen = "selected" if self.config.selection == "holdout" else "best_on_dev"
-        reports = {
-            name: {"epoch": epoch, **by_epoch[epoch]}
-            for name, epoch in (("last", last), (chosen, best))
-        }
-        for report in reports.values():
-            logits, labels = recorder.logits("validation", report["epoch"])
-            report["validation"]["per_class"] = metrics.per_class(
-                logits, labels, self.lesson.texts.label_names
-            )
-        return reports
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores on the test rows of the student that is saved, once."""
@@ -440,27 +459,4 @@ class _Training:
         )
         run.write_json("environment.json", environment(self.seed))
         run.write_json(RESULT, record)
-        recorder.clean()
         run.finish()
-
-
-def score_table(record: Row) -> str:
-    """The scores of a run as a small table: the reported epochs beside the teacher.
-
-    Args:
-        record: What result.json holds.
-    """
-    rows = {
-        name: report["validation"] for name, report in record["metrics"].items() if name != "test"
-    }
-    rows = {f"{name} (epoch {record['metrics'][name]['epoch']})": own for name, own in rows.items()}
-    if "teacher" in record and "metrics" in record["teacher"]:
-        rows = {"teacher": record["teacher"]["metrics"]["validation"], **rows}
-    if "test" in record["metrics"]:
-        rows["test (the saved model)"] = record["metrics"]["test"]
-    names = [name for name in next(reversed(rows.values())) if name != "per_class"]
-    lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
-    for title, own in rows.items():
-        cells = (f"{own[name]:11.4f}" if name in own else f"{'–':>11}" for name in names)
-        lines.append(f"{title:<26}" + "".join(cells))
-    return "\n".join(lines)

@@ -1,11 +1,15 @@
 """One seed, separate streams: new weights, mix, row order and dropout never disturb one another."""
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch.utils.data import Sampler
+
+WINDOW = 16
+"""Batches that are sorted by length together: enough to pad little, few enough to stay mixed."""
 
 
 def derive(seed: int, stream: str) -> int:
@@ -32,10 +36,20 @@ class EpochSampler(Sampler[int]):
 
     The stock samplers draw from the global generator: after a resume their order changes, and an
     arm that draws random numbers would see other batches than its siblings.
+
+    Args:
+        lengths: Tokens of each row.
+        seed: Of the run.
+        batch_size: Rows that go through the model together.
+        grouped: Make batches of rows of similar length, so that little is padded: within windows
+            of `WINDOW` shuffled batches rows are sorted, then the batches are shuffled again.
     """
 
-    def __init__(self, rows: int, seed: int) -> None:
-        self.rows, self.seed, self.epoch = rows, seed, 0
+    def __init__(
+        self, lengths: Sequence[int], seed: int, batch_size: int = 1, grouped: bool = False
+    ) -> None:
+        self.lengths, self.seed, self.batch_size, self.grouped = lengths, seed, batch_size, grouped
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives (accelerate calls this)."""
@@ -43,8 +57,19 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derive(self.seed, f"order of epoch {self.epoch}"))
-        order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
-        return iter(order)
+        order: list[int] = torch.randperm(len(self), generator=generator).tolist()
+        if not self.grouped:
+            return iter(order)
+        size, window = self.batch_size, WINDOW * self.batch_size
+        for start in range(0, len(order), window):
+            part = order[start : start + window]
+            order[start : start + window] = sorted(part, key=self.lengths.__getitem__)
+        full = len(order) // size  # a short last batch stays last
+        turns: list[int] = torch.randperm(full, generator=generator).tolist()
+        batches = [order[turn * size : (turn + 1) * size] for turn in turns] + [
+            order[full * size :]
+        ]
+        return itertools.chain.from_iterable(batches)
 
     def __len__(self) -> int:
-        return self.rows
+        return len(self.lengths)

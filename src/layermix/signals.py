@@ -28,15 +28,21 @@ class Needs:
     Attributes:
         layers: Numbers of the blocks whose outputs are needed.
         embedding: Whether the embedding output (the input of block 0) is needed.
+        padding: Whether these are needed where a position holds no token, too.
     """
 
     layers: tuple[int, ...] = ()
     embedding: bool = False
+    padding: bool = False
 
     def missing_from(self, provided: "Needs") -> list[str]:
         """Name what `provided` lacks, in words for an error message."""
         missing = [f"layer {layer}" for layer in self.layers if layer not in provided.layers]
-        return missing + ["the embedding output"] * (self.embedding and not provided.embedding)
+        if self.embedding and not provided.embedding:
+            missing.append("the embedding output")
+        if self.padding and not provided.padding:
+            missing.append("the outputs at padding (a live teacher gives them)")
+        return missing
 
 
 LOGITS_ONLY = Needs()
@@ -122,8 +128,7 @@ def check_layers(layers: Sequence[int], total: int, owner: str) -> tuple[int, ..
     if bad := [layer for layer in layers if not 0 <= layer < total]:
         raise ModelError(
             f"{owner} has {total} blocks, numbered 0 to {total - 1}; found "
-            f"{', '.join(map(str, bad))} "
-            f"in {list(layers)}"
+            f"{', '.join(map(str, bad))} in {list(layers)}"
         )
     if len(set(layers)) < len(layers):
         raise ModelError(f"{owner}: a layer is named twice in {list(layers)}; name each once")

@@ -1,5 +1,7 @@
 """The live teacher: a frozen encoder, in eval mode, that answers a batch with a Signal."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -12,7 +14,7 @@ class LiveTeacher:
     Args:
         encoder: An `Encoder` that is an `nn.Module`; it is frozen and put into eval mode, so that
             its targets carry no dropout noise.
-        provides: What it is to give.
+        provides: What it is to give; padding always comes along.
     """
 
     def __init__(self, encoder: Encoder, provides: Needs) -> None:
@@ -20,11 +22,10 @@ class LiveTeacher:
         self.module = encoder.eval().requires_grad_(False)
         self.encoder = encoder
         self.num_layers, self.hidden_size = encoder.num_layers, encoder.hidden_size
-        self.provides = provides
+        self.provides = replace(provides, padding=True)
 
     def __call__(self, batch: Batch) -> Signal:
         """The signal for a padded batch, without gradient."""
-        device = batch["labels"].device
-        self.module.to(device)
+        self.module.to(batch["attention_mask"].device)
         with torch.no_grad():
             return self.encoder(batch, self.provides)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import generate_random_fingerprint
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
@@ -128,13 +129,13 @@ def tokenize_split(
         rows_cut += len(long_rows)
         return rows
 
-    # A fingerprint of its own: `datasets` would pickle the tokenizer to make one.
+    # A fingerprint is given because `datasets` would pickle the tokenizer to make one.
     encoded = split.map(
         encode,
         batched=True,
         remove_columns=split.column_names,
         load_from_cache_file=False,
-        new_fingerprint=f"{split._fingerprint}-tokens",
+        new_fingerprint=generate_random_fingerprint(),
         desc="tokenizing",
     )
     return encoded, rows_cut / len(split)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from layermix.config import MixConfig, TrainingConfig
@@ -55,10 +55,9 @@ class DistillTrainer(Trainer):
                 )
             if missing := objective.teacher_needs.missing_from(teacher.provides):
                 raise ModelError(
-                    f"the losses need {', '.join(missing)} of the teacher, which provides the "
-                    "layers "
-                    f"{list(teacher.provides.layers)}; ask the teacher for more, or change "
-                    "mix.teacher_layers or the weights of the losses"
+                    f"the teacher gives the layers {list(teacher.provides.layers)}, but the losses "
+                    f"also need {', '.join(missing)}; ask the teacher for more, or change "
+                    "mix.teacher_layers or the losses"
                 )
         self.teacher = teacher if objective.needs_teacher else None
         self.config, self.mix, self.seed = config, mix, seed
@@ -67,6 +66,11 @@ class DistillTrainer(Trainer):
         args = training_arguments(config, seed, folder)
         super().__init__(objective, args, **trainer_options)
         self.add_callback(Cadence(config.save_every))
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """Train, with the same dropout whatever was drawn since the trainer was made."""
+        set_seed(self.args.seed)
+        return super().train(*arguments, **options)
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -107,8 +111,14 @@ class DistillTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         """The same order for every arm of a seed, also after a resume."""
-        rows: Any = train_dataset or self.train_dataset
-        return EpochSampler(len(rows), self.seed)
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        grouped = self.config.batching == "by_length"
+        return EpochSampler(list(rows["length"]), self.seed, self.config.batch_size, grouped)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Rows of similar length together; row ids tell which is which."""
+        lengths = list(eval_dataset["length"])
+        return sorted(range(len(lengths)), key=lengths.__getitem__)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over `param_groups`."""
@@ -117,7 +127,7 @@ class DistillTrainer(Trainer):
             groups = param_groups(
                 self.objective, config.learning_rate, config.weight_decay, self.mix.learning_rate
             )
-            self.optimizer = torch.optim.AdamW(groups)
+            self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
 
     def create_scheduler(
@@ -143,36 +153,54 @@ class DistillTrainer(Trainer):
     # -- logs and checkpoints --------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, α and its entropy, each group's learning rate.
+        """Add the parts of the loss, α and its entropy, the learning rate of the mix.
 
         Raises:
             NonFiniteLossError: If a part has been NaN or infinite since the last log.
         """
         if "loss" in logs:
             self._check_finite()
-            assert self.optimizer is not None
-            assert self.lr_scheduler is not None
-            rates = zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True)
-            mix_rate = {
-                f"learning_rate_{g['name']}": float(r) for g, r in rates if g["name"] == "mix"
-            }
-            logs = logs | mix_rate | self.meter.drain()
+            logs = logs | self._mix_rate() | self.meter.drain()
         super().log(logs, start_time)
+
+    def _mix_rate(self) -> dict[str, float]:
+        """The mix's rate in the step that is logged, as Trainer logs the first group's."""
+        assert isinstance(self.lr_scheduler, LambdaLR)
+        assert self.optimizer is not None
+        step = self.state.global_step - 1
+        names = [group["name"] for group in self.optimizer.param_groups]
+        groups = zip(names, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
+        rates = {name: float(base) * factor(step) for name, base, factor in groups}
+        return {"learning_rate_mix": rates["mix"]} if "mix" in rates else {}
 
     def _check_finite(self) -> None:
         if not (bad := self.meter.first_bad_steps()):
             return
         step = min(bad.values())
         names = " and ".join(name for name, first in bad.items() if first == step)
-        saved = last_checkpoint(self.folder)
         raise NonFiniteLossError(
             f"the loss part {names} became NaN or infinite at step {step + 1}; training stopped. "
-            f"Last good checkpoint: {saved or 'none yet'}. Try a lower learning rate or a smaller "
-            f"weight for that part; if it happens at step 1, look at the teacher's outputs"
+            f"{self._last_good()}. Try a lower learning rate or a smaller weight for that part; if "
+            "it happens at step 1, look at the teacher's outputs"
         )
 
+    def _last_good(self) -> str:
+        return f"Last good checkpoint: {last_checkpoint(self.folder) or 'none yet'}"
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write under a temporary name and rename, so that what has the final name is whole."""
+        """Write under a temporary name and rename, so that what has the final name is whole.
+
+        Raises:
+            NonFiniteLossError: If a weight is NaN or infinite: a finite loss can have a gradient
+                that is not.
+        """
+        weights = self.objective.named_parameters()
+        if bad := [name for name, weight in weights if not weight.isfinite().all()]:
+            raise NonFiniteLossError(
+                f"the gradient became NaN or infinite by step {self.state.global_step}, and so did "
+                f"{bad[0]}; training stopped. {self._last_good()}. Try a lower learning rate, or "
+                "other losses"
+            )
         writing = self.folder / "writing"
         shutil.rmtree(writing, ignore_errors=True)
         self._checkpoint_parent = writing
@@ -260,6 +288,7 @@ def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> Train
         eval_strategy="no",  # Cadence says when
         save_strategy="no",
         report_to="none",
+        log_level="error",
         disable_tqdm=True,
         remove_unused_columns=False,  # row_id must reach the teacher
         label_names=["labels", "row_id"],

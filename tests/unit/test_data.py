@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data import (
-    FORMATS,
     TextData,
     from_splits,
     hold_out,
@@ -30,6 +29,7 @@ from layermix.data import (
     take,
 )
 from layermix.errors import ConfigError, DataError
+from layermix.sources import FORMATS
 
 Row = dict[str, Any]
 
@@ -769,7 +769,7 @@ def test_shared_rows_are_a_note_with_the_count() -> None:
 
 def test_splitting_off_must_leave_two_classes() -> None:
     of = [{"text": f"text {n}", "label": 0} for n in range(60)]
-    held = hold_out(datasets.Dataset.from_list(of), 0.1)[1]["text"][0]
+    held = hold_out(datasets.Dataset.from_list(of), 0.1, "validation")[1]["text"][0]
     for row in of:
         row["label"] = int(row["text"] == held)
     (problem,) = problems_of(lambda: from_splits({"train": of}))

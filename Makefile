@@ -1,0 +1,59 @@
+# `make demo` and `make test` do all the set-up themselves, from a bare clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WHEEL_VENV := .cache/wheel-venv
+HEART := src/layermix/signals.py,src/layermix/seeds.py,src/layermix/mixing.py,src/layermix/losses.py,src/layermix/objective.py,src/layermix/trainer.py
+
+# Tests run in two processes of one thread each: on two cores that is faster than two threads.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
+
+.PHONY: demo test test-slow lint unit wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       the whole job on data and a teacher that need no download"
+	@echo "make test       linters, types, import contract, tests, coverage, the built wheel"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make clean      remove the virtual environment, caches and the demo's output"
+
+$(READY): pyproject.toml constraints.txt
+	@date +%s > .setup-started
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@echo "set-up took $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
+	@touch $@
+
+demo: $(READY)
+	@started=$$(date +%s); HF_HUB_OFFLINE=1 $(BIN)/layermix demo && echo "the demo took $$(( $$(date +%s) - started )) s"
+
+test: lint unit wheel
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	@rm -f .coverage .coverage.*
+	$(PYTEST) -n 2 -m "not slow" --cov --cov-report=
+	$(BIN)/coverage report --fail-under=90
+	@echo "the heart:"
+	$(BIN)/coverage report --include=$(HEART) --fail-under=100
+
+# The wheel is installed outside the tree; its environment borrows the dependencies of the other one.
+wheel: $(READY)
+	@rm -rf dist $(WHEEL_VENV)
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index dist/*.whl
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth
+	LAYERMIX_CLI=$(CURDIR)/$(WHEEL_VENV)/bin/layermix $(PYTEST) -n 2 -m "not slow" tests/cli
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+clean:
+	rm -rf $(VENV) .cache dist demo-out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

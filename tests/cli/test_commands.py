@@ -1,0 +1,309 @@
+"""The walk from a base model to predictions, and what every command promises."""
+
+import csv
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layermix import run
+from layermix.config import DistillConfig, TeachConfig, field_names, load
+from layermix.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.metrics import TASKS
+from layermix.mixing import MIXES
+
+COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+# -- help --
+
+
+def test_help_costs_little(start: Start) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = start("--help", stdout=subprocess.PIPE)
+    out, err = process.communicate()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (process.returncode, err) == (0, b"")
+    assert all(f"\n  {name} ".encode() in out for name in COMMANDS)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_help_and_wrong_configs_load_no_torch(place: Path) -> None:
+    code = (
+        "import sys\n"
+        "from layermix.cli import main\n"
+        "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'datasets')))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(cli: Any, name: str) -> None:
+    done = cli(name, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: layermix {name} [OPTIONS]")
+    assert "Options:\n" in done.out
+
+
+@pytest.mark.parametrize(("name", "kind"), [("distill", DistillConfig), ("teach", TeachConfig)])
+def test_help_lists_every_field_with_its_default(cli: Any, name: str, kind: Any) -> None:
+    shown = " ".join(cli(name, "--help").out.split())
+    for dotted, field in field_names(kind).items():
+        assert f"--{dotted}" in shown
+        assert " ".join(field.description.split()) in shown
+    assert f"Passes over the training rows. [default: {kind().training.epochs}]" in shown
+    assert f"student and of P. [default: {kind().training.learning_rate:g}]" in shown
+    assert shown.index("--out") < shown.index("--seed") < shown.index("--data")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["distil"], "No such command 'distil'. (Did you mean one of: 'distill', 'list'?)"),
+        (["distill", "--mix.stratgy=x"], "'--mix.strategy'"),
+        (["predict"], "Missing argument 'MODEL'"),
+        (["distill", "--seed=1"], "Missing option '--out'"),
+        (["evaluate", "m", "--batch_size=0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_wrong_words_get_a_suggestion(cli: Any, words: list[str], told: str) -> None:
+    done = cli(*words)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+
+
+# -- the walk --
+
+
+def test_teach_makes_a_run_folder(teacher: Path) -> None:
+    assert sorted(file.name for file in teacher.iterdir()) == [
+        "config.yaml",
+        "environment.json",
+        "history.jsonl",
+        "predictions.parquet",
+        "result.json",
+        "teacher",
+    ]
+    found = result(teacher)
+    assert found["status"] == "ok"
+    assert found["teacher"]["classes"] == ["bad", "good"]
+    assert found["metrics"]["last"]["validation"]["accuracy"] > 0.9
+
+
+def test_distill_says_what_it_made_and_what_comes_next(distilled: Any, student: Path) -> None:
+    assert "teacher" in distilled.out
+    assert "last (epoch 6)" in distilled.out
+    assert "The student is in runs/student/student: a plain transformers model." in distilled.out
+    assert "layermix predict runs/student FILE" in distilled.out
+    assert "epoch 6 of 6: validation accuracy" in distilled.err
+    found = result(student)
+    assert found["student"]["kind"] == "blocks"
+    assert found["metrics"]["last"]["validation"]["accuracy"] > 0.9
+    assert not student.with_name("student.partial").exists()
+
+
+def test_a_saved_model_knows_its_text_columns(teacher: Path, student: Path) -> None:
+    for folder in (teacher / "teacher", student / "student"):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        assert config["layermix"] == {"text_columns": ["review"]}
+
+
+def test_python_makes_the_same_run_as_the_command_line(
+    student: Path, teacher: Path, data: Path, place: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "same.yaml"
+    file.write_text(
+        f"teacher: {teacher}\ndata: {data}\ntraining:\n"
+        "  {epochs: 6, batch_size: 8, learning_rate: 5e-3, log_every: 3}\n",
+        encoding="utf-8",
+    )
+    same = run.distill(load(DistillConfig, file), place / "runs" / "python")
+    assert same.folder is not None
+    for name in ("config.yaml", "history.jsonl"):
+        assert (same.folder / name).read_bytes() == (student / name).read_bytes()
+    assert json.loads(json.dumps(same.metrics)) == result(student)["metrics"]
+    one, other = (
+        (folder / "student" / "model.safetensors").read_bytes() for folder in (student, same.folder)
+    )
+    assert one == other
+
+
+def test_evaluate_finds_the_scores_of_the_run(cli: Any, student: Path, data: Path) -> None:
+    done = cli("evaluate", student, "--data", data, "--json")
+    scores = json.loads(done.out)
+    assert done.code == 0
+    wanted = result(student)["metrics"]["last"]["validation"]
+    assert list(scores) == ["validation"]
+    assert scores["validation"]["rows"] == 24
+    for name, value in scores["validation"].items():
+        if isinstance(value, float):
+            assert value == pytest.approx(wanted[name], abs=1e-6)
+    assert scores["validation"]["per_class"] == wanted["per_class"]
+    assert set(scores["validation"]["per_class"]) == {"good", "bad"}
+
+
+def test_evaluate_scores_every_row_of_a_file(cli: Any, student: Path, data: Path) -> None:
+    done = cli("evaluate", student / "student", "--data", data / "train.csv")
+    assert done.code == 0
+    assert done.out.startswith("train.csv (64 rows)\n  accuracy")
+    assert "same text" not in done.err
+
+
+def test_quiet_and_json_keep_the_streams_clean(cli: Any, student: Path, data: Path) -> None:
+    done = cli("evaluate", student, "--data", data, "--json", "--quiet", process=True)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out)["validation"]["rows"] == 24
+
+
+def test_distill_can_print_its_record(
+    cli: Any, teacher: Path, data: Path, place: Path, recipe: Any
+) -> None:
+    words = (
+        "--teacher",
+        teacher,
+        "--data",
+        data,
+        *recipe,
+        "--training.epochs=1",
+        "--mix.strategy=fixed",
+    )
+    done = cli("distill", *words, "--out=runs/fixed", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == result(place / "runs" / "fixed")
+
+
+# -- predict --
+
+
+def test_predict_from_a_pipe_to_a_pipe(cli: Any, student: Path) -> None:
+    done = cli("predict", student, stdin="word1 fine\nword2 poor — é\n".encode(), process=True)
+    assert done.code == 0, done.err
+    first, second = map(json.loads, done.out.splitlines())
+    assert (first["text"], first["label"]) == ("word1 fine", "good")
+    assert (second["text"], second["label"]) == ("word2 poor — é", "bad")
+    assert first["p_good"] + first["p_bad"] == pytest.approx(1, abs=2e-6)
+
+
+def test_predict_from_a_file_to_a_file(cli: Any, student: Path, data: Path, place: Path) -> None:
+    words = ("predict", student, data / "validation.csv", "--out", "labels.csv")
+    done = cli(*words)
+    assert (done.code, done.out) == (0, "")
+    with (place / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with (data / "validation.csv").open(encoding="utf-8", newline="") as stream:
+        given = list(csv.DictReader(stream))
+    assert [row["text"] for row in rows] == [row["review"] for row in given]
+    right = sum(row["label"] == one["label"] for row, one in zip(rows, given, strict=True))
+    wanted = result(student)["metrics"]["last"]["validation"]["accuracy"]
+    assert right / len(rows) == pytest.approx(wanted)
+    again = cli(*words)
+    assert again.code == 2
+    assert "is there already, nothing is written over" in again.err
+    assert cli(*words, "--force").code == 0
+
+
+def test_predict_reads_csv_from_standard_input(cli: Any, student: Path) -> None:
+    table = io.StringIO()
+    csv.writer(table).writerows([("id", "review"), (1, 'word1, "fine"'), (2, "poor\nword3")])
+    done = cli("predict", student, "-", "--format=csv", stdin=table.getvalue().encode())
+    assert done.code == 0, done.err
+    assert [json.loads(line)["text"] for line in done.out.splitlines()] == [
+        'word1, "fine"',
+        "poor\nword3",
+    ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_message(start: Start, student: Path, data: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = start("predict", student, data / "train.csv", "--quiet", stdout=full)
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.decode() == "Error: No space left on device (--debug shows where)\n"
+
+
+def test_a_closed_pipe_is_no_error(start: Start, student: Path, data: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = start("predict", student, data / "train.csv", "--quiet", stdout=write)
+    os.close(write)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (1, b"")
+
+
+# -- stopping --
+
+
+def test_control_c_keeps_a_run_that_resume_finishes(
+    start: Start, cli: Any, teacher: Path, data: Path, place: Path, recipe: Any
+) -> None:
+    words = ("distill", "--teacher", teacher, "--data", data, *recipe, "--training.epochs=60")
+    words = (*words, "--out=runs/stopped", "--quiet")
+    process = start(*words, stdout=subprocess.PIPE)
+    work = place / "runs" / "stopped.partial"
+    deadline = time.monotonic() + 120
+    while not (work / "checkpoints" / "checkpoint-8").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"Error: stopped; the same command with --resume goes on\n"
+    assert result(work)["status"] == "cancelled"
+
+    refused = cli(*words)
+    assert refused.code == 2
+    assert "found an unfinished run; --resume goes on with it, --restart starts over" in refused.err
+    done = cli(*words, "--resume")
+    assert done.code == 0, done.err
+    found = result(place / "runs" / "stopped")
+    assert (found["status"], found["timings"]["resumed"]) == ("ok", True)
+    assert found["metrics"]["last"]["epoch"] == 60
+
+
+# -- list and schema --
+
+
+def test_list_shows_every_row_and_its_paper(cli: Any) -> None:
+    done = cli("list")
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    for table in (MIXES, SUPERVISED, LOGIT, HIDDEN):
+        for name, row in table.items():
+            assert [name, *row.summary.split(), *row.paper.split()] in lines
+    for task in TASKS.values():
+        assert [task.name, *task.summary.split(), *", ".join(task.metrics).split()] in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "has_teacher"), [(["schema"], True), (["schema", "--teach"], False)]
+)
+def test_schema_is_json(cli: Any, words: list[str], has_teacher: bool) -> None:
+    done = cli(*words)
+    assert (done.code, done.err) == (0, "")
+    assert ("teacher" in json.loads(done.out)["properties"]) == has_teacher
+
+
+def test_version(cli: Any) -> None:
+    done = cli("--version")
+    assert done.code == 0
+    assert done.out.startswith("layermix, version ")

@@ -1,0 +1,61 @@
+"""The model card in a saved folder speaks of the model that is saved there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import BertForSequenceClassification, BertTokenizer
+
+from layermix.config import DistillConfig, TeachConfig
+from layermix.data import TextData
+from layermix.encoder import Classifier
+from layermix.run import Result, distill_from, teach_from
+
+
+def saved_score(card: str, epochs: str, metrics: dict[str, Any]) -> None:
+    assert f"| validation score ({epochs} epoch: {metrics['epoch']}) | |" in card
+    assert f"| accuracy | {metrics['validation']['accuracy']:.4f} |" in card
+    assert "per_class" not in card
+
+
+@pytest.mark.parametrize(("selection", "saved"), [("none", "last"), ("holdout", "selected")])
+def test_the_card_of_a_student_gives_the_scores_of_the_saved_epoch(
+    bert: Callable[..., BertForSequenceClassification],
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path: Path,
+    selection: str,
+    saved: str,
+) -> None:
+    config = DistillConfig.model_validate(
+        {
+            "teacher": {"allow_weak": True},
+            "training": {"epochs": 2, "selection": selection, "holdout_fraction": 0.3},
+        }
+    )
+    teacher = Classifier(bert(4), tokenizer, "TEACHER")
+    student = Classifier(bert(2, seed=1), tokenizer, "STUDENT")
+    result: Result = distill_from(teacher, student, texts(30), config, out=tmp_path / "run")
+    card = (tmp_path / "run/student/README.md").read_text(encoding="utf-8")
+    saved_score(card, saved, result.metrics[saved])
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["pipeline_tag"] == "text-classification"
+    assert f"Distilled with `{result.record['formula']}` from `TEACHER` on" in card
+    assert "classes: 0, 1." in card
+
+
+def test_the_card_of_a_teacher_made_in_python(
+    bert: Callable[..., BertForSequenceClassification],
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path: Path,
+) -> None:
+    model = Classifier(bert(2), tokenizer, "MODEL")
+    config = TeachConfig.model_validate({"training": {"epochs": 1}})
+    result = teach_from(model, texts(), config, out=tmp_path / "run")
+    card = (tmp_path / "run/teacher/README.md").read_text(encoding="utf-8")
+    saved_score(card, "last", result.metrics["last"])
+    assert card.splitlines()[5].startswith("# Teacher for ")
+    assert "Fine-tuned from `a model in memory` on 13 rows of `memory`" in card

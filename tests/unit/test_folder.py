@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from layermix.config import DistillConfig, to_yaml
+from layermix.errors import ConfigError, RunExistsError
+from layermix.folder import CONFIG, RESULT, RunFolder, write_text
+
+FIRST = to_yaml(DistillConfig())
+OTHER = to_yaml(DistillConfig.model_validate({"seed": 1, "mix": {"teacher_layers": [0, 1]}}))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "one"
+
+
+@pytest.fixture
+def unfinished(out: Path) -> Path:
+    """The working folder of an unfinished run with one checkpoint."""
+    run = RunFolder(out, FIRST)
+    run.begin()
+    (run.checkpoints / "checkpoint-1").mkdir(parents=True)
+    return run.work
+
+
+def test_a_run_from_begin_to_finish(out: Path) -> None:
+    run = RunFolder(out, FIRST)
+    assert not out.parent.exists()  # a run that never begins leaves nothing
+    run.begin()
+    assert run.work == out.with_name("one.partial")
+    assert (run.work / CONFIG).read_text(encoding="utf-8") == FIRST
+    run.checkpoints.mkdir()
+    run.write_json(RESULT, {"status": "ok", "α": [1]})
+    run.finish()
+    assert sorted(file.name for file in out.iterdir()) == [CONFIG, RESULT]
+    assert json.loads((out / RESULT).read_text(encoding="utf-8")) == {"status": "ok", "α": [1]}
+    assert not run.work.exists()
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"restart": True}])
+def test_what_is_there_is_never_written_over(out: Path, how: dict[str, bool]) -> None:
+    out.mkdir(parents=True)
+    (out / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunExistsError, match="one: found something else there; nothing is written"):
+        RunFolder(out, FIRST, **how)
+    (out / RESULT).write_text("{}", encoding="utf-8")
+    with pytest.raises(RunExistsError, match="found a finished run there; nothing is"):
+        RunFolder(out, FIRST, **how)
+    assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_appears_meanwhile_is_not_written_over_either(out: Path) -> None:
+    run = RunFolder(out, FIRST)
+    run.begin()
+    out.write_text("mine", encoding="utf-8")
+    with pytest.raises(RunExistsError, match="something else"):
+        run.finish()
+    assert out.read_text(encoding="utf-8") == "mine"
+    assert (run.work / CONFIG).is_file()
+
+
+def test_an_unfinished_run_needs_a_word(out: Path, unfinished: Path) -> None:
+    with pytest.raises(RunExistsError) as caught:
+        RunFolder(out, FIRST)
+    assert str(caught.value) == (
+        f"{unfinished}: found an unfinished run; --resume goes on with it, --restart starts over"
+    )
+    with pytest.raises(ConfigError, match="--resume and --restart contradict each other"):
+        RunFolder(out, FIRST, resume=True, restart=True)
+
+
+def test_resume_goes_on(out: Path, unfinished: Path) -> None:
+    RunFolder(out, FIRST, resume=True).begin()
+    assert (unfinished / "checkpoints" / "checkpoint-1").is_dir()
+
+
+def test_resume_with_nothing_there_starts(out: Path) -> None:
+    run = RunFolder(out, FIRST, resume=True)
+    run.begin()
+    assert (run.work / CONFIG).is_file()
+
+
+def test_resume_with_another_config_lists_the_differences(out: Path, unfinished: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunFolder(out, OTHER, resume=True)
+    assert str(caught.value) == (
+        f"{unfinished}: the unfinished run has another config, so it cannot be resumed: "
+        "mix.teacher_layers: was None, is [0, 1]; seed: was 0, is 1. Give the same config, or "
+        "--restart to start over"
+    )
+
+
+def test_restart_starts_over_but_not_before_the_run_begins(out: Path, unfinished: Path) -> None:
+    run = RunFolder(out, OTHER, restart=True)
+    assert (unfinished / "checkpoints").is_dir()
+    run.begin()
+    assert [file.name for file in unfinished.iterdir()] == [CONFIG]
+    assert (unfinished / CONFIG).read_text(encoding="utf-8") == OTHER
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"restart": True}])
+def test_a_working_folder_that_is_no_run_is_left_alone(out: Path, how: dict[str, bool]) -> None:
+    work = out.with_name("one.partial")
+    work.mkdir(parents=True)
+    RunFolder(out, FIRST, **how)  # an empty one may be used
+    (work / f".{CONFIG}.writing").write_text("", encoding="utf-8")
+    RunFolder(out, FIRST, **how)  # killed as soon as it began
+    (work / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunExistsError, match="something that is not an unfinished run"):
+        RunFolder(out, FIRST, **how)
+    assert (work / "thesis.txt").is_file()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(file, "new \ud800")
+    assert file.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [file]

@@ -1,0 +1,153 @@
+"""Losses: values worked out by hand, degenerate rows, and nothing that depends on padding."""
+
+import math
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from torch import Tensor
+
+from layermix.losses import (
+    HIDDEN,
+    IGNORED,
+    LOGIT,
+    binary_cross_entropy,
+    cross_entropy,
+    hidden_mean,
+    hidden_tinybert_mean,
+    kl_divergence,
+    literal_sum,
+    logit_mse,
+    regression,
+    soft_cross_entropy,
+    soft_cross_entropy_mean,
+    token_norm,
+)
+
+REAL = torch.tensor([[True, True, False], [True, False, False]])
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    """Two layers whose squared differences are 1 per number, 9 where there is padding."""
+    student, target = torch.zeros(2, 2, 3, 4), torch.ones(2, 2, 3, 4)
+    target[:, ~REAL] = 3
+    return student, target
+
+
+def test_hidden_losses_by_hand() -> None:
+    student, target = pair()
+    assert hidden_mean(student, target, REAL).tolist() == [2, 2]  # 1 per number, two layers
+    assert token_norm(student, target, REAL).tolist() == [8, 8]  # 4 numbers per token
+    assert literal_sum(student, target, REAL).tolist() == [16, 8]  # two real tokens, one
+    found = hidden_tinybert_mean(student, target, REAL).tolist()
+    assert found == pytest.approx([2 * (1 + 1 + 9) / 3, 2 * (1 + 9 + 9) / 3])
+
+
+@pytest.mark.parametrize("name", [name for name, row in HIDDEN.items() if not row.padding])
+def test_hidden_losses_do_not_see_padding(name: str) -> None:
+    student, target = (torch.randn(2, 2, 3, 4) for _ in range(2))
+    longer = [
+        torch.cat([one, torch.full((2, 2, 5, 4), 1e3 * n)], 2)
+        for n, one in enumerate((student, target))
+    ]
+    mask = torch.cat([REAL, torch.zeros(2, 5, dtype=torch.bool)], 1)
+    function = HIDDEN[name].function
+    torch.testing.assert_close(function(*longer, mask), function(student, target, REAL))
+
+
+def test_only_tinybert_mean_looks_at_padding() -> None:
+    student, target = pair()
+    for name, row in HIDDEN.items():
+        moved = target + 5 * ~REAL[:, :, None]
+        same = row.function(student, target, REAL).equal(row.function(student, moved, REAL))
+        assert same is not row.padding, name
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_row_without_a_token_counts_nothing_and_spoils_nothing(name: str) -> None:
+    student = torch.randn(2, 2, 3, 4, requires_grad=True)
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    found = HIDDEN[name].function(student, torch.zeros(2, 2, 3, 4), mask)
+    assert found.isfinite().all()
+    found.sum().backward()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    if not HIDDEN[name].padding:
+        assert found[0] == 0
+        assert student.grad[:, 0].abs().sum() == 0
+    assert found[1] > 0
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_losses_are_in_float32_whatever_the_precision_of_the_pass(name: str) -> None:
+    student, target = (torch.full((1, 1, 2, 64), v, dtype=torch.float16) for v in (200.0, 0.0))
+    found = HIDDEN[name].function(student, target, torch.ones(1, 2, dtype=torch.bool))
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()  # 200² · 64 overflows float16
+
+
+def test_cross_entropy_is_0_where_there_is_no_label() -> None:
+    logits = torch.tensor([[0.0, 0.0], [3.0, 0.0]], requires_grad=True)
+    found = cross_entropy(logits, torch.tensor([1, IGNORED]))
+    assert found.tolist() == pytest.approx([math.log(2), 0])
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[1].tolist() == [0, 0]
+
+
+def test_regression_is_0_where_there_is_no_label() -> None:
+    logits = torch.tensor([[2.0], [5.0]], requires_grad=True)
+    found = regression(logits, torch.tensor([-1.0, math.nan]))
+    assert found.tolist() == [9, 0]
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == [[6], [0]]
+
+
+def test_binary_cross_entropy_is_0_where_there_is_no_label() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    labels = torch.tensor([[1.0, 0.0, 1.0], [1.0, IGNORED, 0.0]])
+    found = binary_cross_entropy(logits, labels)
+    assert found.tolist() == pytest.approx([math.log(2), 0])
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[1].tolist() == [0, 0, 0]
+
+
+def test_logit_losses_by_hand() -> None:
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
+    assert soft_cross_entropy(student, teacher).item() == pytest.approx(math.log(2))
+    assert soft_cross_entropy_mean(student, teacher).item() == pytest.approx(math.log(2) / 2)
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert kl_divergence(student, teacher).item() == pytest.approx(math.log(2) - entropy)
+    assert logit_mse(student, teacher).item() == pytest.approx(math.log(3) ** 2 / 2)
+
+
+def test_temperature_softens_and_is_made_up_for() -> None:
+    student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
+    at_2 = kl_divergence(student, teacher, 2.0)
+    torch.testing.assert_close(at_2, 4 * kl_divergence(student, teacher / 2, 1.0))
+    assert logit_mse(student, teacher, 2.0).equal(logit_mse(student, teacher))
+
+
+@pytest.mark.parametrize("name", LOGIT)
+def test_logit_losses_are_finite_for_certain_teachers_and_wrong_students(name: str) -> None:
+    student = torch.tensor([[-1000.0, 1000.0]], requires_grad=True)
+    found = LOGIT[name].function(student, torch.tensor([[1000.0, -1000.0]]), 1.0)
+    found.sum().backward()
+    assert found.isfinite().all()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOGIT)
+def test_a_student_that_agrees_has_no_gradient(name: str) -> None:
+    teacher = torch.tensor([[2.0, -1.0, 0.5]])
+    student = teacher.clone().requires_grad_()
+    LOGIT[name].function(student, teacher, 2.0).sum().backward()
+    torch.testing.assert_close(student.grad, torch.zeros(1, 3), atol=1e-6, rtol=0)
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    with pytest.raises(TypeCheckError):
+        hidden_mean(torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 5), REAL)

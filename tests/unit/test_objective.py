@@ -1,0 +1,299 @@
+"""The objective: what it builds, what it asks for, what it says of itself, and who learns."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layermix.config import DistillConfig, LossConfig
+from layermix.errors import ConfigError
+from layermix.mixing import FixedMix, MixPlan, SoftmaxMix
+from layermix.objective import Objective, Projection, build_objective, param_groups
+from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
+
+EXAMPLES, TOKENS, DEPTH, TEACHER_DEPTH, NARROW, WIDE, CLASSES = 3, 4, 2, 6, 5, 8, 2
+
+
+class Student(nn.Module):
+    """A tiny encoder: an embedding, a stack of linear blocks, a head."""
+
+    num_layers, hidden_size, num_labels = DEPTH, NARROW, CLASSES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(10, NARROW)
+        self.blocks = nn.ModuleList(nn.Linear(NARROW, NARROW) for _ in range(DEPTH))
+        self.norm = nn.LayerNorm(NARROW)
+        self.head = nn.Linear(NARROW, CLASSES)
+        self.asked: Needs | None = None
+
+    def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
+        self.asked = needs
+        embedding = hidden = self.words(batch["input_ids"])
+        outputs = [hidden := torch.tanh(block(hidden)) for block in self.blocks]
+        return Signal(
+            self.head(self.norm(hidden[:, 0])),
+            batch["attention_mask"].bool(),
+            needs.layers,
+            torch.stack([outputs[layer] for layer in needs.layers]) if needs.layers else None,
+            embedding if needs.embedding else None,
+        )
+
+
+def objective(**sections: Any) -> Objective:
+    torch.manual_seed(0)
+    config = DistillConfig.model_validate(sections)
+    return build_objective(Student(), TEACHER_DEPTH, WIDE, config)
+
+
+def batch(examples: int = EXAMPLES) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "input_ids": torch.randint(0, 10, (examples, TOKENS), generator=generator),
+        "attention_mask": (torch.arange(TOKENS) < 3).long().expand(examples, -1),
+        "labels": torch.randint(0, CLASSES, (examples,), generator=generator),
+    }
+
+
+def signal(needs: Needs, examples: int = EXAMPLES) -> Signal:
+    generator = torch.Generator().manual_seed(2)
+    layers = torch.randn(TEACHER_DEPTH, examples, TOKENS, WIDE, generator=generator)
+    embedding = torch.randn(examples, TOKENS, WIDE, generator=generator)
+    return Signal(
+        torch.randn(examples, CLASSES, generator=generator),
+        batch(examples)["attention_mask"].bool(),
+        needs.layers,
+        layers[list(needs.layers)] if needs.layers else None,
+        embedding if needs.embedding else None,
+    )
+
+
+CE_ONLY = {"logit_weight": 0, "hidden_weight": 0}
+LOGIT_ONLY = {"supervised_weight": 0, "hidden_weight": 0}
+
+
+@pytest.mark.parametrize("loss", [CE_ONLY, LOGIT_ONLY])
+def test_a_term_of_weight_0_builds_nothing_and_asks_for_nothing(loss: dict[str, Any]) -> None:
+    made = objective(loss=loss | {"hidden": "tinybert_mean"})
+    assert made.teacher_needs == made.student_needs == LOGITS_ONLY
+    assert made.mix is made.projection is made.plan is None
+    assert {name.split(".")[0] for name, _ in made.named_parameters()} == {"student"}
+    made(batch(), signal(LOGITS_ONLY))
+    assert made.student.asked == LOGITS_ONLY
+    assert made.needs_teacher is (loss is LOGIT_ONLY)
+
+
+def test_parts_given_for_a_term_of_weight_0_are_let_go() -> None:
+    plan = MixPlan("learned", (0,), (1,))
+    loss = LossConfig(hidden_weight=0)
+    projection = Projection(NARROW, WIDE, 1, loss)
+    made = Objective(Student(), loss, plan, SoftmaxMix(torch.ones(1, 1)), projection)
+    assert made.mix is made.projection is made.plan is None
+    assert made.formula() == "L = 1·L_sup[cross_entropy] + 1·L_logit[soft_cross_entropy]"
+
+
+def test_terms_ask_for_the_layers_they_look_at() -> None:
+    made = objective(mix={"teacher_layers": [5, 0], "student_layers": [1]})
+    assert (made.student_needs, made.teacher_needs) == (Needs((1,)), Needs((5, 0)))
+    both = objective(loss={"embedding_weight": 1, "hidden": "tinybert_mean"})
+    assert both.teacher_needs == Needs((2, 5), embedding=True, padding=True)
+    embedding_only = objective(loss={"embedding_weight": 1, "hidden_weight": 0})
+    assert embedding_only.teacher_needs == Needs((), embedding=True)
+    assert embedding_only.mix is None
+    assert embedding_only.projection is not None
+
+
+def test_every_weight_0_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        objective(loss=CE_ONLY | LOGIT_ONLY)
+    assert str(caught.value) == (
+        "every term of the loss has weight 0, so there is nothing to learn from; give one of "
+        "loss.supervised_weight, logit_weight, hidden_weight, embedding_weight a weight"
+    )
+
+
+def test_a_missing_part_is_told() -> None:
+    plan, mix = MixPlan("fixed", (0, 1), (2, 5)), FixedMix(torch.eye(2))
+    with pytest.raises(ValueError, match="the hidden loss has a weight, so plan, mix and proj"):
+        Objective(Student(), LossConfig(), plan, mix)
+    with pytest.raises(ValueError, match="the embedding loss has a weight, so a projection is"):
+        Objective(Student(), LossConfig(hidden_weight=0, embedding_weight=1))
+
+
+def test_a_missing_teacher_is_told_with_the_formula() -> None:
+    with pytest.raises(ValueError, match=r"found no teacher signal, wanted one for L = 1·L_sup"):
+        objective()(batch())
+
+
+def test_without_a_teacher_the_supervised_term_stands_alone() -> None:
+    output = objective(loss=CE_ONLY)(batch())
+    assert list(output.parts) == ["supervised"]
+    torch.testing.assert_close(output.loss, output.parts["supervised"] / EXAMPLES)
+    assert output.weights is output.entropy is None
+
+
+@pytest.mark.parametrize(
+    ("sections", "formula"),
+    [
+        (
+            {},
+            "L = 1·L_sup[cross_entropy] + 1·L_logit[soft_cross_entropy] + "
+            "1·L_hid[mean; learned α over teacher layers [2, 5]] − 0.1·Σ_k H(α_k)",
+        ),
+        (
+            {
+                "mix": {"strategy": "fixed"},
+                "loss": {
+                    "supervised_weight": 0,
+                    "logit": "kl",
+                    "logit_weight": 0.5,
+                    "temperature": 2,
+                    "hidden": "token_norm",
+                    "embedding_weight": 3,
+                },
+            },
+            "L = 0.5·L_logit[kl, T=2] + 1·L_hid[token_norm; fixed α over teacher layers [2, 5]] + "
+            "3·L_emb[token_norm]",
+        ),
+        (
+            {"loss": LOGIT_ONLY | {"hidden_weight": 2, "logit_weight": 0, "entropy_weight": -1}},
+            "L = 2·L_hid[mean; learned α over teacher layers [2, 5]] + 1·Σ_k H(α_k)",
+        ),
+        ({"loss": CE_ONLY}, "L = 1·L_sup[cross_entropy]"),
+    ],
+)
+def test_the_formula_says_what_is_computed(sections: dict[str, Any], formula: str) -> None:
+    made = objective(**sections)
+    assert made.formula() == formula
+    assert formula in repr(made)
+    output = made(batch(), signal(made.teacher_needs))
+    whole = sum(made.weights[name] * part for name, part in output.parts.items())
+    torch.testing.assert_close(output.loss, whole / EXAMPLES)
+    assert formula.count("·") == len(output.parts)
+
+
+def test_output_holds_no_graph_but_the_loss() -> None:
+    made = objective(loss={"embedding_weight": 1})
+    output = made(batch(), signal(made.teacher_needs))
+    assert output.loss.requires_grad
+    others = [*output.parts.values(), output.logits, output.weights, output.entropy]
+    assert not any(tensor.requires_grad for tensor in others)
+    assert output.weights.shape == (2, 2)
+    assert output.entropy.shape == (2,)
+
+
+def test_the_sum_over_split_batches_is_the_loss_of_the_whole() -> None:
+    made = objective(loss={"hidden": "literal_sum"})
+    whole, teacher = batch(5), signal(made.teacher_needs, 5)
+    assert teacher.hidden is not None
+
+    def some(rows: slice) -> Tensor:
+        part = Signal(
+            teacher.logits[rows], teacher.mask[rows], teacher.layers, teacher.hidden[:, rows]
+        )  # type: ignore[index]
+        loss: Tensor = made({name: value[rows] for name, value in whole.items()}, part, 5).loss
+        return loss
+
+    torch.testing.assert_close(some(slice(0, 2)) + some(slice(2, 5)), made(whole, teacher).loss)
+
+
+def test_a_batch_of_one_is_like_any_other() -> None:
+    made = objective()
+    output = made(batch(1), signal(made.teacher_needs, 1))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert made.mix.logits.grad is not None
+
+
+def test_one_student_layer_and_one_teacher_layer_will_do() -> None:
+    made = objective(mix={"student_layers": [0], "teacher_layers": [3]})
+    output = made(batch(), signal(made.teacher_needs))
+    assert output.weights.tolist() == [[1]]
+    assert output.entropy.tolist() == [0]
+    output.loss.backward()
+    torch.testing.assert_close(made.mix.logits.grad, torch.zeros(1, 1), atol=1e-6, rtol=0)
+
+
+def test_one_hot_softmax_is_fixed_and_softmax_at_0_is_uniform_in_loss_and_gradients() -> None:
+    no_entropy = {"entropy_weight": 0}
+    fixed, uniform, hot, at_0 = (
+        objective(mix={"strategy": name}, loss=no_entropy)
+        for name in ("fixed", "uniform", "learned", "learned")
+    )
+    with torch.no_grad():
+        hot.mix.logits.copy_(fixed.mix.weights * 2000 - 1000)
+        at_0.mix.logits.zero_()
+    for learned, given in ((hot, fixed), (at_0, uniform)):
+        for made in (learned, given):
+            made(batch(), signal(made.teacher_needs)).loss.backward()
+        own = dict(learned.named_parameters())
+        for name, parameter in given.named_parameters():
+            torch.testing.assert_close(own[name].grad, parameter.grad, msg=name)
+
+
+@pytest.mark.parametrize("config", ["shared", "per_layer"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_projections(config: str, bias: bool) -> None:
+    made = objective(
+        loss={"projection": config, "projection_bias": bias, "embedding_weight": 1}
+    ).projection
+    assert len(made.matrices) == (1 if config == "shared" else DEPTH + 1)
+    assert all((matrix.bias is not None) is bias for matrix in made.matrices)
+    hidden = torch.ones(1, 1, 1, NARROW).expand(DEPTH, -1, -1, -1)
+    first, second = made(hidden)
+    assert first.allclose(second) is (config == "shared")
+    assert made.embedding(hidden[0]).allclose(first) is (config == "shared")
+
+
+def test_starts_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(7)
+    learned = objective(seed=4)
+    torch.rand(11)
+    others = [objective(seed=4, mix={"strategy": name}) for name in ("fixed", "random", "uniform")]
+    for other in others:
+        assert other.projection.matrices[0].weight.equal(learned.projection.matrices[0].weight)
+    another = objective(seed=5)
+    assert not another.projection.matrices[0].weight.equal(learned.projection.matrices[0].weight)
+
+
+class OwnMix(nn.Module):
+    """A mix of a user's own: only its scale is learned, its bias is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.frozen = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Any:
+        return FixedMix(torch.eye(2))(student, teacher * self.scale)
+
+
+def test_a_mix_of_ones_own_will_do() -> None:
+    loss = LossConfig(entropy_weight=0)
+    plan = MixPlan("own", (0, 1), (2, 5))
+    made = Objective(Student(), loss, plan, OwnMix(), Projection(NARROW, WIDE, 2, loss))
+    made(batch(), signal(made.teacher_needs)).loss.backward()
+    assert made.mix.scale.grad is not None
+    (mix,) = (group for group in param_groups(made, 1.0, 1.0, 1.0) if group["name"] == "mix")
+    assert mix["params"] == [made.mix.scale]
+
+
+def test_param_groups_hold_every_trained_parameter_once() -> None:
+    made = objective(loss={"projection_bias": True})
+    made.student.words.weight.requires_grad_(False)
+    groups = {group["name"]: group for group in param_groups(made, 1e-3, 0.1, 1e-2)}
+    assert list(groups) == ["matrices", "vectors", "mix"]
+    held = [id(parameter) for group in groups.values() for parameter in group["params"]]
+    trained = [id(parameter) for parameter in made.parameters() if parameter.requires_grad]
+    assert sorted(held) == sorted(trained)
+    rates = {name: (group["lr"], group["weight_decay"]) for name, group in groups.items()}
+    assert rates == {"matrices": (1e-3, 0.1), "vectors": (1e-3, 0.0), "mix": (1e-2, 0.0)}
+    assert [id(p) for p in groups["mix"]["params"]] == [id(made.mix.logits)]
+    assert all(p.ndim == 1 for p in groups["vectors"]["params"])
+    assert id(made.student.norm.weight) in {id(p) for p in groups["vectors"]["params"]}
+
+
+def test_empty_groups_are_left_out() -> None:
+    made = objective(mix={"strategy": "uniform"})
+    assert [group["name"] for group in param_groups(made, 1.0, 1.0, 1.0)] == ["matrices", "vectors"]

@@ -1,0 +1,76 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from layermix.progress import Reporter, TrainingBar, alpha_shades
+
+
+def test_remarks_go_to_standard_error_in_one_piece(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter().say("[bold]" + "long " * 60)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "[bold]" + "long " * 60 + "\n")
+
+
+def test_a_bar_yields_every_item_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(Reporter().track("abc", 3, "reading")) == ["a", "b", "c"]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "reading" in err
+    assert "3/3" in err
+
+
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    reporter = Reporter(quiet=True)
+    reporter.say("hello")
+    assert list(reporter.track("abc", 3, "reading")) == ["a", "b", "c"]
+    with reporter.training("learned") as bar:
+        follow(bar, tmp_path)
+    assert capsys.readouterr() == ("", "")
+
+
+def follow(bar: TrainingBar, folder: Path) -> None:
+    """Three steps of a training that was resumed at step 5 of 20, and an evaluation."""
+    arguments, control = (
+        TrainingArguments(output_dir=str(folder), report_to="none"),
+        TrainerControl(),
+    )
+    state = TrainerState(max_steps=20, global_step=5, num_train_epochs=2, epoch=1.0)
+    bar.on_train_begin(arguments, state, control)
+    for _ in range(3):
+        state.global_step += 1
+        bar.on_step_end(arguments, state, control)
+    losses = {
+        "loss": 1.5,
+        "loss_hidden": 0.5,
+        "loss_logit": 1.0,
+        "alpha/0/0": 0.3,
+        "alpha/0/1": 0.7,
+    }
+    bar.on_log(arguments, state, control, logs={"eval_validation_accuracy": 0.75})
+    bar.on_log(arguments, state, control, logs=losses)
+    bar.on_log(arguments, state, control, logs={"train_runtime": 1.0})
+
+
+def test_a_training_shows_step_losses_scores_and_alpha(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    bar = TrainingBar(console, "learned")
+    with bar.live:
+        follow(bar, tmp_path)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "epoch 1 of 2: validation accuracy 0.750" in shown
+    assert "learned" in shown
+    assert "8/20" in shown
+    assert "loss 1.500 (hidden 0.500 logit 1.000) validation accuracy 0.750" in shown
+    assert "α of student layer 0: ░ .30  ▓ .70" in shown
+
+
+def test_alpha_by_student_layer() -> None:
+    logs = {"alpha/0/0": 0.0, "alpha/0/1": 1.0, "loss": 2.0, "alpha/1/0": 0.5, "alpha/1/1": 0.5}
+    assert alpha_shades(logs) == (
+        "α of student layer 0:   .00  █ 1.00\nα of student layer 1: ▒ .50  ▒ .50"
+    )
+    assert alpha_shades({"loss": 2.0}) == ""

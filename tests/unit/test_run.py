@@ -1,0 +1,306 @@
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+from layermix import metrics, run
+from layermix.config import DistillConfig, TeachConfig, load
+from layermix.data import TextData
+from layermix.errors import ConfigError, NonFiniteLossError, RunExistsError
+from layermix.folder import RESULT
+from layermix.hf import Classifier, HFEncoder, copy_blocks
+from layermix.lesson import prepare
+from layermix.predict import logits_of
+from layermix.progress import Reporter
+from layermix.record import environment, score_table
+
+CONFIG = {
+    "teacher": {"allow_weak": True},
+    "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "log_every": 2},
+}
+
+
+@pytest.fixture
+def teacher(bert: Callable[..., Any], tokenizer: Any) -> Classifier:
+    return Classifier(bert(4, 16, seed=2), tokenizer, "a tiny teacher")
+
+
+@pytest.fixture
+def data(texts: Callable[..., TextData]) -> TextData:
+    return texts(26, 10)
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, data: TextData) -> Path:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    for name, split in data.splits.items():
+        lines = [f"{row['text']}\t{row['label']}\n" for row in split]
+        (folder / f"{name}.tsv").write_text("text\tlabel\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture
+def teacher_folder(tmp_path: Path, teacher: Classifier) -> Path:
+    folder = tmp_path / "teacher"
+    teacher.model.save_pretrained(folder)
+    teacher.tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Listening(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.console = Console(record=True, stderr=True, width=1000, quiet=False)
+        self.said: list[str] = []
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.said.append(text)
+
+
+def config(**sections: Any) -> DistillConfig:
+    """The small config above, with sections laid over it."""
+    merged = {name: {**CONFIG.get(name, {}), **own} for name, own in sections.items()}
+    return DistillConfig.model_validate({**CONFIG, **merged})
+
+
+def test_in_memory_nothing_is_kept(
+    teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, config())
+    assert list(result.metrics) == ["last", "best_on_dev"]
+    assert result.metrics["last"]["epoch"] == 2
+    assert 0 <= result.metrics["last"]["validation"]["agreement"] <= 1
+    assert np.allclose(np.sum(result.record["alpha"], -1), 1)
+    assert result.folder is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.yaml",
+        "environment.json",
+        "history.jsonl",
+        "predictions.parquet",
+        "result.json",
+        "student",
+    ]
+    assert not (tmp_path / "run.partial").exists()
+    record = json.loads((out / RESULT).read_text())
+    assert record["status"] == "ok"
+    assert record["metrics"] == result.metrics
+    assert record["student"]["blocks"] == [1, 3]
+    assert record["data"]["rows"] == {"train": 26, "validation": 10}
+    assert load(DistillConfig, out / "config.yaml") == config()
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert history == list(result.history)
+    parts = history[0]
+    weighted = parts["loss_supervised"] + parts["loss_logit"] + parts["loss_hidden"]
+    assert parts["loss"] == pytest.approx(weighted - 0.1 * parts["loss_entropy"], rel=1e-5)
+    assert parts["loss_entropy"] == pytest.approx(2 * np.log(2), rel=1e-3)
+    assert np.shape(parts["alpha"]) == (2, 2)
+
+
+def test_the_saved_student_and_its_predictions_are_the_trained_one(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    model = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
+    tokenizer = AutoTokenizer.from_pretrained(out / "student")
+    table = pq.read_table(out / "predictions.parquet").to_pylist()
+    last = [row for row in table if row["report"] == "last"]
+    assert [row["row_id"] for row in last] == data.splits["validation"]["row_id"][:]
+    assert [row["label"] for row in last] == data.splits["validation"]["label"][:]
+    for row, text in zip(last, data.splits["validation"]["text"], strict=True):
+        with torch.no_grad():
+            chance = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+        assert chance.tolist() == pytest.approx([row["p_0"], row["p_1"]], abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_files_and_another_does_not(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        chosen = config().model_copy(update={"seed": seed})
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / name)
+    for file in ("history.jsonl", "predictions.parquet", "student/model.safetensors"):
+        a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
+        assert a == b
+        assert a != c
+
+
+def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    chosen = config(training={"selection": "holdout", "holdout_fraction": 0.3, "epochs": 4})
+    out = tmp_path / "run"
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
+    rows = result.record["data"]["rows"]
+    assert rows["train"] + rows["holdout"] == 26
+    assert list(result.metrics) == ["last", "selected"]
+    scores = {
+        line["epoch"]: line["eval_holdout_accuracy"]
+        for line in result.history
+        if "eval_holdout_accuracy" in line
+    }
+    best = max(scores.values())
+    assert result.metrics["selected"]["epoch"] == min(e for e, s in scores.items() if s == best)
+    lesson = prepare(teacher, result.student, data, chosen, Reporter(quiet=True))
+    logits = logits_of(HFEncoder(result.student.model), lesson.splits["validation"], lesson.collate)
+    again = metrics.scores(logits, np.asarray(lesson.splits["validation"]["labels"]))
+    assert again["nll"] == pytest.approx(result.metrics["selected"]["validation"]["nll"], rel=1e-4)
+
+
+def test_a_teacher_that_saw_the_held_out_rows_is_told(
+    teacher_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    training = {**CONFIG["training"], "selection": "holdout", "holdout_fraction": 0.3, "epochs": 1}
+    named = {"teacher": str(teacher_folder), "data": str(data_folder), "training": training}
+    reporter = Listening()
+    weak = {"teacher": {"model": str(teacher_folder), "allow_weak": True}}
+    run.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
+    assert run.HOLDOUT_WARNING in reporter.said
+
+    taught = tmp_path / "taught"
+    teach = {"model": str(teacher_folder), "data": str(data_folder), "training": training}
+    run.teach(TeachConfig.model_validate(teach), taught)
+    assert (taught / "teacher" / "model.safetensors").is_file()
+    reporter = Listening()
+    weak = {"teacher": {"model": str(taught), "allow_weak": True}}
+    run.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
+    assert run.HOLDOUT_WARNING not in reporter.said
+
+
+def test_unlabelled_rows_teach_through_the_teacher_only(
+    teacher: Classifier, texts: Callable[..., TextData], data_folder: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("q w e r t y\nz x c v b\n")
+    results = []
+    for weights in ({}, {"logit_weight": 0, "hidden_weight": 0}):
+        chosen = config(data={"path": str(data_folder), "unlabeled": str(more)}, loss=weights)
+        loaded = run.load_texts(chosen.data)
+        results.append(run.distill_from(teacher, copy_blocks(teacher, 2), loaded, chosen))
+    assert results[0].record["data"]["rows"]["train"] == 28
+    supervised = [result.history[0]["loss_supervised"] for result in results]
+    assert supervised[0] == pytest.approx(supervised[1], rel=0.2)
+
+
+def test_test_rows_are_scored_once_with_the_saved_student(
+    teacher: Classifier, data: TextData
+) -> None:
+    with_test = TextData(
+        **{**vars(data), "splits": {**data.splits, "test": data.splits["validation"]}}
+    )
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), with_test, config())
+    last = result.metrics["last"]["validation"]
+    assert result.metrics["test"]["nll"] == pytest.approx(last["nll"], rel=1e-4)
+    assert "test (the saved model)" in score_table(result.record)
+
+
+def test_a_failure_is_recorded_and_the_run_can_be_resumed(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    student = copy_blocks(teacher, 2)
+    with torch.no_grad():
+        student.model.bert.encoder.layer[0].output.LayerNorm.weight.fill_(torch.inf)
+    with pytest.raises(NonFiniteLossError):
+        run.distill_from(teacher, student, data, config(), out=out)
+    record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
+    assert record["status"] == "failed"
+    assert "step 1" in record["error"]
+    assert not out.exists()
+
+
+def test_a_stopped_run_is_recorded_and_goes_on(
+    teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = tmp_path / "straight"
+    run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=straight)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 9:
+                raise KeyboardInterrupt
+
+    class Stopping(Reporter):
+        def training(self, name: str) -> Any:
+            return nullcontext(Stop())
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run.distill_from(
+            teacher, copy_blocks(teacher, 2), data, config(), out=out, reporter=Stopping(True)
+        )
+    record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
+    assert record["status"] == "cancelled"
+    with pytest.raises(RunExistsError, match="--resume"):
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    result = run.distill_from(
+        teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
+    )
+    assert result.record["timings"]["resumed"]
+    for file in ("history.jsonl", "predictions.parquet", "student/model.safetensors"):
+        assert (out / file).read_bytes() == (straight / file).read_bytes()
+
+
+def test_signals_that_do_not_fit_are_asked_for_live(teacher: Classifier, data: TextData) -> None:
+    reporter = Listening()
+    live = run.distill_from(
+        teacher,
+        copy_blocks(teacher, 2),
+        data,
+        config(teacher={"memory_gb": 0}),
+        reporter=reporter,
+    )
+    assert any("runs live" in line for line in reporter.said)
+    remembered = run.distill_from(teacher, copy_blocks(teacher, 2), data, config())
+    for name in ("nll", "accuracy"):
+        assert live.metrics["last"]["validation"][name] == pytest.approx(
+            remembered.metrics["last"]["validation"][name], rel=1e-4
+        )
+
+
+def test_students_of_every_kind(teacher: Classifier, data: TextData, teacher_folder: Path) -> None:
+    kinds = {
+        "blocks": {"blocks": [0, 2]},
+        "model": {"model": str(teacher_folder)},
+        "fresh": {"layers": 3, "hidden": 8, "heads": 2, "ffn": 12},
+    }
+    for kind, wanted in kinds.items():
+        student = run.make_student(config(student=wanted), teacher, data)
+        assert student.start["kind"] == kind
+    assert len(run.blocks_of(student.model)) == 3
+
+
+def test_losses_for_other_labels_are_refused(teacher: Classifier, data: TextData) -> None:
+    with pytest.raises(ConfigError, match=r"loss.supervised is mse, but these data have classes"):
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(loss={"supervised": "mse"}))
+
+
+def test_what_is_not_named_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--teacher FOLDER"):
+        run.distill(DistillConfig())
+    with pytest.raises(ConfigError, match="--model FOLDER"):
+        run.teach(TeachConfig())
+
+
+def test_the_environment_says_what_a_repeat_needs() -> None:
+    found = environment(3)
+    assert found["seed"] == 3
+    assert found["packages"]["torch"] == torch.__version__

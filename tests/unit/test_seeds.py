@@ -1,0 +1,78 @@
+"""Seeds: streams that do not disturb one another, and an order that is a pure function."""
+
+from itertools import pairwise
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layermix.seeds import WINDOW, EpochSampler, derive, seeded
+
+
+def order(sampler: EpochSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_seeds_differ_by_seed_and_by_stream_and_fit_31_bits() -> None:
+    found = {derive(seed, stream) for seed in range(50) for stream in ("mix", "order", "dropout")}
+    assert len(found) == 150
+    assert max(found) < 2**31
+
+
+def test_a_seeded_block_does_not_move_the_global_generator() -> None:
+    torch.manual_seed(5)
+    straight = torch.rand(2)
+    torch.manual_seed(5)
+    with seeded(1, "projection"):
+        inside = torch.rand(2)
+    assert torch.rand(2).equal(straight)
+    torch.manual_seed(6)
+    with seeded(1, "projection"):
+        assert torch.rand(2).equal(inside)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=200),
+    batch_size=st.integers(1, 7),
+    grouped=st.booleans(),
+)
+def test_every_epoch_sees_every_row_once(
+    lengths: list[int], batch_size: int, grouped: bool
+) -> None:
+    sampler = EpochSampler(lengths, 3, batch_size, grouped)
+    assert len(sampler) == len(lengths)
+    assert sorted(order(sampler, 0)) == sorted(order(sampler, 1)) == list(range(len(lengths)))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    for grouped in (False, True):
+        lengths = [n % 17 for n in range(100)]
+        sampler = EpochSampler(lengths, 3, 4, grouped)
+        first, second = order(sampler, 0), order(sampler, 1)
+        torch.manual_seed(0)
+        torch.rand(7)
+        assert order(EpochSampler(lengths, 3, 4, grouped), 1) == second
+        assert order(sampler, 0) == first
+        assert first != second
+        assert order(EpochSampler(lengths, 4, 4, grouped), 0) != first
+
+
+def test_grouped_batches_pad_less_and_are_not_in_order_of_length() -> None:
+    lengths = torch.randint(1, 100, (1000,), generator=torch.Generator().manual_seed(0)).tolist()
+    size = 8
+
+    def longest(grouped: bool) -> list[int]:
+        rows = order(EpochSampler(lengths, 0, size, grouped), 0)
+        return [max(lengths[r] for r in rows[i : i + size]) for i in range(0, 1000, size)]
+
+    random, grouped = longest(False), longest(True)
+    assert sum(grouped) < 0.65 * sum(random)
+    assert sum(later > earlier for earlier, later in pairwise(grouped)) > 40
+
+
+def test_a_short_last_batch_stays_last() -> None:
+    size, rows = 4, 4 * WINDOW + 3
+    sampler = EpochSampler(list(range(rows)), 0, size, grouped=True)
+    last = order(sampler, 0)[-3:]
+    assert last == sorted(last)

@@ -1,0 +1,386 @@
+"""The trainer, on real tiny BERTs: who is asked, what is logged, what is kept, when it stops."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from layermix.errors import ModelError, NonFiniteLossError
+from layermix.seeds import EpochSampler
+from layermix.signals import Batch, Needs, Signal
+from layermix.teacher import LiveTeacher
+from layermix.trainer import CHECKPOINTS_KEPT, DistillTrainer, last_checkpoint, schedule
+
+Make = Callable[..., DistillTrainer]
+EVERY_STEP = {"epochs": 1, "batch_size": 4, "log_every": 1, "warmup": 0, "learning_rate": 1e-3}
+CE_ONLY = {"logit_weight": 0, "hidden_weight": 0}
+WEIGHTS = "model.safetensors"
+
+
+def steps_of(trainer: DistillTrainer) -> list[dict[str, float]]:
+    """The records of training steps."""
+    return [line for line in trainer.state.log_history if "loss" in line]
+
+
+# -- the teacher -----------------------------------------------------------------------------------
+
+
+class CountingTeacher(LiveTeacher):
+    """A live teacher that keeps the rows it was asked for."""
+
+    def __init__(self, encoder: Any, provides: Needs) -> None:
+        super().__init__(encoder, provides)
+        self.asked: list[int] = []
+
+    def __call__(self, batch: Batch) -> Signal:
+        self.asked += batch["row_id"].tolist()
+        return super().__call__(batch)
+
+
+def test_the_teacher_is_asked_once_per_training_row_and_never_in_evaluation(trainer: Make) -> None:
+    made = trainer(teacher=CountingTeacher, training=EVERY_STEP | {"epochs": 2})
+    made.train()
+    assert isinstance(made.teacher, CountingTeacher)
+    assert sorted(made.teacher.asked) == sorted([*range(13)] * 2)
+    assert sum("eval_validation_accuracy" in line for line in made.state.log_history) == 2
+
+
+def test_a_teacher_that_no_term_needs_is_not_asked(trainer: Make) -> None:
+    unneeded = trainer(loss=CE_ONLY, training=EVERY_STEP)
+    needed = trainer(teacher=CountingTeacher, training=EVERY_STEP)
+    assert unneeded.teacher is None
+    made = DistillTrainer(
+        unneeded.objective,
+        needed.teacher,
+        unneeded.config,
+        unneeded.mix,
+        0,
+        unneeded.folder,
+        train_dataset=unneeded.train_dataset,
+        eval_dataset=unneeded.eval_dataset,
+        data_collator=unneeded.data_collator,
+    )
+    made.train()
+    assert isinstance(needed.teacher, CountingTeacher)
+    assert needed.teacher.asked == []
+
+
+def test_a_teacher_that_gives_too_little_is_refused_when_the_trainer_is_built(
+    trainer: Make,
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        trainer(
+            teacher=lambda encoder, _: LiveTeacher(encoder, Needs((1,))),
+            loss={"embedding_weight": 1},
+        )
+    assert str(caught.value) == (
+        "the teacher gives the layers [1], but the losses also need layer 3, the embedding "
+        "output; ask the teacher for more, or change mix.teacher_layers or the losses"
+    )
+
+
+def test_a_missing_teacher_is_refused_when_the_trainer_is_built(trainer: Make) -> None:
+    with pytest.raises(ModelError, match=r"the objective needs a teacher, found none: L = 1·L_sup"):
+        trainer(teacher=lambda *_: None)
+
+
+def test_the_teacher_stays_in_eval_mode_and_does_not_learn(trainer: Make) -> None:
+    made = trainer(training=EVERY_STEP)
+    assert isinstance(made.teacher, LiveTeacher)
+    before = copy.deepcopy(made.teacher.module.state_dict())
+    made.train()
+    assert not made.teacher.module.training
+    assert all(p.grad is None and not p.requires_grad for p in made.teacher.module.parameters())
+    after = made.teacher.module.state_dict()
+    assert all(after[name].equal(value) for name, value in before.items())
+
+
+# -- optimiser and schedule ------------------------------------------------------------------------
+
+
+def test_every_trained_parameter_is_in_one_group_of_the_optimiser(trainer: Make) -> None:
+    made = trainer(
+        mix={"learning_rate": 0.5}, training=EVERY_STEP | {"weight_decay": 0.3, "warmup": 2}
+    )
+    made.train()
+    assert made.optimizer is not None
+    groups = {group["name"]: group for group in made.optimizer.param_groups}
+    held = [id(parameter) for group in groups.values() for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in made.objective.parameters())
+    found = {name: (group["initial_lr"], group["weight_decay"]) for name, group in groups.items()}
+    assert found == {"matrices": (1e-3, 0.3), "vectors": (1e-3, 0), "mix": (0.5, 0)}
+    assert [id(p) for p in groups["mix"]["params"]] == [id(made.objective.mix.logits)]
+    assert all(parameter.ndim == 1 for parameter in groups["vectors"]["params"])
+
+
+def test_the_optimiser_and_the_schedule_are_made_once(trainer: Make) -> None:
+    made = trainer()
+    optimizer = made.create_optimizer()
+    assert made.create_optimizer() is optimizer
+    scheduler = made.create_scheduler(10)
+    assert made.create_scheduler(10) is scheduler
+
+
+def test_schedules() -> None:
+    assert [schedule("linear", 0, 4)(step) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    assert [schedule("constant", 0.5, 4)(step) for step in range(5)] == [0, 0.5, 1, 1, 1]
+    assert [schedule("linear", 2, 4)(step) for step in range(5)] == [0, 0.5, 1, 0.5, 0]
+    longer_than_the_run = schedule("linear", 10, 4)
+    assert [longer_than_the_run(step) for step in range(5)] == [0, 0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("of_mix", "expected"), [("same", [0, 0.5, 1, 0.5]), ("constant", [1, 1, 1, 1])]
+)
+def test_the_rates_that_are_logged_are_those_of_the_step(
+    trainer: Make, of_mix: str, expected: list[float]
+) -> None:
+    made = trainer(
+        mix={"schedule": of_mix, "learning_rate": 0.01}, training=EVERY_STEP | {"warmup": 2}
+    )
+    made.train()
+    lines = steps_of(made)
+    assert [line["learning_rate"] / 1e-3 for line in lines] == pytest.approx([0, 0.5, 1, 0.5])
+    assert [line["learning_rate_mix"] / 0.01 for line in lines] == pytest.approx(expected)
+
+
+def test_a_mix_that_does_not_learn_has_no_rate(trainer: Make) -> None:
+    made = trainer(mix={"strategy": "random"}, training=EVERY_STEP)
+    made.train()
+    assert all("learning_rate_mix" not in line for line in steps_of(made))
+
+
+# -- logs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_logged_parts_add_up_to_the_logged_loss(trainer: Make, accumulation: int) -> None:
+    made = trainer(
+        loss={"hidden_weight": 0.3, "embedding_weight": 2, "entropy_weight": 0.7},
+        training=EVERY_STEP | {"batch_size": 2, "accumulation": accumulation},
+    )
+    made.train()
+    lines = steps_of(made)
+    assert len(lines) == -(-7 // accumulation)
+    for line in lines:
+        parts = {name: line[f"loss_{name}"] for name in made.objective.weights}
+        whole = sum(made.objective.weights[name] * part for name, part in parts.items())
+        assert line["loss"] == pytest.approx(whole, rel=1e-5)
+        assert line["loss_entropy"] == pytest.approx(line["entropy/0"] + line["entropy/1"])
+
+
+def test_alpha_and_its_entropy_are_logged(trainer: Make) -> None:
+    made = trainer(training=EVERY_STEP | {"epochs": 3}, mix={"learning_rate": 0.3})
+    made.train()
+    first, *_, last = steps_of(made)
+    assert [first[f"alpha/{k}/{j}"] for k in (0, 1) for j in (0, 1)] == [0.5] * 4
+    assert first["entropy/0"] == pytest.approx(0.6931, abs=1e-4)
+    assert last["alpha/0/0"] + last["alpha/0/1"] == pytest.approx(1)
+    assert last["alpha/0/0"] != pytest.approx(0.5, abs=0.01)
+    assert last["entropy/0"] < first["entropy/0"]
+
+
+def test_parts_are_means_over_the_examples_since_the_last_log(trainer: Make) -> None:
+    logged = []
+    for log_every in (1, 2):
+        made = trainer(rows=16, training=EVERY_STEP | {"log_every": log_every})
+        made.train()
+        logged.append([line["loss_hidden"] for line in steps_of(made)])
+    single, double = logged
+    means = [(single[0] + single[1]) / 2, (single[2] + single[3]) / 2]
+    assert double == pytest.approx(means, rel=1e-5)
+
+
+# -- loss and gradients ----------------------------------------------------------------------------
+
+
+def test_compute_loss_gives_the_output_if_asked(trainer: Make) -> None:
+    made = trainer()
+    batch = next(iter(made.get_train_dataloader()))
+    loss, output = made.compute_loss(made.objective.eval(), batch, return_outputs=True)
+    assert loss.equal(output.loss)
+    torch.testing.assert_close(
+        made.compute_loss(made.objective, batch, num_items_in_batch=torch.tensor(26)), loss / 2
+    )
+
+
+def test_items_are_rows_with_or_without_a_label(trainer: Make) -> None:
+    made = trainer()
+    batch = next(iter(made.get_train_dataloader()))
+    batch["labels"][:] = -100
+    assert made._get_num_items_in_batch([batch, batch], torch.device("cpu")) == 26
+
+
+def test_predictions_need_no_label(trainer: Make) -> None:
+    made = trainer(loss=CE_ONLY)
+    assert isinstance(made.eval_dataset, dict)
+    rows = made.eval_dataset["validation"].map(lambda row: row | {"labels": -100})
+    found = made.predict(rows)
+    assert found.label_ids[0].tolist() == [-100] * 6
+    assert sorted(found.label_ids[1].tolist()) == sorted(rows["row_id"])
+    assert found.predictions.shape == (6, 2)
+
+
+def test_clipping_keeps_the_gradient_below_the_norm(trainer: Make) -> None:
+    norms: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, *_: Any, model: nn.Module, **__: Any) -> None:
+            gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+            norms.append(float(torch.stack(gradients).norm()))
+
+    trainer(training=EVERY_STEP | {"max_grad_norm": 0.01}, callbacks=[Watch()]).train()
+    clipped = norms.copy()
+    norms.clear()
+    trainer(training=EVERY_STEP | {"max_grad_norm": 0}, callbacks=[Watch()]).train()
+    assert max(clipped) <= 0.01 * (1 + 1e-5)
+    assert norms[0] > 0.1
+
+
+# -- NaN and infinity ------------------------------------------------------------------------------
+
+
+class OverflowingTeacher(LiveTeacher):
+    """A teacher that overflows on one row: the ninth that is trained on."""
+
+    def __call__(self, batch: Batch) -> Signal:
+        signal = super().__call__(batch)
+        ninth = list(EpochSampler([1] * 13, seed=0))[8]
+        bad = batch["row_id"] == ninth
+        hidden = signal.hidden
+        if hidden is not None:
+            hidden = hidden.masked_fill(bad[:, None, None], torch.inf)
+        logits = signal.logits.masked_fill(bad[:, None], torch.inf)
+        return replace(signal, logits=logits, hidden=hidden)
+
+
+def test_a_part_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    trainer: Make,
+) -> None:
+    made = trainer(teacher=OverflowingTeacher, training=EVERY_STEP | {"save_every": 1})
+    with pytest.raises(NonFiniteLossError) as caught:
+        made.train()
+    good = made.folder / "checkpoint-2"
+    assert str(caught.value) == (
+        "the loss part logit and hidden became NaN or infinite at step 3; training stopped. Last "
+        f"good checkpoint: {good}. Try a lower learning rate or a smaller weight for that part; "
+        "if it happens at step 1, look at the teacher's outputs"
+    )
+    assert last_checkpoint(made.folder) == good
+    assert all(weight.isfinite().all() for weight in load_file(good / WEIGHTS).values())
+
+
+def test_the_first_bad_step_is_named_although_it_is_logged_later(trainer: Make) -> None:
+    training = EVERY_STEP | {"log_every": 100}
+    made = trainer(teacher=OverflowingTeacher, loss={"hidden_weight": 0}, training=training)
+    with pytest.raises(NonFiniteLossError) as caught:
+        made.train()
+    assert str(caught.value).startswith(
+        "the loss part logit became NaN or infinite at step 3; training stopped. "
+        "Last good checkpoint: none yet."
+    )
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(trainer: Make) -> None:
+    """The square root of 0 is 0, its slope is infinite: no part of the loss shows it in time."""
+    made = trainer(loss={"hidden_weight": 0}, training=EVERY_STEP | {"save_every": 1})
+    steps = 0
+
+    def root(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return ((student - student.detach()).square().sum(-1) + (steps < 3)).sqrt()
+
+    made.objective.logit = root
+    with pytest.raises(NonFiniteLossError) as caught:
+        made.train()
+    good = made.folder / "checkpoint-2"
+    message = str(caught.value)
+    assert message.startswith("the gradient became NaN or infinite by step 3, and so did student.")
+    assert f"training stopped. Last good checkpoint: {good}. Try a lower" in message
+    assert last_checkpoint(made.folder) == good
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_two_checkpoints_are_kept_and_nothing_else(trainer: Make) -> None:
+    made = trainer(training=EVERY_STEP | {"epochs": 3, "save_every": 3})
+    assert last_checkpoint(made.folder) is None
+    made.train()
+    assert CHECKPOINTS_KEPT == 2
+    assert [name for name in names(made.folder) if name != "writing"] == [
+        "checkpoint-12",
+        "checkpoint-9",
+    ]
+    assert last_checkpoint(made.folder) == made.folder / "checkpoint-12"
+    saved = load_file(made.folder / "checkpoint-12" / WEIGHTS)
+    assert saved["mix.logits"].equal(made.objective.mix.logits)
+    assert saved.keys() == made.objective.state_dict().keys()
+
+
+def test_there_is_a_checkpoint_after_every_epoch_and_now_and_then_within_one(
+    trainer: Make,
+) -> None:
+    saved: list[int] = []
+
+    class Watch(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            saved.append(state.global_step)
+
+    trainer(
+        training=EVERY_STEP | {"epochs": 3, "save_every": 2}, callbacks=[Watch()]
+    ).train()  # 4 steps an epoch
+    assert saved == [2, 4, 6, 8, 10, 12]
+    saved.clear()
+    trainer(
+        folder="other", training=EVERY_STEP | {"epochs": 2, "save_every": 100}, callbacks=[Watch()]
+    ).train()
+    assert saved == [4, 8]
+
+
+class Unsaveable(TrainerCallback, ExportableState):
+    """A callback whose state cannot be written from some step on: saving breaks off half-way."""
+
+    def __init__(self, from_step: int) -> None:
+        self.from_step, self.step = from_step, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.step = state.global_step
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {"from_step": 0}, "attributes": {"x": object()} if self.broken else {}}
+
+    @property
+    def broken(self) -> bool:
+        return self.step >= self.from_step
+
+
+def test_a_checkpoint_has_its_name_only_when_it_is_whole(trainer: Make) -> None:
+    training = EVERY_STEP | {"save_every": 1}
+    broken = trainer(training=training, callbacks=[Unsaveable(from_step=3)])
+    with pytest.raises(TypeError):
+        broken.train()
+    half = broken.folder / "writing" / "checkpoint-3"
+    assert (half / WEIGHTS).is_file()  # it was half-way
+    assert names(broken.folder) == ["checkpoint-1", "checkpoint-2", "writing"]
+    assert last_checkpoint(broken.folder) == broken.folder / "checkpoint-2"
+    resumed = trainer(training=training)
+    resumed.train(resume_from_checkpoint=str(last_checkpoint(broken.folder)))
+    straight = trainer(training=training, folder="straight")
+    straight.train()
+    for name, weight in straight.objective.state_dict().items():
+        assert resumed.objective.state_dict()[name].equal(weight), name
+    assert last_checkpoint(broken.folder) == broken.folder / "checkpoint-4"
