@@ -190,10 +190,13 @@ def remember(
     config: DistillConfig,
     reporter: Reporter,
 ) -> Teacher:
-    """The teacher's signals for the training rows: remembered if they fit the budget."""
+    """The teacher's signals for the training rows: remembered if that can be, else live."""
     needs = objective.teacher_needs
     live = LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs)
     rows = lesson.splits["train"]
+    if needs.padding:
+        reporter.say("the hidden loss looks at padding, so the teacher runs live on every batch")
+        return live
     size = signal_bytes(needs, live.hidden_size, sum(rows["length"])) / 2**30
     if size > config.teacher.memory_gb:
         reporter.say(

@@ -276,6 +276,17 @@ def test_signals_that_do_not_fit_are_asked_for_live(teacher: Classifier, data: T
         )
 
 
+def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data: TextData) -> None:
+    reporter = Listening()
+    chosen = config(data={"max_length": 16}).model_dump(exclude_unset=True)
+    recipe = DistillConfig.model_validate({**chosen, "preset": "tinybert"})
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, recipe, reporter=reporter)
+    assert any("looks at padding" in line for line in reporter.said)
+    assert "L_emb[tinybert_mean]" in result.record["formula"]
+    assert "L_sup" not in result.record["formula"]
+    assert {"loss_hidden", "loss_embedding", "loss_logit"} <= result.history[0].keys()
+
+
 def test_students_of_every_kind(teacher: Classifier, data: TextData, teacher_folder: Path) -> None:
     kinds = {
         "blocks": {"blocks": [0, 2]},
