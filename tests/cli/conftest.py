@@ -7,6 +7,7 @@ so that the same tests check a built wheel.
 import csv
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,8 +79,14 @@ def start(place: Path) -> Callable[..., subprocess.Popen[bytes]]:
 
     def begin(*arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:
         command = [*COMMAND, *map(str, arguments)]
+        # A shell that runs tests in the background has them ignore SIGINT, and so their children.
         return subprocess.Popen(
-            command, cwd=place, env=environment(), stderr=subprocess.PIPE, **how
+            command,
+            cwd=place,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **how,
         )
 
     return begin
