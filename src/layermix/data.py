@@ -445,6 +445,8 @@ def _find_classes(
             row,
         )
         return None
+    if task is not None and task not in TASKS:
+        table.problem(f"unknown task {task}; wanted one of {joined(TASKS)}, or no --data.task")
     known = TASKS.get(task or guess.lower())
     of_task = (known.label_names if known else None) or ()
     numbers = {str(index) for index in range(len(of_task))}
@@ -491,7 +493,7 @@ def _split_off(splits: Mapping[str, Dataset], table: Table) -> dict[str, Dataset
         f"there is no validation split: {len(validation)} of {len(splits['train'])} training rows, "
         "chosen by a hash of their text, were split off as validation"
     )
-    if len(set(train["label"])) < 2:
+    if len(set(train["label"][:])) < 2:
         table.findings.problem(
             table.source,
             "once a tenth is split off as validation, the training rows have one label only; "

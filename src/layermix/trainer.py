@@ -275,7 +275,7 @@ class Cadence(TrainerCallback):
 
 def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> TrainingArguments:
     """The Trainer's own settings; what the config does not name is fixed here, with its reason."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -295,6 +295,9 @@ def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> Train
         logging_nan_inf_filter=False,  # PartMeter finds them, and says which part
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    # On several GPUs Trainer would use DataParallel, which cannot gather an Output.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def schedule(name: str, warmup: float, total: int) -> Callable[[int], float]:

@@ -178,7 +178,13 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
-RESUMABLE = TRAINING | {"epochs": 3, "batch_size": 2, "accumulation": 2, "save_every": 3}
+RESUMABLE = TRAINING | {
+    "epochs": 3,
+    "batch_size": 2,
+    "accumulation": 2,
+    "save_every": 3,
+    "log_every": 5,
+}
 """13 rows: 7 batches, the last of one row; 4 steps an epoch, saved after 3, 4, 6, 8, 9, 12."""
 
 
