@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import datasets
 from datasets import Dataset
@@ -193,7 +193,7 @@ def read_unlabeled(
 
 
 def hold_out(
-    split: Dataset, fraction: float, purpose: str = "selection"
+    split: Dataset, fraction: float, purpose: Literal["selection", "validation"] = "selection"
 ) -> tuple[Dataset, Dataset]:
     """Split rows by a hash of their text alone: independent of seed, order and the other rows.
 
@@ -210,11 +210,15 @@ def hold_out(
     """
     held = [_hash(text, f"hold out for {purpose}") < fraction for text in _texts(split)]
     if all(held) or not any(held):
+        other = {
+            "validation": "a validation file",
+            "selection": "another --training.holdout_fraction",
+        }
         raise DataError(
             [
                 f"holding out {fraction:.0%} of {len(held)} training row(s), by a hash of their "
                 f"text, leaves none {'to train on' if all(held) else 'in the held-out part'}; "
-                "give a validation file, or more rows"
+                f"give {other[purpose]}, or more rows"
             ]
         )
     rows = range(len(held))

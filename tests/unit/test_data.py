@@ -631,7 +631,7 @@ def test_hold_out_keeps_equal_texts_together_and_refuses_an_empty_part() -> None
         (problem,) = problems_of(lambda fraction=fraction: hold_out(numbered(8), fraction))  # type: ignore[misc]
         assert left in problem
         assert "of 8 training row(s)" in problem
-        assert problem.endswith("give a validation file, or more rows")
+        assert problem.endswith("give another --training.holdout_fraction, or more rows")
 
 
 def test_rows_are_left_to_hold_out_once_validation_is_split_off() -> None:
