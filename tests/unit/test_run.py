@@ -311,6 +311,18 @@ def test_what_is_not_named_is_asked_for(tmp_path: Path) -> None:
         run.teach(TeachConfig())
 
 
+def test_the_tokenizer_that_was_given_is_not_changed(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    before = teacher.tokenizer.model_max_length
+    config = TeachConfig.model_validate({"training": {**CONFIG["training"], "epochs": 1}})
+    result = run.teach_from(teacher, data, config, out=tmp_path / "taught")
+    longest = result.record["data"]["max_length"]
+    assert teacher.tokenizer.model_max_length == before > longest
+    saved = AutoTokenizer.from_pretrained(tmp_path / "taught" / "teacher")
+    assert result.student.tokenizer.model_max_length == saved.model_max_length == longest
+
+
 def test_the_environment_says_what_a_repeat_needs() -> None:
     found = environment(3)
     assert found["seed"] == 3
