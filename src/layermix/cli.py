@@ -26,8 +26,10 @@ from layermix.config import (
     json_schema,
     load,
     section_kinds,
+    to_yaml,
 )
 from layermix.errors import LayermixError
+from layermix.folder import RunFolder
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
@@ -165,15 +167,18 @@ def _fail(message: str, code: int, debug: bool) -> typing.NoReturn:
     sys.exit(code)
 
 
-def _refused(error: Exception) -> str | None:
-    """What the operating system refused, if that is what happened; None means a fault of ours.
+NOT_WRITTEN = ("(os error ", "inline_container")
+"""What the exceptions of safetensors and torch hold when a file could not be written."""
 
-    Libraries that write weights wrap a full disk in exceptions of their own.
-    """
+
+def _refused(error: Exception) -> str | None:
+    """What the operating system refused, if that is what happened; None means a fault of ours."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
         where = "" if error.filename is None else f"{error.filename}: "
         return f"{where}{error.strerror} (--debug shows where)"
-    return f"{error} (--debug shows where)" if "No space left" in str(error) else None
+    if any(part in str(error) for part in NOT_WRITTEN):
+        return f"a file could not be written, is the disk full? ({error})"
+    return None
 
 
 @click.group(
@@ -252,6 +257,7 @@ def teach(
 ) -> None:
     """Fine-tune a teacher on labelled texts."""
     wanted = load(TeachConfig, config, _given(fields))
+    RunFolder(out, to_yaml(wanted), resume=resume, restart=restart)  # refused before slow imports
     from layermix import record, run
     from layermix.progress import Reporter
 
@@ -284,6 +290,7 @@ def distill(
     The student starts from half of the teacher's blocks unless --student… says otherwise.
     """
     wanted = load(DistillConfig, config, _given(fields))
+    RunFolder(out, to_yaml(wanted), resume=resume, restart=restart)  # refused before slow imports
     from layermix import record, run
     from layermix.progress import Reporter
 

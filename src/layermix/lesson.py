@@ -154,7 +154,7 @@ def check_teacher(
         f"({right / total:.1%}); always answering the commonest class is right on {share:.1%}. "
         "Fine-tune it on this task (`layermix teach`); check that its classes "
         f"{list(teacher.label_names)} stand in the data's order; or go on all the same with "
-        "--teacher.allow_weak true"
+        "--teacher.allow_weak"
     )
 
 

@@ -112,15 +112,16 @@ def evaluate(
         if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
             reporter.say(note)
     encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
+    length = _length(classifier)
     found: dict[str, dict[str, Any]] = {}
     for split, name in names.items():
         if split not in texts.splits:
             continue
-        rows, cut = tokenize_split(texts.splits[split], classifier.tokenizer, classifier.max_length)
+        rows, cut = tokenize_split(texts.splits[split], classifier.tokenizer, length)
         labels = np.asarray(rows["labels"])
         if not (labels != metrics.UNLABELLED).any():
             continue
-        _say_cut(reporter, name, cut, classifier.max_length)
+        _say_cut(reporter, name, cut, length)
         logits = logits_of(encoder, rows, collate, batch_size, reporter.track, name)
         found[name] = {"rows": len(labels), **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
@@ -192,8 +193,9 @@ def predict(
     parts = [name for name in ("text", "text_pair") if name in texts.column_names]
     names = classifier.label_names
     encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
-    rows, cut = tokenize_split(texts, classifier.tokenizer, classifier.max_length)
-    _say_cut(reporter, "the input", cut, classifier.max_length)
+    length = _length(classifier)
+    rows, cut = tokenize_split(texts, classifier.tokenizer, length)
+    _say_cut(reporter, "the input", cut, length)
     chances = metrics.softmax(
         logits_of(encoder, rows, collate, batch_size, reporter.track, "predicting")
     )
@@ -226,14 +228,24 @@ def _columns(classifier: Classifier, given: tuple[str, ...] | None) -> tuple[str
     Raises:
         ConfigError: If the model was trained on another number of texts.
     """
-    record = getattr(classifier.model.config, "layermix", None) or {}
-    trained = tuple(record.get("text_columns", ()))
+    trained = tuple(_trained_on(classifier).get("text_columns", ()))
     if given is not None and trained and len(given) != len(trained):
         raise ConfigError(
             f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
             f"{classifier.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
         )
     return given or trained or None
+
+
+def _trained_on(classifier: Classifier) -> Mapping[str, Any]:
+    """What a run wrote into the model's config; empty for a model made elsewhere."""
+    return getattr(classifier.model.config, "layermix", None) or {}
+
+
+def _length(classifier: Classifier) -> int:
+    """The longest input in training, or else the longest that the model takes, in tokens."""
+    length: int = _trained_on(classifier).get("max_length", classifier.max_length)
+    return length
 
 
 @contextmanager

@@ -1,18 +1,17 @@
 """One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
 
-import copy
 import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PrinterCallback
 
 from layermix import metrics
 from layermix.cache import MemoryTeacher, signal_bytes
@@ -403,10 +402,11 @@ class _Training:
         if "test" in self.lesson.splits:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]
-        tokenizer = copy.deepcopy(self.student.tokenizer)
-        tokenizer.model_max_length = self.lesson.max_length
-        # Kept in config.json, so that `predict` finds the same columns.
-        self.student.model.config.layermix = {"text_columns": list(self.lesson.texts.text_columns)}
+        # Kept in config.json, so that `predict` reads the same columns and cuts at the same length.
+        self.student.model.config.layermix = {
+            "text_columns": list(self.lesson.texts.text_columns),
+            "max_length": self.lesson.max_length,
+        }
         record = {
             "status": "ok",
             "task": self.lesson.texts.task,
@@ -430,9 +430,8 @@ class _Training:
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
         if run is not None:
-            self._write(role, record, tokenizer, history, reports, recorder, run)
-        student = replace(self.student, tokenizer=tokenizer)
-        return Result(student, reports, history, record, run.final if run else None)
+            self._write(role, record, history, reports, recorder, run)
+        return Result(self.student, reports, history, record, run.final if run else None)
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores on the test rows of the student that is saved, once."""
@@ -448,7 +447,6 @@ class _Training:
         self,
         role: str,
         record: dict[str, Any],
-        tokenizer: PreTrainedTokenizerBase,
         history: Sequence[Row],
         reports: Row,
         recorder: EpochRecorder,
@@ -456,7 +454,7 @@ class _Training:
     ) -> None:
         folder = run.work / role
         self.student.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        self.student.tokenizer.save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.iterdir())
         record[role]["bytes_on_disk"] = size
         write_text(folder / "README.md", model_card(record, role))

@@ -75,10 +75,15 @@ def cli(place: Path) -> Cli:
 
 @pytest.fixture(scope="session")
 def start(place: Path) -> Callable[..., subprocess.Popen[bytes]]:
-    """`start(arguments, …)`: a process of the command, not waited for; as `subprocess.Popen`."""
+    """`start(arguments, limit="", …)`: a process of the command, as `subprocess.Popen` has it.
 
-    def begin(*arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:
+    `limit` is a `ulimit` that holds for it, such as `-f 40`: no file of more than 40 blocks.
+    """
+
+    def begin(*arguments: str | Path, limit: str = "", **how: Any) -> subprocess.Popen[bytes]:
         command = [*COMMAND, *map(str, arguments)]
+        if limit:
+            command = ["sh", "-c", f'ulimit {limit} && exec "$@"', "sh", *command]
         # A shell that runs tests in the background has them ignore SIGINT, and so their children.
         return subprocess.Popen(
             command,

@@ -47,7 +47,8 @@ def test_help_and_wrong_configs_load_no_torch(place: Path) -> None:
     code = (
         "import sys\n"
         "from layermix.cli import main\n"
-        "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1']):\n"
+        "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1'],\n"
+        "              ['distill', '--out=.']):\n"
         "    try: main(words)\n"
         "    except SystemExit: pass\n"
         "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'datasets')))\n"
@@ -123,7 +124,7 @@ def test_distill_says_what_it_made_and_what_comes_next(distilled: Any, student: 
 def test_a_saved_model_knows_its_text_columns(teacher: Path, student: Path) -> None:
     for folder in (teacher / "teacher", student / "student"):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        assert config["layermix"] == {"text_columns": ["review"]}
+        assert config["layermix"]["text_columns"] == ["review"]
 
 
 def test_python_makes_the_same_run_as_the_command_line(
@@ -238,6 +239,17 @@ def test_a_full_disk_is_one_message(start: Start, student: Path, data: Path) -> 
         _, err = process.communicate()
     assert process.returncode == 1
     assert err.decode() == "Error: No space left on device (--debug shows where)\n"
+
+
+def test_weights_that_cannot_be_written_are_one_message(
+    start: Start, base: Path, data: Path, recipe: Any
+) -> None:
+    words = ("teach", "--model", base, "--data", data, *recipe, "--out=runs/large", "--quiet")
+    process = start(*words, limit="-f 40", stdout=subprocess.PIPE)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert err.startswith(b"Error: a file could not be written, is the disk full? (")
+    assert err.count(b"\n") == 1
 
 
 def test_a_closed_pipe_is_no_error(start: Start, student: Path, data: Path) -> None:

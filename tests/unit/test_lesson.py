@@ -65,7 +65,7 @@ def test_a_teacher_that_does_not_beat_the_commonest_class_is_refused(
         f"TEACHER: the teacher is right on {right} of 10 validation rows ({right / 10:.1%}); "
         f"always answering the commonest class is right on {most / 10:.1%}. Fine-tune it on this "
         "task (`layermix teach`); check that its classes ['LABEL_0', 'LABEL_1'] stand in the "
-        "data's order; or go on all the same with --teacher.allow_weak true"
+        "data's order; or go on all the same with --teacher.allow_weak"
     )
     allowed = lesson(pair, data)
     assert allowed.teacher_scores["validation"]["accuracy"] == right / 10

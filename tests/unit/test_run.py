@@ -16,7 +16,7 @@ from layermix.config import DistillConfig, TeachConfig, load
 from layermix.data import TextData
 from layermix.errors import ConfigError, NonFiniteLossError, RunExistsError
 from layermix.folder import RESULT
-from layermix.hf import Classifier, HFEncoder, copy_blocks
+from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
 from layermix.lesson import prepare
 from layermix.predict import logits_of
 from layermix.progress import Reporter
@@ -311,16 +311,19 @@ def test_what_is_not_named_is_asked_for(tmp_path: Path) -> None:
         run.teach(TeachConfig())
 
 
-def test_the_tokenizer_that_was_given_is_not_changed(
+def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     teacher: Classifier, data: TextData, tmp_path: Path
 ) -> None:
-    before = teacher.tokenizer.model_max_length
-    config = TeachConfig.model_validate({"training": {**CONFIG["training"], "epochs": 1}})
-    result = run.teach_from(teacher, data, config, out=tmp_path / "taught")
-    longest = result.record["data"]["max_length"]
-    assert teacher.tokenizer.model_max_length == before > longest
-    saved = AutoTokenizer.from_pretrained(tmp_path / "taught" / "teacher")
-    assert result.student.tokenizer.model_max_length == saved.model_max_length == longest
+    """The length of a training is on record for `predict`, and no limit for a later training."""
+    longest = teacher.tokenizer.model_max_length
+    short = {"data": {"max_length": 8}, "training": {**CONFIG["training"], "epochs": 1}}
+    run.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
+    taught = load_classifier(str(tmp_path / "taught"), data.label_names, named=data.named)
+    assert taught.model.config.layermix == {"text_columns": ["text"], "max_length": 8}
+    assert taught.tokenizer.model_max_length == teacher.tokenizer.model_max_length == longest
+    chosen = config(data={"max_length": 20})
+    result = run.distill_from(taught, copy_blocks(taught, 2), data, chosen)
+    assert result.record["data"]["max_length"] == 20
 
 
 def test_the_environment_says_what_a_repeat_needs() -> None:
