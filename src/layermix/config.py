@@ -63,6 +63,7 @@ HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
 PresetName = Literal["default", "paper", "tinybert"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Section(BaseModel):
@@ -226,6 +227,9 @@ class TrainingConfig(Section):
     """Rows per forward pass in evaluation."""
     batching: Literal["random", "by_length"] = "random"
     """random: batches as drawn. by_length: rows of similar length together, so less is padded."""
+    precision: Precision = "auto"
+    """Of the matrix products: bf16 (bfloat16 autocast; weights, mix and losses stay float32), fp32,
+    or auto: bf16 where the machine has instructions for it."""
     accumulation: Positive = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from layermix.machine import at_least_float32
+
 IGNORED = -100
 """The label of a row that has none; L_sup is 0 there."""
 
@@ -111,8 +113,7 @@ def hidden_tinybert_mean(student: Layers, target: Layers, mask: Bool[Tensor, "B 
 
 def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:
     """‖P h − h~‖² of every token, in float32 (or float64) whatever the precision of the pass."""
-    precise = torch.promote_types(student.dtype, torch.float32)
-    difference = student.to(precise) - target.to(precise)
+    difference = at_least_float32(student) - at_least_float32(target)
     norms: Tensor = torch.linalg.vecdot(difference, difference)
     return norms
 

@@ -4,7 +4,7 @@ It works without any trainer: `objective(batch, teacher_signal)` gives the loss 
 `param_groups(objective, …)` what to give an optimiser.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layermix.config import DistillConfig, LossConfig
 from layermix.errors import ConfigError
 from layermix.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.machine import at_least_float32, choose_precision, fast_pass
 from layermix.mixing import MixPlan, Mixture, build_mix, plan_mix
 from layermix.seeds import derive, seeded
 from layermix.signals import Batch, Needs, Signal
@@ -80,6 +81,7 @@ class Objective(nn.Module):
         mix: `mix(student, teacher) -> Mixture`, both (layers, B, T, D); an `nn.Module` of your own
             will do.
         projection: P; needed if the hidden or the embedding loss has a weight.
+        precision: Of the products in student and P; mix and losses are float32 always.
 
     Raises:
         ConfigError: If every weight is 0.
@@ -98,8 +100,10 @@ class Objective(nn.Module):
         plan: MixPlan | None = None,
         mix: nn.Module | None = None,
         projection: nn.Module | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        self.precision = precision
         if loss.hidden_weight and (plan is None or mix is None or projection is None):
             raise ValueError("the hidden loss has a weight, so plan, mix and projection are needed")
         if loss.embedding_weight and projection is None:
@@ -146,7 +150,7 @@ class Objective(nn.Module):
             num_items: Number of examples in the whole accumulated, global batch; the sum over this
                 batch's examples is divided by it (default: this batch's own number).
         """
-        student: Signal = self.student(batch, self.student_needs)
+        student, projected, embedded = self._pass(batch)
         examples = student.logits.shape[0]
         terms: dict[str, Tensor] = {}  # each (B,)
         mixture: Mixture | None = None
@@ -157,13 +161,12 @@ class Objective(nn.Module):
         if teacher is not None and "logit" in self.weights:
             terms["logit"] = self.logit(student.logits, teacher.logits, self.loss.temperature)
         if teacher is not None and "hidden" in self.weights:
-            projected = self.projection(student.select(self.student_needs.layers))
             mixture = self.mix(projected, teacher.select(self.teacher_needs.layers))
             terms["hidden"] = self.hidden(projected, mixture.targets, student.mask)
             if "entropy" in self.weights:
                 terms["entropy"] = mixture.entropy.sum().expand(examples)
         if teacher is not None and "embedding" in self.weights:
-            pair: Any = self.projection.embedding(student.embedding), teacher.embedding
+            pair: Any = embedded, teacher.embedding
             terms["embedding"] = self.hidden(*(one[None] for one in pair), student.mask)
         total = torch.stack([self.weights[name] * term.sum() for name, term in terms.items()]).sum()
         return Output(
@@ -173,6 +176,19 @@ class Objective(nn.Module):
             weights=mixture.weights.detach() if mixture else None,
             entropy=mixture.entropy.detach() if mixture else None,
         )
+
+    def _pass(self, batch: Batch) -> tuple[Signal, Any, Any]:
+        """The student's signal, and its hidden states and embedding output projected, if asked."""
+        projected = embedded = None
+        with fast_pass(next(self.parameters()).device, self.precision):
+            student: Signal = self.student(batch, self.student_needs)
+            if "hidden" in self.weights:
+                hidden = student.select(self.student_needs.layers)
+                projected = at_least_float32(self.projection(hidden))
+            if "embedding" in self.weights:
+                embedded = at_least_float32(self.projection.embedding(student.embedding))
+        student = replace(student, logits=at_least_float32(student.logits))
+        return student, projected, embedded
 
     def formula(self) -> str:
         """The objective as a line of mathematics, with the numbers it runs with."""
@@ -221,7 +237,8 @@ def build_objective(
         layers = len(plan.student_layers) if plan else 0
         with seeded(config.seed, "projection"):
             projection = Projection(student.hidden_size, teacher_width, layers, config.loss)
-    return Objective(student, config.loss, plan, mix, projection)
+    precision = choose_precision(config.training.precision)
+    return Objective(student, config.loss, plan, mix, projection, precision)
 
 
 def param_groups(

@@ -18,17 +18,13 @@ from layermix.config import DataConfig
 from layermix.data import load_texts, read_unlabeled
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError
 from layermix.hf import Classifier, HFEncoder, align_labels, load_classifier
+from layermix.machine import default_device
 from layermix.progress import Reporter
 from layermix.signals import Batch
 from layermix.sources import Quoting
 from layermix.tokens import Collator, tokenize_split
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-
-def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def moved(value: Any, device: torch.device) -> Any:

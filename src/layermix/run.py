@@ -38,8 +38,9 @@ from layermix.hf import (
     load_classifier,
 )
 from layermix.lesson import Lesson, prepare, tokenize_for
+from layermix.machine import choose_precision, default_device, reuse_memory
 from layermix.objective import Objective, build_objective
-from layermix.predict import default_device, logits_of, moved
+from layermix.predict import logits_of, moved
 from layermix.progress import Reporter
 from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
 from layermix.signals import Batch, Teacher
@@ -322,7 +323,8 @@ def teach_from(
     for note in (*lesson.notes, *model.notes):
         reporter.say(note)
     supervised_only = LossConfig(logit_weight=0, hidden_weight=0, entropy_weight=0)
-    objective = Objective(HFEncoder(model.model), supervised_only)
+    precision = choose_precision(config.training.precision)
+    objective = Objective(HFEncoder(model.model), supervised_only, precision=precision)
     training = _Training(objective, None, lesson, model, config.training, MixConfig(), config.seed)
     return training.run("teacher", "teacher", {}, run, reporter)
 
@@ -368,6 +370,7 @@ class _Training:
         reporter: Reporter,
     ) -> Result:
         started = time.monotonic()
+        reuse_memory()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
         with reporter.training(name) as bar:
@@ -427,6 +430,7 @@ class _Training:
                 "cut": dict(self.lesson.cut),
             },
             "notes": list(self.lesson.notes),
+            "precision": str(self.objective.precision).removeprefix("torch."),
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
         if run is not None:

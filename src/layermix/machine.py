@@ -1,0 +1,133 @@
+"""What makes a step fast on the machine at hand, whatever is computed: precision, dropout, memory.
+
+On a CPU half of a small student's step is not arithmetic: drawing dropout masks one by one, and
+getting fresh memory from the kernel. docs/performance.md has the measurements.
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from layermix.config import Precision
+
+_STEPS = 2**16  # probabilities that 16 random bits can tell apart
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(wanted: Precision) -> torch.dtype:
+    """The precision of the matrix products: bfloat16 where the machine has instructions for it.
+
+    Args:
+        wanted: `auto` looks at the machine; the others are taken as they are.
+
+    Examples:
+        >>> choose_precision("fp32")
+        torch.float32
+    """
+    native = has_bfloat16(default_device()) if wanted == "auto" else wanted == "bf16"
+    return torch.bfloat16 if native else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself; emulated it would be slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu: Any = torch.cpu
+    return device.type == "cpu" and bool(
+        cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    )
+
+
+@contextmanager
+def fast_pass(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """Run a forward pass in `precision` (weights stay float32), on a CPU with `QuickDropout`."""
+    with ExitStack() as stack:
+        if precision != torch.float32:
+            stack.enter_context(torch.autocast(device.type, precision))
+        if device.type == "cpu":
+            stack.enter_context(QuickDropout())
+        yield
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A tensor in float32, or as it is if it is more precise."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class QuickDropout(TorchFunctionMode):
+    """Dropout whose masks take 16 random bits per element instead of a draw each.
+
+    The probability is rounded to 1/65,536, and what is kept is scaled by the rounded one, so the
+    expectation is exact. The bits come from torch's generator, so a resumed run draws the same.
+    Attention is written out where it has dropout, as torch itself does on a CPU.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Stand in for dropout and attention with dropout; let everything else through."""
+        kwargs = kwargs or {}
+        if func is functional.dropout:
+            return _dropout(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention and _simple(**kwargs):
+            return _attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    dropped = round(p * _STEPS)
+    if not training or dropped in (0, _STEPS):
+        return functional.dropout(input, p, training, inplace)
+    words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: input.numel()].view(input.shape)
+    kept = (bits >= dropped - _STEPS // 2).to(input.dtype)
+    return input * kept.mul_(_STEPS / (_STEPS - dropped))
+
+
+def _simple(
+    dropout_p: float = 0.0, is_causal: bool = False, enable_gqa: bool = False, **_: Any
+) -> bool:
+    return dropout_p > 0 and not is_causal and not enable_gqa
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return _dropout(scores.softmax(-1), dropout_p) @ value
+
+
+def reuse_memory() -> bool:
+    """Let this process keep memory that it frees, for the next step; whether that could be set.
+
+    glibc gives large blocks back to the kernel, which then has to clear new ones in every step:
+    a quarter of a small student's step. Only glibc is told; elsewhere nothing is done.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return False
+    mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
+    return bool(libc.mallopt(mmap_max, 0) and libc.mallopt(trim_threshold, 2**31 - 1))

@@ -1,0 +1,165 @@
+"""Quick dropout is dropout, attention with it is attention, and precision is what was asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import BertForSequenceClassification
+
+from layermix import machine
+from layermix.machine import QuickDropout, choose_precision, fast_pass, reuse_memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_the_share_asked_for_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    ones = torch.ones(1000, 401)
+    with QuickDropout():
+        dropped = functional.dropout(ones, p)
+    kept = dropped[dropped != 0]
+    share, spread = 1 - kept.numel() / ones.numel(), (p * (1 - p) / ones.numel()) ** 0.5
+    assert abs(share - p) < 4 * spread
+    assert kept.unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
+
+
+def test_dropped_elements_are_independent_of_their_neighbours() -> None:
+    """Four of them share a 64-bit word."""
+    torch.manual_seed(0)
+    with QuickDropout():
+        dropped = (functional.dropout(torch.ones(200_000, 4), 0.5) == 0).double()
+    correlation = torch.corrcoef(dropped.T) - torch.eye(4)
+    assert correlation.abs().max() < 5 / 200_000**0.5
+
+
+def test_every_dropout_draws_anew_and_a_seed_repeats_it() -> None:
+    ones = torch.ones(5, 77)
+    with QuickDropout():
+        torch.manual_seed(3)
+        first, second = functional.dropout(ones, 0.5), functional.dropout(ones, 0.5)
+        torch.manual_seed(3)
+        again = functional.dropout(ones, 0.5)
+    assert not first.equal(second)
+    assert first.equal(again)
+
+
+def test_the_gradient_flows_where_values_do() -> None:
+    values = torch.randn(6, 7, requires_grad=True)
+    with QuickDropout():
+        dropped = functional.dropout(values, 0.4)
+    dropped.sum().backward()  # type: ignore[no-untyped-call]
+    assert values.grad is not None
+    assert (values.grad != 0).equal(dropped != 0)
+    torch.testing.assert_close(values.grad * values, dropped)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.5, False), (0.0, True), (1.0, True)])
+def test_the_borders_are_those_of_torch(p: float, training: bool) -> None:
+    values = torch.randn(4, 4)
+    with QuickDropout():
+        found = functional.dropout(values, p, training)
+    assert found.equal(functional.dropout(values, p, training))
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_attention_is_that_of_torch_but_for_the_mask(kind: str) -> None:
+    """So rare a dropout that hardly anything is dropped: what is left is attention."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 5, 8).unbind()
+    allowed = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    allowed[1, :, :, 3:] = False
+    mask = {
+        "none": None,
+        "bool": allowed,
+        "float": torch.where(allowed, 0.0, torch.finfo(torch.float32).min),
+    }[kind]
+    for scale in (None, 0.3):
+        expected = functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+        with QuickDropout():
+            found = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=2**-16, scale=scale
+            )
+        assert not found.equal(expected)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_is_not_simple_is_left_to_torch() -> None:
+    query = torch.randn(1, 2, 5, 8)
+    with QuickDropout():
+        causal = functional.scaled_dot_product_attention(
+            query, query, query, is_causal=True, dropout_p=0.0
+        )
+    expected = functional.scaled_dot_product_attention(query, query, query, is_causal=True)
+    assert causal.equal(expected)
+
+
+def test_a_model_in_training_goes_through_it(
+    bert: Callable[..., BertForSequenceClassification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    dropout = machine._dropout
+
+    def watched(tensor: torch.Tensor, *options: Any, **named: Any) -> torch.Tensor:
+        shapes.append(tuple(tensor.shape))
+        return dropout(tensor, *options, **named)
+
+    monkeypatch.setattr(machine, "_dropout", watched)
+    model = bert(2, 16, dropout=0.1).train()
+    with fast_pass(CPU, torch.float32):
+        model(input_ids=torch.tensor([[2, 7, 8, 3]]))
+    scores = [shape for shape in shapes if shape == (1, 2, 4, 4)]
+    assert len(scores) == 2  # attention of both blocks
+    assert len(shapes) == 2 + 1 + 2 * 2 + 1  # embeddings, two per block, head
+
+
+def test_precision_is_that_of_the_products_only(
+    bert: Callable[..., BertForSequenceClassification],
+) -> None:
+    model, inputs = bert(2, 16, dropout=0.0), torch.tensor([[2, 7, 8, 3]])
+    exact = model(inputs).logits
+    with fast_pass(CPU, torch.float32):
+        assert model(inputs).logits.equal(exact)
+    with fast_pass(CPU, torch.bfloat16):
+        rough = model(inputs).logits
+    assert rough.dtype == torch.bfloat16
+    assert not rough.float().equal(exact)
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_auto_takes_bfloat16_only_where_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_precision("fp32") == torch.float32
+    assert choose_precision("bf16") == torch.bfloat16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(machine, "has_bfloat16", lambda _, native=native: native)
+        assert choose_precision("auto") == expected
+
+
+def test_bfloat16_of_a_processor_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for avx512, amx, expected in ((True, False, True), (False, True, True), (False, False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
+        assert machine.has_bfloat16(CPU) is expected
+    asked: list[bool] = []
+
+    def cuda(including_emulation: bool) -> bool:
+        asked.append(including_emulation)
+        return True
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", cuda)
+    assert machine.has_bfloat16(torch.device("cuda"))
+    assert asked == [False]
+
+
+def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_linux = machine.sys.platform.startswith("linux")
+    assert reuse_memory() == (
+        on_linux and hasattr(machine.ctypes.CDLL(None), "gnu_get_libc_version")
+    )
+    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    assert not reuse_memory()
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: object())
+    assert not reuse_memory()
