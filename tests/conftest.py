@@ -4,7 +4,7 @@ Shapes in the heart are checked at run time wherever tests reach it.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,14 @@ TEACHER_DEPTH, TEACHER_WIDTH = 4, 32
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> None:
     datasets.disable_progress_bars()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Teacher signals of tests stay out of the user's cache; processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAYERMIX_CACHE", str(tmp_path_factory.mktemp("signals")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -85,9 +85,6 @@ class TeacherConfig(OneWord):
     """Folder or hub id of a fine-tuned sequence classifier, or a run folder made by `teach`."""
     allow_weak: bool = False
     """Go on although the teacher does not beat always answering the commonest class."""
-    memory_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Compute the teacher's signals once and keep them in memory if they need at most this many GB.
-    """
 
 
 class StudentConfig(OneWord):
@@ -214,6 +211,9 @@ class LossConfig(Section):
     """P of equation (3): one matrix for all student layers, or one each."""
     projection_bias: bool = False
     """Whether P has a bias."""
+    projection_start: Literal["auto", "identity", "random"] = "auto"
+    """Where P starts: identity needs equal widths, and leaves copied blocks what they know; auto is
+    identity where the widths are equal, else random."""
 
 
 class TrainingConfig(Section):
@@ -254,6 +254,22 @@ class TrainingConfig(Section):
     """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
 
 
+class CacheConfig(Section):
+    """The teacher's signals on disk: computed once per text, shared by all runs on the machine."""
+
+    use: bool = True
+    """Keep them; otherwise the teacher runs on every batch."""
+    folder: Source | None = None
+    """Where (default: $LAYERMIX_CACHE, or layermix/signals in the user's cache folder)."""
+    max_gb: Annotated[float, Field(ge=0)] = 50.0
+    """Most space, in GB, that the folder may take; what does not fit is computed on every batch."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """How hidden states are stored."""
+    precision: Precision = "auto"
+    """How they are computed; auto: bf16 where the machine has instructions for it and the teacher's
+    predictions stay the same."""
+
+
 class Run(Section):
     """What a whole config has beyond its fields: sections in short, and values to start from."""
 
@@ -286,6 +302,7 @@ class DistillConfig(Run):
     mix: MixConfig = MixConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    cache: CacheConfig = CacheConfig()
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

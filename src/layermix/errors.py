@@ -42,6 +42,10 @@ class WeakTeacherError(ModelError):
     """The teacher knows no more about the task than always answering the commonest class."""
 
 
+class CacheError(LayermixError):
+    """Teacher signals cannot be stored, or not as they were wanted."""
+
+
 class NonFiniteLossError(LayermixError):
     """A part of the loss became NaN or infinite; training stopped before it could be saved."""
 

@@ -45,6 +45,17 @@ class Projection(nn.Module):
     """P of equation (3): student width -> teacher width, shared by all layers or one each.
 
     The embedding pair uses the shared matrix, or else one of its own (the last).
+
+    Args:
+        student: Its hidden size, d.
+        teacher: Its hidden size, D.
+        layers: Number of student layers that are taught, K.
+        config: One matrix or several, with a bias or not, and where they start. A random start
+            turns hidden states about, so copied blocks unlearn before they learn: with equal
+            widths the default starts from the identity.
+
+    Raises:
+        ConfigError: If an identity is wanted between different widths.
     """
 
     def __init__(self, student: int, teacher: int, layers: int, config: LossConfig) -> None:
@@ -52,9 +63,18 @@ class Projection(nn.Module):
         self.shared = config.projection == "shared"
         extra = config.embedding_weight > 0
         matrices = 1 if self.shared else layers + extra
-        self.matrices = nn.ModuleList(
-            nn.Linear(student, teacher, bias=config.projection_bias) for _ in range(matrices)
-        )
+        made = [nn.Linear(student, teacher, config.projection_bias) for _ in range(matrices)]
+        self.matrices = nn.ModuleList(made)
+        if config.projection_start == "identity" and student != teacher:
+            raise ConfigError(
+                f"loss.projection_start is identity, but the student is {student} wide and the "
+                f"teacher {teacher}; use random, or a student as wide as its teacher"
+            )
+        if config.projection_start != "random" and student == teacher:
+            for matrix in made:
+                nn.init.eye_(matrix.weight)
+                if matrix.bias is not None:
+                    nn.init.zeros_(matrix.bias)
 
     def forward(self, hidden: Float[Tensor, "K B T d"]) -> Float[Tensor, "K B T D"]:
         """Project every taught layer."""

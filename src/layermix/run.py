@@ -14,7 +14,6 @@ import yaml
 from transformers import PrinterCallback
 
 from layermix import metrics
-from layermix.cache import MemoryTeacher, signal_bytes
 from layermix.card import model_card
 from layermix.config import (
     DistillConfig,
@@ -38,13 +37,13 @@ from layermix.hf import (
     load_classifier,
 )
 from layermix.lesson import Lesson, prepare, tokenize_for
-from layermix.machine import choose_precision, default_device, reuse_memory
+from layermix.machine import choose_precision, reuse_memory
 from layermix.objective import Objective, build_objective
-from layermix.predict import logits_of, moved
+from layermix.predict import logits_of
 from layermix.progress import Reporter
 from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
-from layermix.signals import Batch, Teacher
-from layermix.teacher import LiveTeacher
+from layermix.remember import signals_for
+from layermix.signals import Teacher
 from layermix.trainer import DistillTrainer, last_checkpoint
 
 Row = Mapping[str, Any]
@@ -184,34 +183,6 @@ def distill_from(
     return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
 
 
-def remember(
-    lesson: Lesson,
-    teacher: Classifier,
-    objective: Objective,
-    config: DistillConfig,
-    reporter: Reporter,
-) -> Teacher:
-    """The teacher's signals for the training rows: remembered if that can be, else live."""
-    needs = objective.teacher_needs
-    live = LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs)
-    rows = lesson.splits["train"]
-    if needs.padding:
-        reporter.say("the hidden loss looks at padding, so the teacher runs live on every batch")
-        return live
-    size = signal_bytes(needs, live.hidden_size, sum(rows["length"])) / 2**30
-    if size > config.teacher.memory_gb:
-        reporter.say(
-            f"the teacher's signals would need {size:.1f} GB, more than teacher.memory_gb "
-            f"{config.teacher.memory_gb:g}: the teacher runs live on every batch"
-        )
-        return live
-
-    def collate(chosen: list[Any]) -> Batch:
-        return moved(lesson.collate(chosen), default_device())  # type: ignore[no-any-return]
-
-    return MemoryTeacher(live, rows, collate, reporter.track)
-
-
 def distill_lesson(
     lesson: Lesson,
     teacher: Classifier,
@@ -245,7 +216,7 @@ def distill_lesson(
     objective = build_objective(HFEncoder(student.model), depth, width, config)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
-        signals = remember(lesson, teacher, objective, config, reporter)
+        signals = signals_for(lesson, teacher, objective, config, reporter)
     extra = {
         "teacher": {
             "from": teacher.source,

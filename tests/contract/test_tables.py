@@ -165,6 +165,7 @@ OTHERWISE: dict[str, list[Any]] = {
     "loss.entropy_weight": [0, -0.1, 1],
     "loss.projection": ["per_layer"],
     "loss.projection_bias": [True],
+    "loss.projection_start": ["random"],
 }
 OPTIONS = [(name, value) for name, values in OTHERWISE.items() for value in values]
 IN_THE_TRAINER = ("mix.learning_rate", "mix.schedule")
@@ -194,7 +195,7 @@ def first_step(
     def measure(sections: dict[str, Any]) -> dict[str, Tensor]:
         config = DistillConfig.model_validate(sections)
         kind = config.loss.supervised
-        student, teacher = bert(2, 16, dropout=0, seed=1), HFEncoder(bert(4, 32, seed=2))
+        student, teacher = bert(2, 32, dropout=0, seed=1), HFEncoder(bert(4, 32, seed=2))
         labels = batch["labels"]
         if kind == "mse":  # one number
             labels = labels.float()

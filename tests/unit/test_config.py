@@ -372,7 +372,7 @@ TRAINING = sections(
 DISTILL = sections(
     preset=st.sampled_from(list(PRESETS)),
     seed=st.integers(0, 2**31 - 1),
-    teacher=sections(model=NAMES, allow_weak=st.booleans(), memory_gb=st.floats(0, 1e3)),
+    teacher=sections(model=NAMES, allow_weak=st.booleans()),
     student=STUDENTS,
     data=DATA,
     mix=sections(strategy=st.sampled_from(["fixed", "learned"]), teacher_layers=LAYERS),
@@ -382,6 +382,7 @@ DISTILL = sections(
         projection_bias=st.booleans(),
     ),
     training=TRAINING,
+    cache=sections(use=st.booleans(), max_gb=st.floats(0, 1e3)),
 )
 TEACH = sections(seed=st.integers(0, 99), model=NAMES, data=DATA, training=TRAINING)
 

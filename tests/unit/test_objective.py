@@ -10,6 +10,7 @@ from layermix.config import DistillConfig, LossConfig
 from layermix.errors import ConfigError
 from layermix.mixing import FixedMix, MixPlan, SoftmaxMix
 from layermix.objective import Objective, Projection, build_objective, param_groups
+from layermix.seeds import seeded
 from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
 
 EXAMPLES, TOKENS, DEPTH, TEACHER_DEPTH, NARROW, WIDE, CLASSES = 3, 4, 2, 6, 5, 8, 2
@@ -244,6 +245,30 @@ def test_projections(config: str, bias: bool) -> None:
     first, second = made(hidden)
     assert first.allclose(second) is (config == "shared")
     assert made.embedding(hidden[0]).allclose(first) is (config == "shared")
+
+
+@pytest.mark.parametrize("config", ["shared", "per_layer"])
+def test_a_projection_between_equal_widths_starts_as_the_identity(config: Any) -> None:
+    hidden = torch.randn(2, 3, 4, WIDE)
+    for start, same in (("auto", True), ("identity", True), ("random", False)):
+        loss = LossConfig(projection=config, projection_bias=True, projection_start=start)
+        made = Projection(WIDE, WIDE, 2, loss)
+        assert made(hidden).equal(hidden) is same
+        assert all(matrix.weight.requires_grad for matrix in made.matrices)
+
+
+def test_a_projection_between_other_widths_starts_at_random() -> None:
+    with seeded(0, "projection"):
+        auto = Projection(NARROW, WIDE, 1, LossConfig())
+    with seeded(0, "projection"):
+        random = Projection(NARROW, WIDE, 1, LossConfig(projection_start="random"))
+    assert auto.matrices[0].weight.equal(random.matrices[0].weight)
+    with pytest.raises(ConfigError) as caught:
+        Projection(NARROW, WIDE, 1, LossConfig(projection_start="identity"))
+    assert str(caught.value) == (
+        f"loss.projection_start is identity, but the student is {NARROW} wide and the teacher "
+        f"{WIDE}; use random, or a student as wide as its teacher"
+    )
 
 
 def test_starts_depend_on_the_seed_alone() -> None:

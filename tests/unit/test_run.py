@@ -259,23 +259,6 @@ def test_a_stopped_run_is_recorded_and_goes_on(
         assert (out / file).read_bytes() == (straight / file).read_bytes()
 
 
-def test_signals_that_do_not_fit_are_asked_for_live(teacher: Classifier, data: TextData) -> None:
-    reporter = Listening()
-    live = run.distill_from(
-        teacher,
-        copy_blocks(teacher, 2),
-        data,
-        config(teacher={"memory_gb": 0}),
-        reporter=reporter,
-    )
-    assert any("runs live" in line for line in reporter.said)
-    remembered = run.distill_from(teacher, copy_blocks(teacher, 2), data, config())
-    for name in ("nll", "accuracy"):
-        assert live.metrics["last"]["validation"][name] == pytest.approx(
-            remembered.metrics["last"]["validation"][name], rel=1e-4
-        )
-
-
 def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data: TextData) -> None:
     reporter = Listening()
     chosen = config(data={"max_length": 16}).model_dump(exclude_unset=True)

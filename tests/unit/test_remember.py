@@ -1,0 +1,263 @@
+"""Which teacher a run gets, and what is said of it before the work."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, BertTokenizer
+
+from layermix import remember
+from layermix.cache import CachedTeacher
+from layermix.config import CacheConfig, DistillConfig
+from layermix.data import TextData
+from layermix.encoder import Classifier, HFEncoder
+from layermix.lesson import Lesson, prepare
+from layermix.objective import build_objective
+from layermix.progress import Reporter
+from layermix.remember import agree, cache_folder, open_cache, signals_for
+from layermix.run import distill_from
+from layermix.signals import Needs, Teacher
+from layermix.store import MANIFEST
+from layermix.students import copy_blocks
+from layermix.teacher import LiveTeacher
+
+ROWS = 26
+
+
+class Listening(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def teacher(bert: Callable[..., BertForSequenceClassification], tokenizer: Any) -> Classifier:
+    return Classifier(bert(4, 16, seed=2), tokenizer, "a tiny teacher")
+
+
+@pytest.fixture
+def data(texts: Callable[..., TextData]) -> TextData:
+    return texts(ROWS, 10)
+
+
+def settings(folder: Path, **cache: Any) -> DistillConfig:
+    return DistillConfig.model_validate(
+        {
+            "teacher": {"allow_weak": True},
+            "training": {"epochs": 2, "batch_size": 4, "log_every": 1, "precision": "fp32"},
+            "cache": {"folder": str(folder), "precision": "fp32", **cache},
+        }
+    )
+
+
+Ask = Callable[..., tuple[Teacher, list[str]]]
+
+
+@pytest.fixture
+def ask(teacher: Classifier, data: TextData) -> Ask:
+    """`ask(config)`: the teacher that a run with this config gets, and what is said."""
+
+    def asked(config: DistillConfig) -> tuple[Teacher, list[str]]:
+        student = copy_blocks(teacher, 2)
+        reporter = Listening()
+        lesson = prepare(teacher, student, data, config, reporter)
+        objective = build_objective(HFEncoder(student.model), 4, 16, config)
+        return signals_for(lesson, teacher, objective, config, reporter), reporter.said
+
+    return asked
+
+
+def test_the_size_is_told_and_right_before_and_after(ask: Ask, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    found, (told,) = ask(config)
+    assert isinstance(found, CachedTeacher)
+    tokens = sum(place.tokens for place in found.store.places.values())
+    size = tokens * 2 * 16 * 2 + ROWS * (16 + 4 + 2 * 4)
+    assert told == (
+        f"teacher signals: {ROWS} texts, {tokens} tokens, 2 layers × 16 in float16, computed in "
+        f"float32: {size / 1e9:.2f} GB, of which 0% is in {found.store.folder}"
+    )
+    assert size < found.store.bytes_on_disk < size + 1000
+    _, (again,) = ask(config)
+    assert again == told.replace(" 0% ", " 100% ")
+
+
+def test_logits_alone_need_no_layers(ask: Ask, tmp_path: Path) -> None:
+    config = settings(tmp_path).model_copy(
+        update={"loss": settings(tmp_path).loss.model_copy(update={"hidden_weight": 0})}
+    )
+    found, (told,) = ask(config)
+    assert found.provides == Needs()
+    assert " no layers in float16" in told
+
+
+@pytest.mark.parametrize(
+    ("cache", "free", "told"),
+    [
+        ({"max_gb": 0}, 10**12, "cache.max_gb 0, of which 0.00 GB are used"),
+        ({}, 2**30 + 10, "the 1.07 GB that are free, less 1.07 to spare"),
+        ({"use": False}, 10**12, "cache.use is off: the teacher runs live on every batch"),
+    ],
+)
+def test_what_does_not_fit_is_asked_for_live_and_said(
+    ask: Ask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: dict[str, Any],
+    free: int,
+    told: str,
+) -> None:
+    monkeypatch.setattr(remember, "free_bytes", lambda _: free)
+    found, said = ask(settings(tmp_path, **cache))
+    assert isinstance(found, LiveTeacher)
+    assert told in said[-1]
+    assert "the teacher runs live on every batch" in said[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_read_although_there_is_no_room_for_more(ask: Ask, tmp_path: Path) -> None:
+    ask(settings(tmp_path))
+    found, _ = ask(settings(tmp_path, max_gb=0))
+    assert isinstance(found, CachedTeacher)
+
+
+def test_the_space_used_counts_all_stores(ask: Ask, tmp_path: Path) -> None:
+    ask(settings(tmp_path, dtype="float32"))
+    found, said = ask(settings(tmp_path, max_gb=1.7e-5))
+    assert isinstance(found, LiveTeacher)
+    assert "cache.max_gb 1.7e-05" in said[-1]
+    found, _ = ask(settings(tmp_path, max_gb=1))
+    assert isinstance(found, CachedTeacher)
+
+
+def test_training_is_the_same_with_and_without_the_cache(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    exact, half, live = (
+        distill_from(teacher, copy_blocks(teacher, 2), data, settings(tmp_path, **cache)).history
+        for cache in ({"dtype": "float32"}, {}, {"use": False})
+    )
+    for name, bound in (("loss", 1e-5), ("loss_hidden", 1e-4)):
+        expected = [line[name] for line in live if name in line]
+        assert len(expected) == 14
+        if name == "loss":
+            assert [line[name] for line in exact if name in line] == pytest.approx(
+                expected, abs=bound
+            )
+        assert [line[name] for line in half if name in line] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_second_run_reads_what_the_first_has_stored(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    distill_from(teacher, copy_blocks(teacher, 2), data, settings(tmp_path))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    other = settings(tmp_path).model_copy(update={"seed": 5})
+    distill_from(teacher, copy_blocks(teacher, 2), data, other)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+def test_a_damaged_shard_is_said_and_mended_by_the_next_run(ask: Ask, tmp_path: Path) -> None:
+    found, _ = ask(settings(tmp_path))
+    assert isinstance(found, CachedTeacher)
+    (shard,) = found.store.folder.glob("*.safetensors")
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-9] + b"X" + content[-8:])
+    _, said = ask(settings(tmp_path))
+    assert said[0].endswith(f"(wrong checksum); its {ROWS} rows are computed again")
+    assert shard.read_bytes() == content
+    (found.store.folder / MANIFEST).unlink()
+    _, said = ask(settings(tmp_path))
+    assert "it is gone, and 1 shards with it; its signals are computed again" in said[0]
+    assert shard.read_bytes() == content
+
+
+@pytest.fixture
+def lesson(teacher: Classifier, data: TextData, tmp_path: Path) -> Lesson:
+    return prepare(teacher, copy_blocks(teacher, 2), data, settings(tmp_path), Listening())
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_bfloat16_is_taken_if_the_predictions_stay_the_same(
+    teacher: Classifier,
+    lesson: Lesson,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    same: bool,
+) -> None:
+    reporter = Listening()
+    monkeypatch.setattr(remember, "agree", lambda *_: same)
+    config = settings(tmp_path, precision="bf16")
+    store, _ = open_cache(lesson, teacher, Needs((1,)), config, reporter)
+    assert store.identity.precision == ("bfloat16" if same else "float32")
+    remember.filled(lesson, teacher, store, reporter)
+    monkeypatch.setattr(remember, "agree", lambda *_: pytest.fail("it is known already"))
+    if same:
+        again, size = open_cache(lesson, teacher, Needs((1,)), config, reporter)
+        assert again.identity == store.identity
+        assert size.missing == 0
+
+
+def test_a_prediction_that_bfloat16_changes_is_found(
+    teacher: Classifier, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Listening()
+    monkeypatch.setattr(remember, "PROBED", 5)
+
+    class Wavering(LiveTeacher):
+        """Its bfloat16 pass answers the other way on the first row."""
+
+        def __call__(self, batch: Any) -> Any:
+            found = super().__call__(batch)
+            assert len(found.logits) == 5
+            if self.precision == torch.bfloat16:
+                logits = found.logits.clone()
+                logits[0] = -logits[0]
+                found = replace(found, logits=logits)
+            return found
+
+    steady = teacher.model.state_dict()["classifier.bias"]
+    steady += torch.tensor([3.0, -3.0])  # so that rounding changes no prediction
+    assert agree(lesson, teacher, reporter)
+    assert not reporter.said
+    monkeypatch.setattr(remember, "LiveTeacher", Wavering)
+    assert not agree(lesson, teacher, reporter)
+    assert reporter.said == [
+        "a bfloat16 pass of the teacher predicts another class on 1 of 5 rows: its signals are "
+        "computed in float32"
+    ]
+
+
+def test_the_folder_is_the_configured_one_or_that_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LAYERMIX_CACHE", "/own")
+    assert cache_folder(CacheConfig(folder="/given")) == Path("/given")
+    assert cache_folder(CacheConfig()) == Path("/own")
+    monkeypatch.delenv("LAYERMIX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/users")
+    assert cache_folder(CacheConfig()) == Path("/users/layermix/signals")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder(CacheConfig()) == Path.home() / ".cache" / "layermix" / "signals"
+
+
+def test_a_teacher_with_a_tokenizer_of_its_own_is_measured_by_its_own_tokens(
+    teacher: Classifier, data: TextData, tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    few = BertTokenizer(vocab={w: n for n, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])})
+    few.add_tokens([data.splits["train"]["text"][0][:3]])  # two letters as one token
+    student = Classifier(copy_blocks(teacher, 2).model, few, "a student of few words")
+    config = settings(tmp_path)
+    config = config.model_copy(update={"loss": config.loss.model_copy(update={"hidden_weight": 0})})
+    lesson = prepare(teacher, student, data, config, Listening())
+    _, size = open_cache(lesson, teacher, Needs(), config, Listening())
+    assert size.tokens == sum(len(ids) for ids in lesson.splits["train"]["teacher_input_ids"])
+    assert size.tokens != sum(lesson.splits["train"]["length"])
