@@ -124,7 +124,7 @@ def _metavar(annotation: Any) -> str:
 
 
 def command(
-    name: str, *, stopped: str = "stopped", quiet: bool = True
+    name: str, *, stopped: str = "stopped", quiet: bool = True, group: str | None = None
 ) -> Callable[[Callable[..., None]], click.Command]:
     """A command whose errors become one message and an exit code.
 
@@ -132,6 +132,7 @@ def command(
         name: As typed.
         stopped: What to say after Ctrl-C.
         quiet: Whether the command has remarks and progress bars that --quiet silences.
+        group: The command it belongs under.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -155,7 +156,9 @@ def command(
             decorated = click.option("--quiet", is_flag=True, help="No progress, no remarks.")(
                 guarded
             )
-        return main.command(name, cls=Command)(decorated)
+        parent = main if group is None else main.commands[group]
+        assert isinstance(parent, click.Group)
+        return parent.command(name, cls=Command)(decorated)
 
     return decorate
 
@@ -379,6 +382,103 @@ def predict_command(
         batch_size=batch_size,
         reporter=Reporter(quiet),
     )
+
+
+@main.group("cache")
+def cache_group() -> None:
+    """See and keep the teacher signals on disk, which all runs on this machine share."""
+
+
+CACHE_FOLDER = config_options(DistillConfig, only=("cache.folder",))
+
+
+def _cache_folder(fields: dict[str, Any]) -> Path:
+    wanted = load(DistillConfig, flags=_given(fields)).cache
+    from layermix.remember import cache_folder
+
+    return cache_folder(wanted)
+
+
+@command("build", group="cache", stopped="stopped; what is written stays, the same command goes on")
+@CONFIG_FILE
+@JSON
+@config_options(DistillConfig)
+def cache_build(config: Path | None, as_json: bool, quiet: bool, **fields: Any) -> None:
+    """Compute the teacher's signals for the training rows now, as `distill` would at its start."""
+    wanted = load(DistillConfig, config, _given(fields))
+    from layermix import run
+    from layermix.progress import Reporter
+
+    teacher = run.build_cache(wanted, Reporter(quiet))
+    store = teacher.store
+    if as_json:
+        texts, size = len(set(teacher.places.values())), store.bytes_on_disk
+        _print_json({"folder": str(store.folder), "texts": texts, "bytes": size})
+    else:
+        click.echo(
+            f"The signals are in {store.folder} ({store.bytes_on_disk / 1e6:,.1f} MB); "
+            "`layermix distill` with the same teacher and data reads them."
+        )
+
+
+@command("info", group="cache", quiet=False)
+@JSON
+@CACHE_FOLDER
+def cache_info(as_json: bool, **fields: Any) -> None:
+    """List the stores: what they are made from, their size, when a run last read them."""
+    root = _cache_folder(fields)
+    from layermix import upkeep
+
+    found = list(upkeep.stores(root))
+    if as_json:
+        _print_json([one.as_record() for one in found])
+    else:
+        click.echo(upkeep.stores_text(found, root))
+
+
+@command("verify", group="cache", quiet=False)
+@CACHE_FOLDER
+def cache_verify(**fields: Any) -> None:
+    """Compare every byte with its checksum; exit code 1 if something is damaged.
+
+    Damaged shards are dropped, and computed again by the next run that needs them.
+    """
+    root = _cache_folder(fields)
+    from layermix import upkeep
+
+    found = list(upkeep.stores(root))
+    wrong = {
+        f"{one.folder / name}: {told}": one
+        for one in found
+        for name, told in upkeep.verify(one.folder).items()
+    }
+    for line in wrong:
+        click.echo(line)
+    click.echo(f"{len(found)} store(s) in {root} checked, {len(wrong)} damaged file(s)")
+    if wrong:
+        sys.exit(1)
+
+
+@command("prune", group="cache", quiet=False)
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    default=30,
+    show_default=True,
+    help="Remove what no run has read for so long; 0 removes everything.",
+)
+@CACHE_FOLDER
+def cache_prune(days: float, **fields: Any) -> None:
+    """Remove stores that are not used any more; runs that need them compute them again."""
+    root = _cache_folder(fields)
+    from layermix import upkeep
+
+    removed, busy = upkeep.prune(root, days)
+    for one in busy:
+        click.echo(f"{one.folder} is being filled, so it was left")
+    size = sum(one.bytes_on_disk for one in removed)
+    click.echo(f"removed {len(removed)} store(s), {size / 1e9:.2f} GB, from {root}")
 
 
 @command("demo", stopped="stopped; the same command goes on")

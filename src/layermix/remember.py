@@ -188,6 +188,7 @@ def filled(
     if not all(key in store for key in keys):
         live = LiveTeacher(encoder, store.identity.needs, precision)
         fill(store, live, rows, keys, _collate(lesson), reporter.track)
+    store.used()
     return CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
 
 

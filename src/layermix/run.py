@@ -14,6 +14,7 @@ import yaml
 from transformers import PrinterCallback
 
 from layermix import metrics
+from layermix.cache import CachedTeacher
 from layermix.card import model_card
 from layermix.config import (
     DistillConfig,
@@ -24,7 +25,7 @@ from layermix.config import (
     to_yaml,
 )
 from layermix.data import TextData, load_texts
-from layermix.errors import ConfigError
+from layermix.errors import CacheError, ConfigError
 from layermix.folder import CHECKPOINTS, CONFIG, HISTORY, RESULT, RunFolder, write_text
 from layermix.hf import (
     Classifier,
@@ -102,6 +103,39 @@ def distill(
         reporter.say(HOLDOUT_WARNING, "yellow")
     lesson = prepare(teacher, student, texts, config, reporter)
     return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
+
+
+def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> CachedTeacher:
+    """Compute the teacher's signals for the training rows that the config names, and store them.
+
+    Args:
+        config: As for `distill`; the mix and the losses say which layers are needed.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: With what was found, what was wanted, and what to do.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if config.teacher.model is None:
+        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
+    texts = load_texts(config.data)
+    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
+    student = make_student(config, teacher, texts)
+    lesson = prepare(teacher, student, texts, config, reporter)
+    objective = _objective(student, teacher, config)
+    if not objective.needs_teacher:
+        raise CacheError(f"these losses ask the teacher for nothing: {objective.formula()}")
+    found = signals_for(lesson, teacher, objective, config, reporter)
+    if not isinstance(found, CachedTeacher):
+        raise CacheError(
+            "nothing was stored: the teacher would run live, for the reason given above"
+        )
+    return found
+
+
+def _objective(student: Classifier, teacher: Classifier, config: DistillConfig) -> Objective:
+    depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
+    return build_objective(HFEncoder(student.model), depth, width, config)
 
 
 def _open(
@@ -212,8 +246,7 @@ def distill_lesson(
         )
     for note in lesson.notes:
         reporter.say(note)
-    depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
-    objective = build_objective(HFEncoder(student.model), depth, width, config)
+    objective = _objective(student, teacher, config)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
         signals = signals_for(lesson, teacher, objective, config, reporter)

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -286,6 +286,11 @@ class SignalStore:
         manifest = {"format": FORMAT, "identity": asdict(self.identity), "shards": shards}
         write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
         self._seen = shards
+
+    def used(self) -> None:
+        """Note that a run reads it, for `cache prune`; a read-only store stays as it is."""
+        with suppress(OSError):
+            os.utime(self.folder / LOCK)
 
     def renew_stamps(self) -> None:
         """Note when the shards were last written, after they have been checked in full."""
