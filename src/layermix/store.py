@@ -9,6 +9,7 @@ never read: it is computed again.
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -19,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -32,6 +32,13 @@ MANIFEST, PLAN, LOCK = "manifest.json", "plan.json", "lock"
 SHARD_BYTES = 2**27
 """About how large a shard becomes: what is lost if one is damaged, or held while one is made."""
 KEY_BYTES = 16
+_DTYPES = {
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+}
 
 
 @dataclass(frozen=True)
@@ -150,9 +157,7 @@ class SignalStore:
             self._map(name)
 
     def _map(self, name: str) -> None:
-        """Map a shard: pages are read when they are used, and belong to the file."""
-        with safe_open(self.folder / name, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = _mapped(self.folder / name)
         keys, counts = tensors["keys"].numpy().tobytes(), tensors["counts"].tolist()
         start = 0
         for row, tokens in enumerate(counts):
@@ -353,6 +358,25 @@ def free_bytes(folder: Path) -> int:
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     status = os.statvfs(there)
     return status.f_bavail * status.f_frsize
+
+
+def _mapped(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: pages are read when they are used, and stay the file's.
+
+    safetensors itself maps files so that they could be written to, which a limit on a process's
+    memory counts in full.
+    """
+    content = np.memmap(file, mode="r")
+    size = int.from_bytes(content[:8].tobytes(), "little")
+    found = {}
+    for name, entry in json.loads(content[8 : 8 + size].tobytes()).items():
+        first, last = entry["data_offsets"]
+        part = content[8 + size + first : 8 + size + last]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
+            flat = torch.frombuffer(part, dtype=_DTYPES[entry["dtype"]])
+        found[name] = flat.view(entry["shape"])
+    return found
 
 
 def _stamp(file: Path) -> list[int]:
