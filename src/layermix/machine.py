@@ -91,8 +91,9 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
         return functional.dropout(input, p, training, inplace)
     words = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-    kept = (bits >= dropped - _STEPS // 2).to(input.dtype)
-    return input * kept.mul_(_STEPS / (_STEPS - dropped))
+    # Compared as floats, in place: a mask of bools would be turned into floats one by one.
+    kept = bits.float().ge_(dropped - _STEPS // 2).mul_(_STEPS / (_STEPS - dropped))
+    return input * kept.to(input.dtype)
 
 
 def _simple(
@@ -112,10 +113,14 @@ def _attention(
 ) -> Tensor:
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
-    elif attn_mask is not None:
+        attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(
+            ~attn_mask, float("-inf")
+        )
+    if attn_mask is not None:
         scores = scores + attn_mask
-    return _dropout(scores.softmax(-1), dropout_p) @ value
+    # float32 within the softmax: more precise, and twice as fast as its bfloat16 kernel.
+    chances = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return _dropout(chances.to(value.dtype), dropout_p) @ value
 
 
 def reuse_memory() -> bool:

@@ -73,7 +73,8 @@ class SoftmaxMix(nn.Module):
 def mixed(weights: Weights, teacher: Float[Tensor, "L B T D"]) -> Float[Tensor, "K B T D"]:
     """Equation (1): h~_k = Σ_l α_{k,l} h_l, as one matrix product over all tokens."""
     precise = torch.promote_types(weights.dtype, teacher.dtype)
-    return torch.einsum("kl,lbtd->kbtd", weights.to(precise), teacher.to(precise))
+    targets = weights.to(precise) @ teacher.to(precise).flatten(1)
+    return targets.view(-1, *teacher.shape[1:])
 
 
 def one_to_one(students: int, teachers: int, _: torch.Generator) -> Weights:
