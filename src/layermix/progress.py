@@ -43,6 +43,8 @@ class Reporter:
         bar = TrainingBar(self.console, name)
         with bar.live:
             yield bar
+        if not self.console.is_terminal:
+            self.console.print()  # in a log file the last line of the bar has no end
 
 
 def _bar(console: Console) -> Progress:

@@ -4,7 +4,7 @@ The size is worked out and told before anything is computed.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,18 @@ def open_cache(
     rows = lesson.splits["train"]
     keys = row_keys(rows)
     root = cache_folder(config.cache)
-    precise = _identity(teacher, needs, config.cache.dtype, torch.float32)
+    precise = Identity(
+        teacher=fingerprint(teacher.model),
+        layers=needs.layers,
+        embedding=needs.embedding,
+        width=int(teacher.model.config.hidden_size),
+        classes=len(teacher.label_names),
+        dtype=config.cache.dtype,
+        precision="float32",
+    )
     store = find_store(root, precise, reporter.say)
     if choose_precision(config.cache.precision) == torch.bfloat16:
-        rough = find_store(
-            root, _identity(teacher, needs, config.cache.dtype, torch.bfloat16), reporter.say
-        )
+        rough = find_store(root, replace(precise, precision="bfloat16"), reporter.say)
         if all(key in rough for key in keys) or agree(lesson, teacher, reporter):
             store = rough
     size = Size.of(store, keys, list(_lengths(rows)))
@@ -216,18 +222,6 @@ def _lengths(rows: Any) -> Any:
     """Tokens of each row as the teacher is given it."""
     own = "teacher_input_ids"
     return [len(ids) for ids in rows[own]] if own in rows.column_names else list(rows["length"])
-
-
-def _identity(teacher: Classifier, needs: Needs, dtype: str, precision: torch.dtype) -> Identity:
-    return Identity(
-        teacher=fingerprint(teacher.model),
-        layers=needs.layers,
-        embedding=needs.embedding,
-        width=int(teacher.model.config.hidden_size),
-        classes=len(teacher.label_names),
-        dtype=dtype,
-        precision=str(precision).removeprefix("torch."),
-    )
 
 
 def _collate(lesson: Lesson) -> Any:
