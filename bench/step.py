@@ -351,7 +351,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     for name in options.whole.split(","):
         with tempfile.TemporaryDirectory() as cache:
             found["whole"][name] = apart(f"layermix-{name}-whole", options, cache)
-    return found | {"options": vars(options)}
+    return found | {
+        "options": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(options).items()
+        }
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -422,7 +427,6 @@ def main() -> None:
         return
     found = compare(options)
     if options.json:
-        found["options"]["json"] = str(options.json)
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
 

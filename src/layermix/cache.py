@@ -53,9 +53,10 @@ class CachedTeacher:
                 with.
         """
         mask = batch.get("teacher_inputs", batch)["attention_mask"].bool()
-        places = [self._place(row) for row in batch["row_id"].tolist()]
+        rows = batch["row_id"].tolist()
+        places = [self._place(row) for row in rows]
         found, starts = mask.sum(-1).tolist(), mask.int().argmax(-1).tolist()
-        for row, place, tokens in zip(batch["row_id"].tolist(), places, found, strict=True):
+        for row, place, tokens in zip(rows, places, found, strict=True):
             if place.tokens != tokens:
                 raise ModelError(
                     f"row {row} has {tokens} tokens in the batch, but {place.tokens} when it was "

@@ -31,6 +31,9 @@ class FixedMix(nn.Module):
 
     Args:
         weights: α; each row sums to 1.
+
+    Attributes:
+        used: The columns that have any weight; of the other layers nothing is asked.
     """
 
     weights: Tensor
@@ -38,14 +41,14 @@ class FixedMix(nn.Module):
     def __init__(self, weights: Weights) -> None:
         super().__init__()
         self.register_buffer("weights", weights.clone())
+        self.used: tuple[int, ...] = tuple(weights.any(0).nonzero().flatten().tolist())
 
     def forward(
-        self, student: Float[Tensor, "K B T D"], teacher: Float[Tensor, "L B T D"]
+        self, student: Float[Tensor, "K B T D"], teacher: Float[Tensor, "U B T D"]
     ) -> Mixture:
-        """Equation (1) with the given α."""
-        return Mixture(
-            mixed(self.weights, teacher), self.weights, torch.special.entr(self.weights).sum(-1)
-        )
+        """Equation (1) with the given α over the layers that are used."""
+        targets = mixed(self.weights[:, self.used], teacher)
+        return Mixture(targets, self.weights, torch.special.entr(self.weights).sum(-1))
 
 
 class SoftmaxMix(nn.Module):

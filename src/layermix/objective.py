@@ -15,7 +15,7 @@ from layermix.config import DistillConfig, LossConfig
 from layermix.errors import ConfigError
 from layermix.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.machine import at_least_float32, choose_precision, fast_pass
-from layermix.mixing import MixPlan, Mixture, build_mix, plan_mix
+from layermix.mixing import FixedMix, MixPlan, Mixture, build_mix, plan_mix
 from layermix.seeds import derive, seeded
 from layermix.signals import Batch, Needs, Signal
 
@@ -135,7 +135,10 @@ class Objective(nn.Module):
         self.projection = projection if plan or embedding else None
         padding = HIDDEN[loss.hidden].padding and self.projection is not None
         self.student_needs = Needs(plan.student_layers if plan else (), embedding, padding)
-        self.teacher_needs = Needs(plan.teacher_layers if plan else (), embedding, padding)
+        asked = plan.teacher_layers if plan else ()
+        if plan and isinstance(mix, FixedMix):
+            asked = tuple(plan.teacher_layers[column] for column in mix.used)
+        self.teacher_needs = Needs(asked, embedding, padding)
         self.supervised = SUPERVISED[loss.supervised].function
         self.logit = LOGIT[loss.logit].function
         self.hidden = HIDDEN[loss.hidden].function

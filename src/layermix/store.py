@@ -9,6 +9,7 @@ never read: it is computed again.
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -356,8 +357,7 @@ def damaged(folder: Path, shards: dict[str, Any], *, full: bool = False) -> dict
 def free_bytes(folder: Path) -> int:
     """Free space where a folder is, or would be made."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    status = os.statvfs(there)
-    return status.f_bavail * status.f_frsize
+    return shutil.disk_usage(there).free
 
 
 def _mapped(file: Path) -> dict[str, Tensor]:

@@ -59,7 +59,9 @@ def test_a_fixed_mix_keeps_its_own_weights() -> None:
 def test_a_one_hot_softmax_is_the_fixed_mix() -> None:
     hot = nn.functional.one_hot(torch.tensor([1, 3, 2]), 4).float()
     learned = softmax_at(hot * 2000 - 1000)(STUDENT, teacher())
-    fixed = FixedMix(hot)(STUDENT, teacher())
+    mix = FixedMix(hot)
+    assert mix.used == (1, 2, 3)
+    fixed = mix(STUDENT, teacher()[1:])
     assert learned.weights.equal(fixed.weights)
     assert learned.targets.equal(fixed.targets)
     assert learned.entropy.equal(fixed.entropy)

@@ -105,6 +105,13 @@ def test_terms_ask_for_the_layers_they_look_at() -> None:
     assert embedding_only.projection is not None
 
 
+def test_of_layers_without_any_weight_nothing_is_asked() -> None:
+    for strategy, layers in (("fixed", (2, 5)), ("all_to_one", (5,)), ("last_only", (5,))):
+        made = objective(mix={"strategy": strategy})
+        assert made.teacher_needs == Needs(layers)
+        assert made(batch(), signal(made.teacher_needs)).weights.shape[1] == 2
+
+
 def test_every_weight_0_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         objective(loss=CE_ONLY | LOGIT_ONLY)
