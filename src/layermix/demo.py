@@ -14,13 +14,12 @@ from layermix.data import TextData, load_texts
 from layermix.docstrings import docstring_pairs, write_pairs
 from layermix.errors import RunExistsError
 from layermix.folder import CONFIG, RESULT, RunFolder
-from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
+from layermix.hf import Classifier, copy_blocks, load_classifier
 from layermix.latency import milliseconds_per_text
 from layermix.lesson import Lesson, prepare
-from layermix.objective import build_objective
 from layermix.progress import Reporter
 from layermix.remember import signals_for
-from layermix.run import distill_lesson, teach_from
+from layermix.run import distill_lesson, objective_for, teach_from
 from layermix.signals import Teacher
 
 TRAIN_ROWS = 1500
@@ -80,12 +79,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
         if lesson is None or signals is None:
             shared = DistillConfig.model_validate(_settings("learned", out, seed))
             lesson = prepare(teacher, student, texts, shared, Reporter(quiet=True))
-            objective = build_objective(
-                HFEncoder(student.model),
-                HFEncoder(teacher.model).num_layers,
-                teacher.model.config.hidden_size,
-                shared,
-            )
+            objective = objective_for(student, teacher, shared)
             signals = signals_for(lesson, teacher, objective, shared, reporter)
         run = RunFolder(out / arm, to_yaml(config), resume=True)
         distill_lesson(

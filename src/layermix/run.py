@@ -93,12 +93,8 @@ def distill(
         LayermixError: With what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    if config.teacher.model is None:
-        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
     run = _open(out, config, resume, restart)  # before the work, so that it fails early
-    texts = load_texts(config.data)
-    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
-    student = make_student(config, teacher, texts)
+    texts, teacher, student = _loaded(config)
     if not _left_out_the_same_rows(config):
         reporter.say(HOLDOUT_WARNING, "yellow")
     lesson = prepare(teacher, student, texts, config, reporter)
@@ -116,13 +112,9 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
         LayermixError: With what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    if config.teacher.model is None:
-        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
-    texts = load_texts(config.data)
-    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
-    student = make_student(config, teacher, texts)
+    texts, teacher, student = _loaded(config)
     lesson = prepare(teacher, student, texts, config, reporter)
-    objective = _objective(student, teacher, config)
+    objective = objective_for(student, teacher, config)
     if not objective.needs_teacher:
         raise CacheError(f"these losses ask the teacher for nothing: {objective.formula()}")
     found = signals_for(lesson, teacher, objective, config, reporter)
@@ -133,7 +125,17 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
     return found
 
 
-def _objective(student: Classifier, teacher: Classifier, config: DistillConfig) -> Objective:
+def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
+    """Data, teacher and student as the config names them."""
+    if config.teacher.model is None:
+        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
+    texts = load_texts(config.data)
+    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
+    return texts, teacher, make_student(config, teacher, texts)
+
+
+def objective_for(student: Classifier, teacher: Classifier, config: DistillConfig) -> Objective:
+    """The objective of a student and its teacher; as `build_objective`, which knows neither."""
     depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
     return build_objective(HFEncoder(student.model), depth, width, config)
 
@@ -246,7 +248,7 @@ def distill_lesson(
         )
     for note in lesson.notes:
         reporter.say(note)
-    objective = _objective(student, teacher, config)
+    objective = objective_for(student, teacher, config)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
         signals = signals_for(lesson, teacher, objective, config, reporter)

@@ -9,7 +9,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from layermix.store import LOCK, Identity, SignalStore, damaged, identity_of, read_manifest
+from layermix.store import (
+    LOCK,
+    MANIFEST,
+    Identity,
+    SignalStore,
+    damaged,
+    identity_of,
+    read_manifest,
+)
 
 DAY = 24 * 3600
 
@@ -95,8 +103,8 @@ def verify(folder: Path) -> dict[str, str]:
     The damaged shards are dropped, so that the next run computes their rows again.
     """
     shards, problem = read_manifest(folder)
-    if shards is None:
-        return {"manifest.json": problem or "it is not there"}
+    if shards is None:  # without a problem it was stopped before its first shard
+        return {MANIFEST: problem} if problem else {}
     wrong = damaged(folder, shards, full=True)
     identity = identity_of(folder)
     assert identity is not None

@@ -111,6 +111,15 @@ def test_verify_finds_a_flipped_byte_and_the_next_build_mends_it(
     assert "its manifest cannot be read" in cli("cache", "info", where).out
 
 
+def test_a_store_that_was_stopped_before_its_first_shard_is_not_damaged(
+    cli: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "0123456789abcdef").mkdir()
+    (tmp_path / "0123456789abcdef" / "lock").touch()
+    done = cli("cache", "verify", f"--cache.folder={tmp_path}")
+    assert (done.code, done.out) == (0, f"1 store(s) in {tmp_path} checked, 0 damaged file(s)\n")
+
+
 def test_prune_removes_what_is_not_used(cli: Any, folder: Path) -> None:
     where = f"--cache.folder={folder}"
     (folder / "notes").mkdir()  # a stranger's
