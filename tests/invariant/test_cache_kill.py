@@ -128,7 +128,7 @@ def test_killed_anywhere_and_started_again_it_ends_right(home: Path, kills: int)
             process = started(home, "cache", "run")
             done += kill_when(
                 process,
-                lambda there=there: shards(home / "cache") >= there,  # type: ignore[misc]
+                lambda there=there: shards(home / "cache") >= there,
                 draw.random() / 100,
             )
         for share in (0.3, 0.7):
@@ -136,9 +136,7 @@ def test_killed_anywhere_and_started_again_it_ends_right(home: Path, kills: int)
             process = started(home, "cache", "run")
             done += kill_when(
                 process,
-                lambda there=there: (  # type: ignore[misc]
-                    lines_in(home / "run.partial" / "history.jsonl") >= there
-                ),
+                lambda there=there: lines_in(home / "run.partial" / "history.jsonl") >= there,
                 draw.random() / 100,
             )
         finished(started(home, "cache", "run"))

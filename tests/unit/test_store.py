@@ -92,7 +92,7 @@ def test_what_was_just_added_can_be_read_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_every_dtype_is_stored_as_it_is(tmp_path: Path, dtype: str) -> None:
     identity = replace(IDENTITY, dtype=dtype)
-    rows = [one._replace(hidden=one.hidden.to(identity.storage)) for one in ROWS]  # type: ignore[union-attr]
+    rows = [one._replace(hidden=one.hidden.to(identity.storage)) for one in ROWS]
     store, _ = opened(tmp_path / "store", identity)
     add(store, rows)
     check(opened(tmp_path / "store", identity)[0], rows)
