@@ -1,7 +1,7 @@
 """What makes a step fast on the machine at hand, whatever is computed: precision, dropout, memory.
 
-On a CPU half of a small student's step is not arithmetic: drawing dropout masks one by one, and
-getting fresh memory from the kernel. docs/performance.md has the measurements.
+On a CPU half of a small student's step is not arithmetic: drawing dropout masks one by one, slow
+attention kernels, and fresh memory from the kernel. docs/performance.md has the measurements.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from layermix.config import Precision
 
 _STEPS = 2**16  # probabilities that 16 random bits can tell apart
+_WRITTEN_OUT = 2048  # tokens; beyond, the scores of all pairs would take too much memory
 
 
 def default_device() -> torch.device:
@@ -51,12 +52,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def fast_pass(device: torch.device, precision: torch.dtype) -> Iterator[None]:
-    """Run a forward pass in `precision` (weights stay float32), on a CPU with `QuickDropout`."""
+    """Run a forward pass in `precision` (weights stay float32), on a CPU with `QuickFunctions`."""
     with ExitStack() as stack:
         if precision != torch.float32:
             stack.enter_context(torch.autocast(device.type, precision))
         if device.type == "cpu":
-            stack.enter_context(QuickDropout())
+            stack.enter_context(QuickFunctions())
         yield
 
 
@@ -65,22 +66,25 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-class QuickDropout(TorchFunctionMode):
-    """Dropout whose masks take 16 random bits per element instead of a draw each.
+class QuickFunctions(TorchFunctionMode):
+    """Dropout and attention as they are fastest on a CPU.
 
-    The probability is rounded to 1/65,536, and what is kept is scaled by the rounded one, so the
-    expectation is exact. The bits come from torch's generator, so a resumed run draws the same.
-    Attention is written out where it has dropout, as torch itself does on a CPU.
+    A dropout mask takes 16 random bits per element instead of a draw each. The probability is
+    rounded to 1/65,536, and what is kept is scaled by the rounded one, so the expectation is exact.
+    The bits come from torch's generator, so a resumed run draws the same.
+
+    Attention is written out where it has dropout, as torch itself does, and in bfloat16, for which
+    torch's kernel takes up to four times as long forward and backward.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Stand in for dropout and attention with dropout; let everything else through."""
+        """Stand in for dropout and attention; let everything else through."""
         kwargs = kwargs or {}
         if func is functional.dropout:
             return _dropout(*args, **kwargs)
-        if func is functional.scaled_dot_product_attention and _simple(**kwargs):
+        if func is functional.scaled_dot_product_attention and _written_out(*args, **kwargs):
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -96,10 +100,20 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input * kept.to(input.dtype)
 
 
-def _simple(
-    dropout_p: float = 0.0, is_causal: bool = False, enable_gqa: bool = False, **_: Any
+def _written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
+    **_: Any,
 ) -> bool:
-    return dropout_p > 0 and not is_causal and not enable_gqa
+    if is_causal or enable_gqa:
+        return False
+    short = key.shape[-2] <= _WRITTEN_OUT
+    return dropout_p > 0 or (query.dtype == torch.bfloat16 and short)
 
 
 def _attention(
@@ -110,6 +124,7 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     if attn_mask is not None and attn_mask.dtype == torch.bool:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import BertForSequenceClassification
 
 from layermix import machine
-from layermix.machine import QuickDropout, choose_precision, fast_pass, reuse_memory
+from layermix.machine import QuickFunctions, choose_precision, fast_pass, reuse_memory
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 def test_dropout_drops_the_share_asked_for_and_keeps_the_mean(p: float) -> None:
     torch.manual_seed(0)
     ones = torch.ones(1000, 401)
-    with QuickDropout():
+    with QuickFunctions():
         dropped = functional.dropout(ones, p)
     kept = dropped[dropped != 0]
     share, spread = 1 - kept.numel() / ones.numel(), (p * (1 - p) / ones.numel()) ** 0.5
@@ -29,7 +29,7 @@ def test_dropout_drops_the_share_asked_for_and_keeps_the_mean(p: float) -> None:
 def test_dropped_elements_are_independent_of_their_neighbours() -> None:
     """Four of them share a 64-bit word."""
     torch.manual_seed(0)
-    with QuickDropout():
+    with QuickFunctions():
         dropped = (functional.dropout(torch.ones(200_000, 4), 0.5) == 0).double()
     correlation = torch.corrcoef(dropped.T) - torch.eye(4)
     assert correlation.abs().max() < 5 / 200_000**0.5
@@ -37,7 +37,7 @@ def test_dropped_elements_are_independent_of_their_neighbours() -> None:
 
 def test_every_dropout_draws_anew_and_a_seed_repeats_it() -> None:
     ones = torch.ones(5, 77)
-    with QuickDropout():
+    with QuickFunctions():
         torch.manual_seed(3)
         first, second = functional.dropout(ones, 0.5), functional.dropout(ones, 0.5)
         torch.manual_seed(3)
@@ -48,7 +48,7 @@ def test_every_dropout_draws_anew_and_a_seed_repeats_it() -> None:
 
 def test_the_gradient_flows_where_values_do() -> None:
     values = torch.randn(6, 7, requires_grad=True)
-    with QuickDropout():
+    with QuickFunctions():
         dropped = functional.dropout(values, 0.4)
     dropped.sum().backward()
     assert values.grad is not None
@@ -59,7 +59,7 @@ def test_the_gradient_flows_where_values_do() -> None:
 @pytest.mark.parametrize(("p", "training"), [(0.5, False), (0.0, True), (1.0, True)])
 def test_the_borders_are_those_of_torch(p: float, training: bool) -> None:
     values = torch.randn(4, 4)
-    with QuickDropout():
+    with QuickFunctions():
         found = functional.dropout(values, p, training)
     assert found.equal(functional.dropout(values, p, training))
 
@@ -78,7 +78,7 @@ def test_attention_is_that_of_torch_but_for_the_mask(kind: str) -> None:
     }[kind]
     for scale in (None, 0.3):
         expected = functional.scaled_dot_product_attention(query, key, value, mask, scale=scale)
-        with QuickDropout():
+        with QuickFunctions():
             found = functional.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, dropout_p=2**-16, scale=scale
             )
@@ -86,9 +86,29 @@ def test_attention_is_that_of_torch_but_for_the_mask(kind: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_attention_in_bfloat16_is_written_out_and_nearly_as_exact(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    exact = torch.randn(3, 2, 4, 64, 26)
+    mask = torch.zeros(2, 1, 1, 64).masked_fill(torch.arange(64) >= 60, float("-inf"))
+    expected = functional.scaled_dot_product_attention(*exact, mask)
+    rough = [*exact.to(dtype)]
+    by_torch = functional.scaled_dot_product_attention(*rough, mask.to(dtype))
+    with QuickFunctions():
+        found = functional.scaled_dot_product_attention(*rough, mask.to(dtype), 0.0, False)
+        monkeypatch.setattr(machine, "_WRITTEN_OUT", 63)
+        left = functional.scaled_dot_product_attention(*rough, mask.to(dtype))
+    assert left.equal(by_torch)
+    assert found.equal(by_torch) == (dtype == torch.float32)
+    off, by_kernel = (float((one - expected).abs().mean()) for one in (found, by_torch))
+    assert off <= 1.5 * by_kernel + 1e-6  # its scores are rounded to bfloat16 once
+
+
 def test_attention_that_is_not_simple_is_left_to_torch() -> None:
     query = torch.randn(1, 2, 5, 8)
-    with QuickDropout():
+    with QuickFunctions():
         causal = functional.scaled_dot_product_attention(
             query, query, query, is_causal=True, dropout_p=0.0
         )
