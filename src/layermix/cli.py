@@ -28,8 +28,9 @@ from layermix.config import (
     section_kinds,
     to_yaml,
 )
-from layermix.errors import LayermixError
+from layermix.errors import ConfigError, LayermixError
 from layermix.folder import RunFolder
+from layermix.study import load_study, make_plan
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
@@ -479,6 +480,73 @@ def cache_prune(days: float, **fields: Any) -> None:
         click.echo(f"{one.folder} is being filled, so it was left")
     size = sum(one.bytes_on_disk for one in removed)
     click.echo(f"removed {len(removed)} store(s), {size / 1e9:.2f} GB, from {root}")
+
+
+@command("study", stopped="stopped; the same command goes on")
+@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.yaml")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="The study's folder; what is finished there is not run again.",
+)
+@click.option(
+    "--seeds",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Number of seeds, instead of the file's; more can be added later.",
+)
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at once; they share the processors and the teacher cache.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan only; needs neither data nor models.")
+@click.option("--keep_students", is_flag=True, help="Keep the weights of every student.")
+@JSON
+def study_command(
+    study: Path,
+    out: Path | None,
+    seeds: int | None,
+    jobs: int,
+    dry_run: bool,
+    keep_students: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare arms over seeds, and say what the comparison shows.
+
+    Every arm runs with every seed on every task; runs that are finished are never repeated. The
+    primary family of comparisons, declared in the file, gets verdicts; the rest is described.
+    """
+    wanted = load_study(study, seeds)
+    if out is None and not dry_run:
+        raise ConfigError("no --out: give the folder in which the study keeps its runs")
+    from rich.console import Console
+
+    from layermix import conduct, findings
+
+    folder = conduct.Study(out) if out is not None else None
+    if folder is None or dry_run:
+        click.echo(findings.plan_text(make_plan(wanted, None), folder))
+        return
+    plan = make_plan(wanted, folder.folder)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console.print(findings.plan_text(plan, folder), markup=False, soft_wrap=True)
+    findings.declare(plan, folder)
+    try:
+        conduct.Conductor(plan, folder, jobs, console, keep_students).run()
+    finally:
+        found = findings.find(plan, folder)
+        findings.write(found, folder)
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(findings.text(found))
+        click.echo(f"The results are in {folder.folder / findings.RESULTS}, cells beside it.")
 
 
 @command("demo", stopped="stopped; the same command goes on")

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic.fields import FieldInfo
@@ -34,8 +35,13 @@ def _split_commas(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _expand(value: str) -> str:
-    """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string."""
+def _expand(value: str, info: ValidationInfo) -> str:
+    """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string.
+
+    With `context={"expand": False}` a place stays as it was written.
+    """
+    if info.context is not None and not info.context.get("expand", True):
+        return value
     expanded = os.path.expandvars(os.path.expanduser(value))
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
         raise ValueError(f"the environment variable {unset.group().strip('${}')} is not set")
@@ -225,8 +231,8 @@ class TrainingConfig(Section):
     """Rows per forward pass in training."""
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
-    batching: Literal["random", "by_length"] = "random"
-    """random: batches as drawn. by_length: rows of similar length together, so less is padded."""
+    batching: Literal["by_length", "random"] = "by_length"
+    """by_length: rows of similar length together, so less is padded. random: batches as drawn."""
     precision: Precision = "auto"
     """Of the matrix products: bf16 (bfloat16 autocast; weights, mix and losses stay float32), fp32,
     or auto: bf16 where the machine has instructions for it."""
@@ -347,6 +353,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "training": {
             "epochs": 10,
             "batch_size": 16,
+            "batching": "random",
             "eval_batch_size": 32,
             "learning_rate": 3e-5,
             "warmup": 300,
@@ -362,14 +369,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "embedding_weight": 1,
             "projection_bias": True,
         },
-        "training": {"batch_size": 32, "learning_rate": 3e-5, "warmup": 0.1},
+        "training": {
+            "batch_size": 32,
+            "batching": "random",
+            "learning_rate": 3e-5,
+            "warmup": 0.1,
+        },
     },
 }
 
 ALIASES = {"teacher": "teacher.model", "student": "student.model", "data": "data.path"}
 """What the command line calls `--teacher T` is the field `teacher.model`."""
 
-Config = TypeVar("Config", DistillConfig, TeachConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -427,7 +439,7 @@ def load(
     """Build a config from an optional YAML file and flags that override it.
 
     Args:
-        kind: `DistillConfig` or `TeachConfig`.
+        kind: `DistillConfig`, `TeachConfig`, or another of their making.
         file: A YAML file of the same shape.
         flags: Dotted field names (or the aliases `teacher`, `student`, `data`) to values as typed.
 
@@ -435,7 +447,7 @@ def load(
         ConfigError: Listing every problem at once, each by its flag or its line in the file.
     """
     flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
-    from_file, lines = _read_yaml(file) if file else ({}, {})
+    from_file, lines = read_yaml(file) if file else ({}, {})
     try:
         return kind.model_validate(merge(spell_out(kind, from_file), nest(flags)))
     except ValidationError as error:
@@ -446,8 +458,12 @@ def load(
         raise ConfigError("\n".join([count, *problems])) from None
 
 
-def _read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """A YAML mapping, and the line number of each dotted key."""
+def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """A YAML mapping, and the line number of each dotted key.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no mapping, or has a key twice.
+    """
     try:
         text = file.read_text(encoding="utf-8")
         node, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
@@ -486,24 +502,30 @@ def _tell(
     lines: Mapping[str, int],
 ) -> str:
     """One pydantic problem in the words the user typed."""
-    known = {*field_names(kind), *section_kinds(kind)}
-    parts = [str(part) for part in problem["loc"]]
-    unknown = problem["type"] == "extra_forbidden"
-    while not unknown and len(parts) > 1 and ".".join(parts) not in known:
-        parts.pop()  # an index into a list
-    name = ".".join(parts)
+    name, message = explain(kind, problem)
     short = {long: alias for alias, long in ALIASES.items()}
     typed = [flag for flag in flags if flag == name or flag.startswith(f"{name}.")]
     places = [f"--{short.get(flag, flag)}" for flag in typed]
     key = name if name in lines else name.partition(".")[0]  # a section written as one word
     if key in lines and (not typed or name in section_kinds(kind)):
         places.append(f"{file}:{lines[key]}: {key}")
+    return f"  {' '.join(places) or name}: {message}"
+
+
+def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
+    """The dotted field that a pydantic problem is about, and what is wrong with it."""
+    known = {*field_names(kind), *section_kinds(kind)}
+    parts = [str(part) for part in problem["loc"]]
+    unknown = problem["type"] == "extra_forbidden"
+    while not unknown and len(parts) > 1 and ".".join(parts) not in known:
+        parts.pop()  # an index into a list
+    name = ".".join(parts)
     message = problem["msg"].removeprefix("Value error, ")
     if unknown:
         message = "unknown key" + _suggestion(name, known)
     elif problem["type"] != "value_error":
         message += f", found {problem['input']!r}"
-    return f"  {' '.join(places) or name}: {message}"
+    return name, message
 
 
 def _suggestion(unknown: str, known: set[str]) -> str:

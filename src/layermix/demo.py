@@ -28,7 +28,7 @@ TEACHER_EPOCHS = 3
 RECIPE: Mapping[str, Any] = {
     "student": {"layers": 3},
     "mix": {"learning_rate": 0.05, "schedule": "constant"},
-    "training": {"epochs": 3, "learning_rate": 2e-4, "batching": "by_length"},
+    "training": {"epochs": 3, "learning_rate": 2e-4},
 }
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "ce_only": {"loss": {"logit_weight": 0, "hidden_weight": 0}},
@@ -119,7 +119,7 @@ def _teacher(out: Path, texts: TextData, seed: int, reporter: Reporter) -> Class
             "seed": seed,
             "model": "minilm",
             "data": str(out / "data"),
-            "training": {"epochs": TEACHER_EPOCHS, "batching": "by_length"},
+            "training": {"epochs": TEACHER_EPOCHS},
         }
     )
     folder = out / "teacher"

@@ -54,3 +54,9 @@ class NonFiniteLossError(LayermixError):
 
 class RunExistsError(LayermixError):
     """The output folder holds something already; nothing is written over."""
+
+
+class StudyError(LayermixError):
+    """Some cells of a study failed; the others are finished."""
+
+    exit_code = 1

@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from layermix.errors import ConfigError, RunExistsError
 
-CONFIG, RESULT, HISTORY, PREDICTIONS = (
+CONFIG, RESULT, HISTORY, PREDICTIONS, ENVIRONMENT = (
     "config.yaml",
     "result.json",
     "history.jsonl",
     "predictions.parquet",
+    "environment.json",
 )
 
 SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
 """Folders that an unfinished run needs to go on."""
 
-BEGUN = {f".{CONFIG}.writing"}
+LOCK = ".lock"
+"""Held in a working folder by the process that works there."""
+
+BEGUN = {f".{CONFIG}.writing", LOCK}
 """What a run that was killed in `begin` may leave."""
 
 
@@ -38,7 +43,8 @@ class RunFolder:
         restart: Throw an unfinished run away.
 
     Raises:
-        RunExistsError: If something is there already and neither resume nor restart was asked for.
+        RunExistsError: If something is there already and neither resume nor restart was asked for,
+            or another process works there.
         ConfigError: If the unfinished run has another config.
     """
 
@@ -51,9 +57,12 @@ class RunFolder:
         self._config = config
         self._restart = restart
         self.work = self.final.with_name(f"{self.final.name}.partial")
+        self._lock = FileLock(self.work / LOCK)
         self._check_final()
         if not self.work.exists():
             return
+        if is_busy(self.final):
+            raise self._busy()
         old = self.work / CONFIG
         if not old.is_file():
             if self.work.is_dir() and {file.name for file in self.work.iterdir()} <= BEGUN:
@@ -82,11 +91,32 @@ class RunFolder:
             )
 
     def begin(self) -> None:
-        """Make the working folder, with the config in it."""
-        if self._restart and self.work.exists():
-            shutil.rmtree(self.work)
+        """Make the working folder, with the config in it, and keep other processes out.
+
+        Raises:
+            RunExistsError: If another process has begun there since.
+        """
         self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise self._busy() from None
+        if self._restart:
+            for old in self.work.iterdir():
+                if old.is_dir():
+                    shutil.rmtree(old)
+                elif old.name != LOCK:
+                    old.unlink()
         write_text(self.work / CONFIG, self._config)
+
+    def leave(self) -> None:
+        """Let others go on with an unfinished run."""
+        self._lock.release()
+
+    def _busy(self) -> RunExistsError:
+        return RunExistsError(
+            f"{self.work}: another process works on this run; wait for it, or stop it"
+        )
 
     @property
     def checkpoints(self) -> Path:
@@ -105,8 +135,22 @@ class RunFolder:
         """
         self._check_final()
         self.work.rename(self.final)
+        self._lock.release()
+        (self.final / LOCK).unlink(missing_ok=True)
         for name in SCRATCH:
             shutil.rmtree(self.final / name, ignore_errors=True)
+
+
+def is_busy(final: Path) -> bool:
+    """Whether a process works on the unfinished run of a folder."""
+    lock = final.with_name(f"{final.name}.partial") / LOCK
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ from layermix.config import (
 )
 from layermix.data import TextData, load_texts
 from layermix.errors import CacheError, ConfigError
-from layermix.folder import CHECKPOINTS, CONFIG, HISTORY, RESULT, RunFolder, write_text
+from layermix.folder import CHECKPOINTS, CONFIG, ENVIRONMENT, HISTORY, RESULT, RunFolder, write_text
 from layermix.hf import (
     Classifier,
     HFEncoder,
@@ -364,6 +364,7 @@ class _Training:
             status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk must not hide the error
                 run.write_json(RESULT, {"status": status, "error": repr(error)})
+            run.leave()
             raise
 
     def _run(
@@ -472,6 +473,6 @@ class _Training:
         recorder.predictions(
             {name: report["epoch"] for name, report in reports.items() if name != "test"}
         )
-        run.write_json("environment.json", environment(self.seed))
+        run.write_json(ENVIRONMENT, environment(self.seed))
         run.write_json(RESULT, record)
         run.finish()

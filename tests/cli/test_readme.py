@@ -42,6 +42,8 @@ def home(
         ]
         (home / "reviews" / f"{name}.csv").write_text("text,label\n" + "".join(rows))
     (home / "new.txt").write_text("a b c y y y\nc d e n n n\n")
+    (study,) = blocks("yaml")
+    (home / "study.yaml").write_text(study)
     return home
 
 
@@ -54,6 +56,8 @@ def test_the_commands_and_the_python_of_the_readme(home: Path) -> None:
         assert words[0] == "layermix"
         if words[1] in ("teach", "distill") and "--help" not in words:
             words += shlex.split(QUICK)
+        if words[1] == "study":
+            words += ["--seeds", "1"]  # ten would take minutes
         done = subprocess.run([*program, *words[1:]], cwd=home, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (home / "labels.csv").read_text().count("\n") == 3

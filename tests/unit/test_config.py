@@ -436,7 +436,7 @@ def test_the_schema_allows_what_may_be_written_short() -> None:
 
 
 def committed() -> list[Path]:
-    return sorted((ROOT / "configs").rglob("*.yaml"))
+    return sorted((ROOT / "configs").glob("*.yaml"))  # studies have a test of their own
 
 
 @pytest.mark.parametrize("file", committed(), ids=lambda file: file.name)

@@ -22,7 +22,7 @@ def test_exit_codes() -> None:
     kinds = [kind for kind in kinds if issubclass(kind, LayermixError)]
     assert len(kinds) > 5
     for kind in kinds:
-        assert kind.exit_code == (1 if kind is NonFiniteLossError else 2)
+        assert kind.exit_code == (1 if kind in (NonFiniteLossError, StudyError) else 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from layermix.config import DistillConfig, to_yaml
 from layermix.errors import ConfigError, RunExistsError
-from layermix.folder import CONFIG, RESULT, RunFolder, write_text
+from layermix.folder import CONFIG, LOCK, RESULT, RunFolder, is_busy, write_text
 
 FIRST = to_yaml(DistillConfig())
 OTHER = to_yaml(DistillConfig.model_validate({"seed": 1, "mix": {"teacher_layers": [0, 1]}}))
@@ -96,8 +96,27 @@ def test_restart_starts_over_but_not_before_the_run_begins(out: Path, unfinished
     run = RunFolder(out, OTHER, restart=True)
     assert (unfinished / "checkpoints").is_dir()
     run.begin()
-    assert [file.name for file in unfinished.iterdir()] == [CONFIG]
+    assert {file.name for file in unfinished.iterdir()} == {CONFIG, LOCK}
     assert (unfinished / CONFIG).read_text(encoding="utf-8") == OTHER
+
+
+@pytest.mark.parametrize("how", [{"resume": True}, {"restart": True}])
+def test_two_processes_do_not_work_on_one_run(out: Path, how: dict[str, bool]) -> None:
+    first, second = RunFolder(out, FIRST), RunFolder(out, FIRST, **how)
+    assert not is_busy(out)
+    first.begin()
+    assert is_busy(out)
+    with pytest.raises(RunExistsError, match="another process works on this run"):
+        second.begin()  # looked before the other one had begun
+    with pytest.raises(RunExistsError, match="another process works on this run"):
+        RunFolder(out, FIRST, **how)
+    first.leave()
+    assert not is_busy(out)
+    last = RunFolder(out, FIRST, **how)
+    last.begin()
+    last.finish()
+    assert not is_busy(out)
+    assert [file.name for file in out.iterdir()] == [CONFIG]
 
 
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"restart": True}])

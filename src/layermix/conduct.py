@@ -1,0 +1,340 @@
+"""Runs the cells of a study, several at once, each in a process of its own; goes on after a kill.
+
+A cell is computed in `work/`, and what is worth keeping of it is filed in `cells/` under the name
+of its content. What is filed is never computed again.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from layermix.config import to_yaml
+from layermix.errors import StudyError
+from layermix.folder import (
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    PREDICTIONS,
+    RESULT,
+    is_busy,
+    write_text,
+)
+from layermix.study import TEACHERS, Cell, Plan, TeacherRun
+
+CELLS, WORK, LOGS = "cells", "work", "logs"
+TEXTS = (CONFIG, RESULT, HISTORY, ENVIRONMENT)
+"""Files of a run that are filed, beside its predictions; the student is not, unless it is wanted.
+"""
+IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
+POLL_SECONDS = 0.2
+STOP_SECONDS = 20.0
+"""How long a stopped cell may take to leave its folder in order."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The folder of a study: where its cells are, finished or not."""
+
+    folder: Path
+
+    def filed(self, name: str) -> Path:
+        """What is kept of a finished cell."""
+        return self.folder / CELLS / name
+
+    def has(self, name: str) -> bool:
+        """Whether a cell is finished."""
+        return (self.filed(name) / RESULT).is_file()
+
+    def result(self, name: str) -> dict[str, Any]:
+        """result.json of a finished cell."""
+        found: dict[str, Any] = json.loads((self.filed(name) / RESULT).read_text(encoding="utf-8"))
+        return found
+
+    def work(self, run: Cell | TeacherRun) -> Path:
+        """The run folder that its process makes."""
+        return self.folder / (TEACHERS if isinstance(run, TeacherRun) else WORK) / run.name
+
+    def share(self, cell: Cell) -> float:
+        """How much of an unfinished cell is done, from 0 to 1, by its live history."""
+        work = self.work(cell)
+        history = work.with_name(f"{work.name}.partial") / HISTORY
+        try:
+            with history.open("rb") as file:
+                file.seek(max(0, history.stat().st_size - 20_000))
+                last = file.read().splitlines()[-1]
+            return float(json.loads(last)["epoch"]) / int(cell.content["training"]["epochs"])
+        except (OSError, ValueError, KeyError, IndexError):  # not begun, or a line half written
+            return 0.0
+
+    def file(self, cell: Cell, *, keep_student: bool) -> None:
+        """Keep what is worth keeping of a finished run, with places as the user wrote them."""
+        work, target = self.work(cell), self.filed(cell.name)
+        if self.has(cell.name):  # by another process, or just before a kill
+            shutil.rmtree(work)
+            return
+        writing = target.with_name(f".{target.name}.writing")
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir(parents=True)
+        places = _places(cell)
+        for name in TEXTS:
+            text = (work / name).read_text(encoding="utf-8")
+            for place, written in places.items():
+                text = text.replace(place, written)
+            (writing / name).write_text(text, encoding="utf-8")
+        shutil.copy(work / PREDICTIONS, writing)
+        if keep_student:
+            shutil.copytree(work / "student", writing / "student")
+        writing.rename(target)
+        shutil.rmtree(work)
+
+
+def _places(cell: Cell) -> dict[str, str]:
+    """Place on this machine -> as the user wrote it, the longest first."""
+    assert cell.config is not None
+    here = cell.config.model_dump(mode="json")
+    found = {
+        here[section][name]: written
+        for section, fields in cell.content.items()
+        if isinstance(fields, Mapping)
+        for name, written in fields.items()
+        if isinstance(written, str) and here[section][name] != written
+    }
+    return dict(sorted(found.items(), key=lambda one: -len(one[0])))
+
+
+@dataclass
+class Conductor:
+    """Starts what can be started, files what is finished, and shows both.
+
+    Args:
+        plan: What is to be run.
+        study: Where.
+        jobs: Processes at once.
+        console: Where progress is shown.
+        keep_students: Whether students are filed as well.
+    """
+
+    plan: Plan
+    study: Study
+    jobs: int
+    console: Console
+    keep_students: bool = False
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+    took: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Run all cells that are not finished.
+
+        Raises:
+            StudyError: If some failed; the others are finished by then.
+        """
+        self.study.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.study.folder / ".gitignore", IGNORED)
+        waiting: dict[str, Cell | TeacherRun] = {}
+        for name, cell in self.plan.runs.items():
+            if not self.study.has(name) or self.study.work(cell).is_dir():
+                if cell.teacher is not None and not self.study.has(name):
+                    waiting.setdefault(cell.teacher.name, cell.teacher)
+                waiting[name] = cell
+        with self._shown(), self._stopped_at_the_end():
+            while waiting or self.running:
+                for name, run in list(waiting.items()):
+                    if self._settled(run):
+                        del waiting[name]
+                for run in waiting.values():
+                    if len(self.running) < self.jobs and self._may_start(run):
+                        self._start(run)
+                time.sleep(POLL_SECONDS)
+        if self.failed:
+            raise StudyError(self._failures())
+
+    def _settled(self, run: Cell | TeacherRun) -> bool:
+        """Whether nothing is left to do for a run: finished, failed, or without its teacher."""
+        process = self.running.get(run.name)
+        if process is not None and process.poll() is None:
+            return False
+        if process is not None:
+            del self.running[run.name]
+        if (self.study.work(run) / RESULT).is_file():
+            if isinstance(run, Cell):
+                self.study.file(run, keep_student=self.keep_students)
+                self._finished(run)
+            return True
+        if isinstance(run, Cell):
+            if self.study.has(run.name):  # by another process
+                return True
+            if run.teacher is not None and run.teacher.name in self.failed:
+                self.failed[run.name] = "its teacher could not be fine-tuned"
+                return True
+        if process is None or is_busy(self.study.work(run)):
+            return False
+        self.failed[run.name] = self._error(run)
+        self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
+        return True
+
+    def _may_start(self, run: Cell | TeacherRun) -> bool:
+        if run.name in self.running or is_busy(self.study.work(run)):
+            return False
+        teacher = run.teacher if isinstance(run, Cell) else None
+        return teacher is None or (self.study.work(teacher) / RESULT).is_file()
+
+    def _start(self, run: Cell | TeacherRun) -> None:
+        assert run.config is not None
+        logs = self.study.folder / LOGS
+        logs.mkdir(exist_ok=True)
+        config = logs / f"{run.name}.yaml"
+        write_text(config, to_yaml(run.config))
+        command = "teach" if isinstance(run, TeacherRun) else "distill"
+        arguments = [command, str(config), "--out", str(self.study.work(run)), "--resume"]
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        with self._log(run).open("wb") as log:
+            self.running[run.name] = subprocess.Popen(
+                [sys.executable, "-m", "layermix", *arguments, "--quiet", "--json"],
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                env={"OMP_NUM_THREADS": str(threads), **os.environ},
+                start_new_session=True,  # Ctrl-C reaches the conductor, who tells the others
+            )
+        self.began[run.name] = time.monotonic()
+
+    def _finished(self, cell: Cell) -> None:
+        if cell.name in self.began:
+            seconds = time.monotonic() - self.began.pop(cell.name)
+            self.took.setdefault(cell.task, []).append(seconds)
+        if not self.console.is_terminal:
+            score = self._score(cell)
+            done = sum(map(self.study.has, self.plan.runs))
+            self.console.print(
+                f"{done} of {len(self.plan.runs)}: {cell.title}: {score:.4f}{self._time_left()}",
+                markup=False,
+                soft_wrap=True,
+            )
+
+    def _log(self, run: Cell | TeacherRun) -> Path:
+        return self.study.folder / LOGS / f"{run.name}.log"
+
+    def _error(self, run: Cell | TeacherRun) -> str:
+        """What a failed process said last."""
+        said = self._log(run).read_text(encoding="utf-8", errors="replace").strip()
+        message = said.rpartition("Error: ")[2] if "Error: " in said else said[-500:]
+        return message or f"it ended without a word (killed?); see {self._log(run)}"
+
+    def _failures(self) -> str:
+        titles = {
+            **{name: teacher.title for name, teacher in self.plan.teachers.items()},
+            **{name: cell.title for name, cell in self.plan.runs.items()},
+        }
+        done = sum(map(self.study.has, self.plan.runs))
+        lines = [f"  {titles[name]}: {why}" for name, why in self.failed.items()]
+        return "\n".join(
+            [
+                f"{len(self.failed)} of the runs failed; {done} of {len(self.plan.runs)} cells are "
+                "finished:",
+                *lines,
+                "Mend the cause and give the same command again: finished cells are kept, failed "
+                f"ones are tried again. Logs are in {self.study.folder / LOGS}",
+            ]
+        )
+
+    @contextmanager
+    def _stopped_at_the_end(self) -> Iterator[None]:
+        """Stop what still runs if the conductor is stopped; it can be resumed."""
+        try:
+            yield
+        finally:
+            for process in self.running.values():
+                process.send_signal(signal.SIGINT)
+            for process in self.running.values():
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+    # -- what is shown -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        if not self.console.is_terminal or self.console.quiet:
+            yield
+            return
+        with Live(get_renderable=self._table, console=self.console, refresh_per_second=1):
+            yield
+
+    def _table(self) -> Table:
+        """Arms × seeds: a score, how much is done, or what is wrong."""
+        done = sum(map(self.study.has, self.plan.runs))
+        table = Table(
+            title=f"{self.plan.study.title}: {done} of {len(self.plan.runs)}{self._time_left()}"
+        )
+        for column in ("task", "arm", "by seed"):
+            table.add_column(column, overflow="fold")
+        for task, arms in self.plan.table.items():
+            for arm, cells in arms.items():
+                table.add_row(task, arm, "  ".join(self._state(cell) for cell in cells.values()))
+        return table
+
+    def _state(self, cell: Cell) -> str:
+        if self.study.has(cell.name):
+            score = self._score(cell)
+            return f"{score:.3f}".replace("0.", ".")
+        if cell.name in self.failed:
+            return "failed"
+        share = self.study.share(cell)
+        return f"{share:.0%}" if cell.name in self.running or share else "·"
+
+    def _score(self, cell: Cell) -> float:
+        """What the study compares of a finished cell."""
+        result, wanted = self.study.result(cell.name), self.plan.study
+        return float(result["metrics"][wanted.report][wanted.split][result["metric"]])
+
+    def _time_left(self) -> str:
+        """From what the cells of a task took, or from how far the running ones are."""
+        seconds = 0.0
+        for cell in self.plan.runs.values():
+            if self.study.has(cell.name) or cell.name in self.failed:
+                continue
+            whole = self._expected(cell)
+            if whole is None:
+                return ""
+            seconds += whole * (1 - self.study.share(cell))
+        return f", about {_duration(seconds / self.jobs)} left" if seconds else ""
+
+    def _expected(self, cell: Cell) -> float | None:
+        """Seconds that a whole cell takes; None if none of its task is far enough to tell."""
+        if took := self.took.get(cell.task):
+            return sum(took) / len(took)
+        now = time.monotonic()
+        for name in self.running:
+            other = self.plan.runs.get(name)
+            if other is not None and other.task == cell.task:
+                share = self.study.share(other)
+                if share > 0:
+                    return (now - self.began[name]) / share
+        return None
+
+
+def _duration(seconds: float) -> str:
+    """For people.
+
+    Examples:
+        >>> [_duration(seconds) for seconds in (40, 200, 9000)]
+        ['40 s', '3 min', '2.5 h']
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,393 @@
+"""What the finished cells of a study show: scores with intervals, verdicts, α; as JSON and text.
+
+Reads files only, so it can be asked at any time, also while cells still run.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from layermix.conduct import Study
+from layermix.folder import ENVIRONMENT, PREDICTIONS, write_text
+from layermix.metrics import HIGHER_IS_BETTER
+from layermix.stats import (
+    Comparison,
+    describe,
+    judge,
+    multi_bootstrap,
+    smallest_p,
+    stochastic_order,
+    summarise,
+)
+from layermix.study import Cell, Plan
+
+DECLARED, RESULTS, TEXT = "declared.json", "results.json", "results.md"
+BOOTSTRAPPED = ("accuracy", "f1", "f1_macro", "matthews")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The finished cells of one arm on one task.
+
+    Attributes:
+        cells: Seed -> cell.
+        results: Seed -> result.json.
+        report: The epoch whose scores are compared.
+        split: The rows.
+    """
+
+    cells: Mapping[int, Cell]
+    results: Mapping[int, Mapping[str, Any]]
+    report: str
+    split: str
+
+    @property
+    def metric(self) -> str:
+        """The task's primary score."""
+        return str(next(iter(self.results.values()))["metric"])
+
+    def scores(self, report: str | None = None) -> dict[int, float]:
+        """Seed -> primary score at a reported epoch."""
+        wanted = report or self.report
+        return {
+            seed: float(result["metrics"][wanted][self.split][self.metric])
+            for seed, result in self.results.items()
+            if wanted in result["metrics"]
+        }
+
+
+def declare(plan: Plan, study: Study) -> None:
+    """Write down the primary family before cells run; a later change of it is kept as one."""
+    file = study.folder / DECLARED
+    family = [list(pair) for pair in plan.judged]
+    before = _declarations(study)
+    if before and before[-1]["family"] == family:
+        return
+    finished = sum(map(study.has, plan.runs))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = {"written": now, "finished_cells": finished, "family": family}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps([*before, entry], indent=2, ensure_ascii=False) + "\n")
+
+
+def _declarations(study: Study) -> list[dict[str, Any]]:
+    file = study.folder / DECLARED
+    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    return found
+
+
+def find(plan: Plan, study: Study) -> dict[str, Any]:
+    """All that the finished cells show; what results.json holds.
+
+    Args:
+        plan: Says which cells belong to which task and arm.
+        study: Where they are filed.
+    """
+    arms = _arms(plan, study)
+    higher = {
+        task: HIGHER_IS_BETTER[next(iter(found.values())).metric] for task, found in arms.items()
+    }
+    judged = _comparisons(plan, study, arms, higher, plan.judged)
+    verdicts = {
+        (verdict.comparison.name, verdict.comparison.first, verdict.comparison.second): verdict
+        for verdict in (judge(list(judged.values())) if judged else [])
+    }
+    others = [
+        (task, arm, baseline)
+        for task, found in arms.items()
+        for baseline, arm in ((next(iter(found)), arm) for arm in list(found)[1:])
+        if (task, arm, baseline) not in judged and (task, baseline, arm) not in judged
+    ]
+    described = _comparisons(plan, study, arms, higher, others)
+    return {
+        "title": plan.study.title,
+        "report": plan.study.report,
+        "split": plan.study.split,
+        "cells": {"planned": len(plan.runs), "finished": sum(map(study.has, plan.runs))},
+        "tasks": {
+            task: {
+                "metric": next(iter(found.values())).metric,
+                "teacher": _teacher_scores(found),
+                "arms": {arm: _arm_record(one) for arm, one in found.items()},
+            }
+            for task, found in arms.items()
+        },
+        "family": [
+            {
+                "task": task,
+                "first": first,
+                "second": second,
+                "differences": list(verdict.comparison.differences),
+                "mean": verdict.summary.mean,
+                "interval": [verdict.summary.low, verdict.summary.high],
+                "p": verdict.p,
+                "adjusted_p": verdict.adjusted_p,
+                "bootstrap": verdict.comparison.bootstrap and asdict(verdict.comparison.bootstrap),
+                "stochastic_order": _order(arms[task][first], arms[task][second], higher[task]),
+                "outcome": verdict.outcome,
+                "sentence": verdict.sentence(),
+            }
+            for (task, first, second), verdict in verdicts.items()
+        ],
+        "descriptive": [
+            {
+                "task": task,
+                "first": first,
+                "second": second,
+                "differences": list(one.differences),
+                "sentence": describe(one),
+            }
+            for (task, first, second), one in described.items()
+        ],
+        "notes": _notes(plan, study, arms),
+    }
+
+
+def write(found: Mapping[str, Any], study: Study) -> None:
+    """Write results.json and results.md into the study's folder."""
+    write_text(study.folder / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_text(study.folder / TEXT, text(found))
+
+
+def _arms(plan: Plan, study: Study) -> dict[str, dict[str, Arm]]:
+    """Task -> arm -> its finished cells; arms and tasks without any are left out."""
+    arms: dict[str, dict[str, Arm]] = {}
+    for task, of_task in plan.table.items():
+        for arm, cells in of_task.items():
+            done = {seed: cell for seed, cell in cells.items() if study.has(cell.name)}
+            if done:
+                results = {seed: study.result(cell.name) for seed, cell in done.items()}
+                arms.setdefault(task, {})[arm] = Arm(
+                    done, results, plan.study.report, plan.study.split
+                )
+    return arms
+
+
+def _comparisons(
+    plan: Plan,
+    study: Study,
+    arms: Mapping[str, Mapping[str, Arm]],
+    higher: Mapping[str, bool],
+    pairs: Sequence[tuple[str, str, str]],
+) -> dict[tuple[str, str, str], Comparison]:
+    """The paired differences of pairs of arms that have seeds in common."""
+    found = {}
+    for task, first, second in pairs:
+        of_task = arms.get(task, {})
+        if first not in of_task or second not in of_task:
+            continue
+        one, two = of_task[first], of_task[second]
+        scores = one.scores(), two.scores()
+        seeds = sorted(scores[0].keys() & scores[1].keys())
+        if not seeds:
+            continue
+        sign = 1 if higher[task] else -1
+        differences = [sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
+        bootstrap = None
+        if len(seeds) > 1 and one.metric in BOOTSTRAPPED and one.split == "validation":
+            labels, predicted = _predictions(study, plan.study.report, one, two, seeds)
+            first_classes, second_classes = predicted
+            score: Any = one.metric
+            bootstrap = multi_bootstrap(first_classes, second_classes, labels, score)
+        found[task, first, second] = Comparison(
+            task, first, second, differences, bootstrap=bootstrap
+        )
+    return found
+
+
+def _predictions(study: Study, report: str, one: Arm, two: Arm, seeds: Sequence[int]) -> Any:
+    """Labels (examples,) and, for both arms, the predicted classes (seeds, examples)."""
+    labels: Any = None
+    both = []
+    for arm in (one, two):
+        rows = []
+        for seed in seeds:
+            file = study.filed(arm.cells[seed].name) / PREDICTIONS
+            table = pq.read_table(file, columns=["report", "row_id", "label", "prediction"])
+            frame = {name: np.asarray(table[name]) for name in table.column_names}
+            kept = (frame["report"] == report) & (frame["label"] >= 0)
+            order = frame["row_id"][kept].argsort()
+            labels = frame["label"][kept][order]
+            rows.append(frame["prediction"][kept][order])
+        both.append(np.stack(rows))
+    return labels, both
+
+
+def _order(first: Arm, second: Arm, higher: bool) -> float | None:
+    """Almost stochastic order, a secondary reading; None with fewer than two seeds."""
+    sign = 1 if higher else -1
+    one, two = ([sign * score for score in arm.scores().values()] for arm in (first, second))
+    return stochastic_order(one, two) if min(len(one), len(two)) > 1 else None
+
+
+def _arm_record(arm: Arm) -> dict[str, Any]:
+    """Every raw score, its mean and spread, what picking the best epoch would add, and α."""
+    scores = arm.scores()
+    spread = asdict(summarise(list(scores.values())))
+    record = {"seeds": list(scores), **spread, "values": list(scores.values())}
+    best = arm.scores("best_on_dev")
+    if best and arm.report == "last":
+        record["best_on_dev"] = list(best.values())
+        record["optimism"] = float(np.mean([best[seed] - scores[seed] for seed in best]))
+    strategies = {(result["mix"] or {}).get("strategy") for result in arm.results.values()}
+    alphas = [result["alpha"] for result in arm.results.values() if result["alpha"] is not None]
+    if alphas and strategies == {"learned"}:
+        record["alpha"] = _alpha_record(np.asarray(alphas))
+    return record
+
+
+def _alpha_record(alphas: Any) -> dict[str, Any]:
+    """What a learned α did: (seeds, K, L) -> its mean, how far it moved, whether seeds agree.
+
+    `moved` is the total-variation distance from uniform as a share of the largest possible one;
+    `between_seeds` the same distance between two seeds, on average.
+    """
+    layers = alphas.shape[-1]
+    farthest = 1 - 1 / layers
+    moved = np.abs(alphas - 1 / layers).sum(-1) / 2 / farthest if farthest else 0 * alphas[..., 0]
+    pairs = [np.abs(a - b).sum(-1).mean() / 2 for a, b in combinations(alphas, 2)]
+    return {
+        "mean": alphas.mean(0).tolist(),
+        "moved": moved.mean(0).tolist(),
+        "between_seeds": float(np.mean(pairs)) if pairs else None,
+    }
+
+
+def _teacher_scores(arms: Mapping[str, Arm]) -> list[float]:
+    """The score of every teacher that taught these arms, each once."""
+    found = {
+        result["teacher"]["fingerprint"]: float(result["teacher"]["metrics"][arm.split][arm.metric])
+        for arm in arms.values()
+        for result in arm.results.values()
+    }
+    return list(found.values())
+
+
+def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
+    """What a reader must know before believing a table."""
+    notes = []
+    finished = sum(map(study.has, plan.runs))
+    if finished < len(plan.runs):
+        notes.append(
+            f"{finished} of {len(plan.runs)} cells are finished: what follows is preliminary"
+        )
+    declared = _declarations(study)
+    if len(declared) > 1 and declared[-1]["finished_cells"]:
+        count = declared[-1]["finished_cells"]
+        notes.append(
+            f"the primary family was changed when {count} cells were finished, so it was not "
+            f"declared beforehand; {DECLARED} has what it was"
+        )
+    cells = {c.name: c for of in arms.values() for arm in of.values() for c in arm.cells.values()}
+    commits = {
+        json.loads((study.filed(name) / ENVIRONMENT).read_text("utf-8"))["commit"] for name in cells
+    }
+    if len(commits) > 1:
+        named = ", ".join(sorted(str(commit)[:8] for commit in commits))
+        notes.append(f"the cells were run by {len(commits)} states of the code: {named}")
+    for task, of_task in arms.items():
+        results = [result for arm in of_task.values() for result in arm.results.values()]
+        for what, values in {
+            "data": {result["data"]["fingerprint"] for result in results},
+            "precisions": {result["precision"] for result in results},
+            "teachers": {result["teacher"]["fingerprint"] for result in results},
+        }.items():
+            if len(values) > 1 and not (what == "teachers" and plan.study.teachers == "per_seed"):
+                notes.append(f"the cells of {task} had {len(values)} different {what}")
+    return notes
+
+
+# -- as text ---------------------------------------------------------------------------------------
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The findings as Markdown: notes, a table per task, verdicts, descriptions."""
+    lines = [f"# {found['title']}", ""]
+    lines += [f"- Note: {note}." for note in found["notes"]]
+    for task, of_task in found["tasks"].items():
+        teachers = of_task["teacher"]
+        taught = f"{np.mean(teachers):.4f}" + (f" (mean of {len(teachers)})" * (len(teachers) > 1))
+        lines += [
+            "",
+            f"## {task}",
+            "",
+            f"{of_task['metric']} on {found['split']}; teacher {taught}.",
+            "",
+        ]
+        lines += [
+            f"| arm | seeds | {found['report']}, mean ± sd | 95 % interval | of the teacher | "
+            "best epoch adds |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for arm, record in of_task["arms"].items():
+            spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
+            interval = (
+                "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}"
+            )
+            kept = f"{record['mean'] / np.mean(teachers):.1%}"
+            added = f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–"
+            lines.append(
+                f"| {arm} | {len(record['values'])} | {record['mean']:.4f}{spread} | {interval} | "
+                f"{kept} | {added} |"
+            )
+        lines += _alpha_lines(of_task["arms"])
+    lines += ["", "## Verdicts on the primary family", ""]
+    lines += [f"- {one['sentence']}" for one in found["family"]] or ["- none was declared."]
+    if found["descriptive"]:
+        lines += ["", "## Without verdict", ""]
+        lines += [f"- {one['sentence']}" for one in found["descriptive"]]
+    return "\n".join(lines) + "\n"
+
+
+def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for arm, record in arms.items():
+        if "alpha" not in record:
+            continue
+        alpha = record["alpha"]
+        rows = "; ".join(
+            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)} (moved {moved:.0%})"
+            for k, (row, moved) in enumerate(zip(alpha["mean"], alpha["moved"], strict=True))
+        )
+        between = alpha["between_seeds"]
+        apart = "" if between is None else f" Two seeds are {between:.3f} apart."
+        lines += ["", f"α of {arm}, mean over seeds. {rows}.{apart}"]
+    return lines
+
+
+def plan_text(plan: Plan, study: Study | None) -> str:
+    """What a study will run, and what its seeds can show."""
+    finished = sum(map(study.has, plan.runs)) if study else 0
+    lines = [f"{plan.study.title}: {len(plan.runs)} runs, {len(plan.teachers)} teachers to make"]
+    for task, arms in plan.table.items():
+        counted = ", ".join(f"{arm} × {len(cells)}" for arm, cells in arms.items())
+        lines.append(f"  {task}: {counted}")
+    family = plan.judged
+    if not family:
+        lines.append("primary family: none declared, so nothing will get a verdict")
+    for task, first, second in family:
+        of_task = plan.table[task]
+        seeds = len(of_task[first].keys() & of_task[second].keys())
+        least = smallest_p(seeds) * len(family) if seeds else 1.0
+        can = "a verdict is possible" if least <= 0.05 else "no verdict is possible"
+        lines.append(
+            f"  judged: {first} against {second} on {task}, {seeds} seeds: smallest p after Holm "
+            f"{min(1.0, least):.2g}, so {can}"
+        )
+    if finished and study:
+        took = [
+            float(study.result(name)["timings"]["training_seconds"])
+            for name in plan.runs
+            if study.has(name)
+        ]
+        left = len(plan.runs) - finished
+        lines.append(
+            f"{finished} runs are finished ({np.mean(took):.0f} s each on average), {left} are left"
+        )
+    return "\n".join(lines)

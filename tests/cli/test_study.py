@@ -1,0 +1,248 @@
+"""`layermix study`: from one file to finished cells, verdicts and tables."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
+VARYING = ("written", "timings", "threads")  # of environment.json and result.json
+PATIENCE = 300.0  # seconds, on a busy machine
+
+
+@pytest.fixture(scope="session")
+def recipe_file(place: Path, base: Path, data: Path) -> Callable[..., Path]:
+    """`recipe_file(name, **changes)` writes a small study."""
+
+    def write(name: str, **changes: Any) -> Path:
+        quick = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "log_every": 3}
+        study = {
+            "title": "tiny",
+            "base": {"student": {"blocks": [0, 1]}, "training": quick},
+            "teach": {"model": str(base), "training": quick | {"epochs": 6}},
+            "tasks": {"reviews": {"data": "$REVIEWS"}},
+            "arms": {
+                "ce_only": {"loss": {"logit_weight": 0, "hidden_weight": 0}},
+                "fixed": {"mix": "fixed"},
+                "learned": {"mix": "learned"},
+            },
+            "seeds": 2,
+            "family": [["learned", "fixed"]],
+        }
+        file = place / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(study | changes, sort_keys=False), encoding="utf-8")
+        return file
+
+    os.environ["REVIEWS"] = str(data)
+    return write
+
+
+@pytest.fixture(scope="session")
+def finished(cli: Any, recipe_file: Callable[..., Path], place: Path) -> tuple[Path, Any]:
+    """A study's folder, and what the command said."""
+    done = cli("study", recipe_file("study"), "--out", "study", "--jobs", "2")
+    assert done.code == 0, done.err
+    return place / "study", done
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """What is filed, without clock times."""
+    found: dict[str, Any] = {}
+    for file in sorted((folder / "cells").rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.suffix == ".json":
+            found[name] = {
+                key: value
+                for key, value in json.loads(file.read_text()).items()
+                if key not in VARYING
+            }
+        elif file.is_file():
+            found[name] = file.read_bytes()
+    results = json.loads((folder / "results.json").read_text())
+    return found | {"results": results}
+
+
+def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None:
+    folder, done = finished
+    assert "tiny: 6 runs, 1 teachers to make" in done.err
+    assert "6 of 6: reviews, " in done.err
+    assert done.out.startswith("# tiny\n")
+    assert "no verdict is possible for learned against fixed on reviews with 2 seeds" in done.out
+    assert "descriptive: fixed minus ce_only on reviews" in done.out
+    found = json.loads((folder / "results.json").read_text())
+    assert found["cells"] == {"planned": 6, "finished": 6}
+    arms = found["tasks"]["reviews"]["arms"]
+    assert list(arms) == ["ce_only", "fixed", "learned"]
+    for record in arms.values():
+        assert record["seeds"] == [0, 1]
+        assert record["mean"] == pytest.approx(sum(record["values"]) / 2)
+        assert record["optimism"] >= 0
+    assert "alpha" in arms["learned"]
+    assert "alpha" not in arms["fixed"]
+    (judged,) = found["family"]
+    pairs = zip(arms["learned"]["values"], arms["fixed"]["values"], strict=True)
+    assert judged["differences"] == pytest.approx([one - two for one, two in pairs])
+    assert (folder / "results.md").read_text() in done.out
+
+
+def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
+    finished: tuple[Path, Any], place: Path
+) -> None:
+    folder, _ = finished
+    cells = list((folder / "cells").iterdir())
+    assert len(cells) == 6
+    for cell in cells:
+        assert {file.name for file in cell.iterdir()} == {
+            "config.yaml",
+            "result.json",
+            "history.jsonl",
+            "predictions.parquet",
+            "environment.json",
+        }
+        for file in cell.iterdir():
+            assert str(place).encode() not in file.read_bytes(), file
+        config = yaml.safe_load((cell / "config.yaml").read_text())
+        assert config["data"]["path"] == "$REVIEWS"
+        assert config["teacher"]["model"].startswith("teachers/")
+        assert pq.read_table(cell / "predictions.parquet").num_rows == 2 * 24
+    assert not list((folder / "work").iterdir())
+    assert "/work/" in (folder / ".gitignore").read_text().splitlines()
+
+
+def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
+    cli: Any, finished: tuple[Path, Any], recipe_file: Callable[..., Path]
+) -> None:
+    folder, first = finished
+    before = {file: file.stat().st_mtime_ns for file in (folder / "cells").rglob("*")}
+    again = cli("study", recipe_file("study"), "--out", folder, "--json")
+    assert again.code == 0, again.err
+    assert "6 runs are finished" in again.err
+    assert (
+        json.loads(again.out)["tasks"] == json.loads((folder / "results.json").read_text())["tasks"]
+    )
+    changed = recipe_file("more", family=[["learned", "ce_only"]])
+    options = ("--out", folder, "--seeds", "3", "--jobs", "2", "--quiet")
+    more = cli("study", changed, *options)
+    assert more.code == 0, more.err
+    assert more.err == ""
+    assert (
+        before.items()
+        <= {file: file.stat().st_mtime_ns for file in (folder / "cells").rglob("*")}.items()
+    )
+    assert len(list((folder / "cells").iterdir())) == 9
+    assert "the primary family was changed when 6 cells were finished" in more.out
+    assert first.out != more.out
+
+
+def test_a_failing_cell_does_not_stop_the_others(
+    cli: Any, recipe_file: Callable[..., Path], place: Path, teacher: Path
+) -> None:
+    file = recipe_file(
+        "failing",
+        teach=None,
+        base={"teacher": str(teacher), "training": {"epochs": 1}},
+        arms={
+            "odd": {"mix": {"strategy": "fixed", "teacher_layers": [9]}},
+            "even": {"mix": {"strategy": "fixed"}},
+        },
+        family=[],
+        seeds=1,
+    )
+    done = cli("study", file, "--out", "failing")
+    assert done.code == 1
+    assert "1 of the runs failed; 1 of 2 cells are finished:" in done.err
+    assert "failed: reviews, odd, seed 0: " in done.err
+    assert "[9]" in done.err
+    assert "give the same command again" in done.err
+    found = json.loads((place / "failing" / "results.json").read_text())
+    assert list(found["tasks"]["reviews"]["arms"]) == ["even"]
+    assert found["notes"][0].startswith("1 of 2 cells are finished")
+
+
+def test_without_its_teacher_no_cell_is_run(
+    cli: Any, recipe_file: Callable[..., Path], place: Path
+) -> None:
+    file = recipe_file("untaught", teach={"model": str(place / "nowhere")}, seeds=1)
+    done = cli("study", file, "--out", "untaught")
+    assert done.code == 1
+    assert "teacher of reviews: " in done.err
+    assert done.err.count("its teacher could not be fine-tuned") == 3
+    assert not (place / "untaught" / "cells").exists()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_study_has_a_plan_without_data(
+    cli: Any, file: Path, monkeypatch: pytest.MonkeyPatch, untouched: None
+) -> None:
+    monkeypatch.delenv("LAYERMIX_GLUE", raising=False)
+    done = cli("study", file, "--dry-run")
+    assert done.code == 0, done.err
+    assert " runs, " in done.out
+
+
+def test_all_problems_of_a_study_are_told_at_once_by_their_lines(
+    cli: Any, recipe_file: Callable[..., Path], place: Path
+) -> None:
+    file = recipe_file(
+        "bad",
+        arms={"fixed": {"mix": "fixd"}, "learned": {"loss": {"entropy": 1}}},
+        family=[["learned", "fixt"]],
+    )
+    done = cli("study", file, "--out", "bad")
+    assert done.code == 2
+    assert "3 problems in the study:" in done.err
+    lines = file.read_text().splitlines()
+    at = next(number for number, line in enumerate(lines, 1) if "fixd" in line)
+    assert f"bad.yaml:{at}: arms.fixed.mix: " in done.err
+    assert "arms.learned.loss.entropy: unknown key; did you mean loss.entropy_weight?" in done.err
+    assert "family: nothing is called fixt; did you mean fixed?" in done.err
+    assert not (place / "bad").exists()
+    assert "no --out" in cli("study", recipe_file("good")).err
+
+
+def kill_and_go_on(
+    start: Callable[..., Any], arguments: list[str], kills: int, draw: random.Random
+) -> None:
+    """Kill the conductor and its cells at random moments; the last time, let it end."""
+    for _ in range(kills):
+        process = start(*arguments, start_new_session=True)
+        try:
+            process.wait(draw.uniform(0.5, 12))
+        except subprocess.TimeoutExpired:
+            children = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+            ).stdout.split()
+            process.send_signal(signal.SIGKILL)
+            if draw.random() < 0.7:  # else an orphan works on, beside the next conductor
+                for child in children:
+                    os.kill(int(child), signal.SIGKILL)
+        process.communicate()
+    process = start(*arguments)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said.decode()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_it_ends_as_an_undisturbed_one(
+    kills: int,
+    start: Callable[..., Any],
+    cli: Any,
+    recipe_file: Callable[..., Path],
+    place: Path,
+    tmp_path: Path,
+) -> None:
+    arms = {name: {"mix": name} for name in ("fixed", "learned")}
+    file = recipe_file("killed", seeds=1, arms=arms)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert cli("study", file, "--out", straight).code == 0
+    arguments = ["study", str(file), "--out", str(broken), "--jobs", "2", "--quiet"]
+    kill_and_go_on(start, arguments, kills, random.Random(kills))
+    assert contents(broken) == contents(straight)

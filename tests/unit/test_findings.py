@@ -1,0 +1,258 @@
+"""Findings from filed cells: scores, pairs, verdicts, α, and what a reader must be told."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from layermix.conduct import Conductor, Study
+from layermix.findings import declare, find, plan_text, text, write
+from layermix.stats import multi_bootstrap
+from layermix.study import Cell, Plan, StudyConfig, make_plan
+
+ROWS = 200
+SEEDS = 8
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make(family=[["learned", "fixed"]])
+
+
+def make(**changes: Any) -> Plan:
+    given = {
+        "title": "small",
+        "base": {"teacher": "T", "data": "D"},
+        "tasks": {"mrpc": {}},
+        "arms": {name: {"mix": name} for name in ("fixed", "uniform", "learned")},
+        "seeds": SEEDS,
+    }
+    return make_plan(StudyConfig.model_validate(given | changes), None)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(tmp_path / "study")
+
+
+def right(cell: Cell) -> int:
+    """Right answers of a cell: `learned` has two more than the others, whatever the seed."""
+    return 150 + 3 * (cell.seed % 4) + 2 * (cell.arm == "learned")
+
+
+def fill(
+    plan: Plan, study: Study, cells: Callable[[Cell], bool] = lambda _: True, **own: Any
+) -> None:
+    """File cells whose scores are known."""
+    for cell in filter(cells, plan.cells):
+        folder = study.filed(cell.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = np.arange(ROWS) % 2
+        rows = np.random.default_rng(cell.seed).permutation(ROWS)
+        answers = np.where(np.arange(ROWS) < right(cell), labels, 1 - labels)
+        reports = {"last": answers, "best_on_dev": labels}
+        tables = [
+            pa.table(
+                {
+                    "report": [name] * ROWS,
+                    "row_id": rows,
+                    "label": labels[rows],
+                    "prediction": found[rows],
+                }
+            )
+            for name, found in reports.items()
+        ]
+        pq.write_table(pa.concat_tables(tables), folder / "predictions.parquet")
+        scores = {name: float((found == labels).mean()) for name, found in reports.items()}
+        result = {
+            "metric": "accuracy",
+            "metrics": {
+                name: {"epoch": 1, "validation": {"accuracy": score}, "holdout": {"accuracy": 0.5}}
+                for name, score in scores.items()
+            },
+            "teacher": {
+                "fingerprint": "t",
+                "metrics": {"validation": {"accuracy": 0.9}, "holdout": {"accuracy": 0.8}},
+            },
+            "mix": {"strategy": cell.arm},
+            "alpha": [[1.0, 0.0], [0.5, 0.5]] if cell.seed else [[0.8, 0.2], [0.5, 0.5]],
+            "data": {"fingerprint": "d"},
+            "precision": "float32",
+            "timings": {"training_seconds": 60.0},
+        } | own
+        (folder / "result.json").write_text(json.dumps(result))
+        commit = own.get("commit", "abc")
+        (folder / "environment.json").write_text(json.dumps({"commit": commit}))
+
+
+def test_scores_pairs_and_the_verdict(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    declare(plan, study)
+    found = find(plan, study)
+    assert found["notes"] == []
+    arms = found["tasks"]["mrpc"]["arms"]
+    assert found["tasks"]["mrpc"]["teacher"] == [0.9]
+    expected = [right(cell) / ROWS for cell in plan.table["mrpc"]["fixed"].values()]
+    assert arms["fixed"]["values"] == expected
+    assert arms["fixed"]["sd"] == pytest.approx(np.std(expected, ddof=1))
+    assert arms["fixed"]["optimism"] == pytest.approx(1 - np.mean(expected))
+    (judged,) = found["family"]
+    assert judged["differences"] == pytest.approx([0.01] * SEEDS)
+    assert judged["p"] == 2 / 2**SEEDS
+    assert judged["outcome"] == "better"
+    assert judged["stochastic_order"] < 0.5
+    described = [(one["first"], one["second"]) for one in found["descriptive"]]
+    assert described == [("uniform", "fixed")]  # the pair of the family is not told twice
+    assert "1.0" in judged["sentence"]
+
+
+def test_the_bootstrap_is_that_of_the_stored_predictions(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    labels = np.arange(ROWS) % 2
+    both = [
+        np.stack(
+            [np.where(np.arange(ROWS) < right(cell), labels, 1 - labels) for cell in cells.values()]
+        )
+        for cells in (plan.table["mrpc"]["learned"], plan.table["mrpc"]["fixed"])
+    ]
+    expected = multi_bootstrap(both[0], both[1], labels, "accuracy")
+    (judged,) = find(plan, study)["family"]
+    assert judged["bootstrap"]["difference"] == pytest.approx(expected.difference)
+    assert judged["bootstrap"]["low"] == expected.low
+    assert judged["bootstrap"]["p"] == expected.p
+
+
+def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: Study) -> None:
+    fill(plan, study, lambda cell: cell.seed < 2)
+    record = find(plan, study)["tasks"]["mrpc"]["arms"]
+    alpha = record["learned"]["alpha"]
+    assert alpha["mean"] == [[0.9, pytest.approx(0.1)], [0.5, 0.5]]
+    assert alpha["moved"] == [pytest.approx(0.8), 0]
+    assert alpha["between_seeds"] == pytest.approx(0.1)  # (0.2 + 0) / 2
+    assert "alpha" not in record["fixed"]
+    assert "layer 0: 0.90 0.10 (moved 80%)" in text(find(plan, study))
+
+
+def test_only_seeds_that_both_arms_have_are_compared(plan: Plan, study: Study) -> None:
+    fill(plan, study, lambda cell: cell.seed < (5 if cell.arm == "learned" else 3))
+    found = find(plan, study)
+    (judged,) = found["family"]
+    assert len(judged["differences"]) == 3
+    assert judged["outcome"] == "not attainable"
+    assert found["tasks"]["mrpc"]["arms"]["learned"]["seeds"] == [0, 1, 2, 3, 4]
+    assert found["notes"] == ["11 of 24 cells are finished: what follows is preliminary"]
+    fill(plan, study, lambda cell: cell.seed > 5)
+
+
+def test_arms_without_a_common_seed_or_without_cells_are_not_compared(
+    plan: Plan, study: Study
+) -> None:
+    fill(plan, study, lambda cell: (cell.arm, cell.seed) in (("learned", 1), ("fixed", 0)))
+    found = find(plan, study)
+    assert found["family"] == []
+    assert found["descriptive"] == []
+    assert found["tasks"]["mrpc"]["arms"]["fixed"]["low"] is None
+    assert "| fixed | 1 | 0.7500 | – |" in text(found)
+    assert find(plan, Study(study.folder / "empty"))["tasks"] == {}
+
+
+def test_a_family_changed_afterwards_is_told(plan: Plan, study: Study) -> None:
+    declare(plan, study)
+    declare(plan, study)
+    other = make(family=[["uniform", "fixed"]])
+    declare(other, study)
+    assert "changed" not in str(find(other, study)["notes"])  # nothing had been seen
+    fill(plan, study)
+    declare(plan, study)
+    assert "changed when 24 cells were finished" in find(plan, study)["notes"][0]
+    assert len(json.loads((study.folder / "declared.json").read_text())) == 3
+
+
+def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    fill(plan, study, lambda cell: cell.seed == 0, precision="bfloat16", commit="def",
+         data={"fingerprint": "other"})  # fmt: skip
+    assert find(plan, study)["notes"] == [
+        "the cells were run by 2 states of the code: abc, def",
+        "the cells of mrpc had 2 different data",
+        "the cells of mrpc had 2 different precisions",
+    ]
+    for teachers, told in (("one", True), ("per_seed", False)):
+        plan = make(teachers=teachers)
+        fill(plan, study)
+        score = {"validation": {"accuracy": 0.7}}
+        other = {"fingerprint": "u", "metrics": score}
+        fill(plan, study, lambda cell: cell.seed == 1, teacher=other)
+        found = find(plan, study)
+        assert ("the cells of mrpc had 2 different teachers" in found["notes"]) == told
+        assert sorted(found["tasks"]["mrpc"]["teacher"]) == [0.7, 0.9]
+        assert "0.8000 (mean of 2)" in text(found)
+
+
+def test_a_recipe_is_chosen_on_the_rows_held_out(study: Study) -> None:
+    plan = make(split="holdout", family=[["learned", "fixed"]])
+    fill(plan, study)
+    found = find(plan, study)
+    assert found["tasks"]["mrpc"]["arms"]["learned"]["mean"] == 0.5
+    assert found["tasks"]["mrpc"]["teacher"] == [0.8]
+    assert found["family"][0]["bootstrap"] is None  # predictions are kept of validation only
+    assert "accuracy on holdout" in text(found)
+
+
+def test_a_score_whose_low_is_good_is_turned_about(study: Study) -> None:
+    plan = make(family=[["learned", "fixed"]])
+    losses = {name: {"validation": {"nll": 0.5}} for name in ("last", "best_on_dev")}
+    taught = {"fingerprint": "t", "metrics": {"validation": {"nll": 0.1}}}
+    fill(plan, study, metric="nll", metrics=losses, teacher=taught)
+    better = {name: {"validation": {"nll": 0.25}} for name in losses}
+    fill(plan, study, lambda c: c.arm == "learned", metric="nll", metrics=better, teacher=taught)
+    (judged,) = find(plan, study)["family"]
+    assert judged["differences"] == [0.25] * SEEDS
+    assert judged["outcome"] == "better"
+    assert judged["bootstrap"] is None
+
+
+def test_results_are_written_beside_the_cells(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    found = find(plan, study)
+    write(found, study)
+    assert json.loads((study.folder / "results.json").read_text()) == found
+    assert (study.folder / "results.md").read_text() == text(found)
+
+
+def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
+    assert plan_text(plan, None).splitlines() == [
+        "small: 24 runs, 0 teachers to make",
+        "  mrpc: fixed × 8, uniform × 8, learned × 8",
+        "  judged: learned against fixed on mrpc, 8 seeds: smallest p after Holm 0.0078, so a "
+        "verdict is possible",
+    ]
+    few = make(seeds=3, family=[["learned", "fixed"]])
+    assert "smallest p after Holm 0.25, so no verdict is possible" in plan_text(few, None)
+    apart = {"fixed": {"mix": "fixed", "seeds": [1]}, "learned": {"mix": "learned", "seeds": [2]}}
+    assert "0 seeds: smallest p after Holm 1," in plan_text(
+        make(arms=apart, family=[["learned", "fixed"]]), study
+    )
+    assert "none declared, so nothing will get a verdict" in plan_text(make(), study)
+    fill(plan, study, lambda cell: cell.seed == 0)
+    assert plan_text(plan, study).endswith(
+        "3 runs are finished (60 s each on average), 21 are left"
+    )
+
+
+def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    Conductor(plan, study, 1, screen).run()  # nothing is left to do
+    assert isinstance(screen.file, io.StringIO)
+    shown = screen.file.getvalue()
+    assert "small: 24 of 24" in shown
+    scores = "  ".join(f"{right(c) / ROWS:.3f}"[1:] for c in plan.table["mrpc"]["learned"].values())
+    assert scores in shown

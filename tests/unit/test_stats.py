@@ -1,0 +1,553 @@
+"""Statistics against SciPy, scikit-learn, published numbers, closed forms and simulation."""
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from sklearn import metrics as sklearn_metrics
+
+from layermix.stats import (
+    Bootstrap,
+    Comparison,
+    describe,
+    detectable,
+    holm,
+    judge,
+    mcnemar,
+    multi_bootstrap,
+    seeds_needed,
+    sign_flip,
+    smallest_p,
+    stochastic_order,
+    summarise,
+    violation_ratio,
+)
+
+# thousandths, so that ties and zeros are common, as among scores on few examples
+thousandths = st.integers(-30, 30).map(lambda number: number / 1000)
+samples = st.lists(thousandths, min_size=1, max_size=9)
+families = st.lists(samples, min_size=1, max_size=5)
+
+
+def family(*differences):
+    return [Comparison(f"task {place}", "a", "b", each) for place, each in enumerate(differences)]
+
+
+# Intervals
+
+
+def test_the_interval_is_that_of_scipy():
+    values = np.random.default_rng(0).normal(1, 2, 7)
+    found = summarise(values)
+    wanted = scipy_stats.ttest_rel(values, np.zeros(7)).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+    assert (found.mean, found.sd) == pytest.approx((values.mean(), values.std(ddof=1)))
+    assert found.values == tuple(values)
+
+
+def test_one_seed_has_a_mean_and_nothing_else():
+    assert dataclasses.astuple(summarise([0.3])) == ((0.3,), 0.3, None, None, None)
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    found = summarise([0.5, 0.5, 0.5])
+    assert (found.sd, found.low, found.high) == (0, 0.5, 0.5)
+
+
+# The sign-flip test
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-30, 30), min_size=2, max_size=8))
+@example([3, 8, -11])  # 0 on paper, not in thousandths as floats
+def test_sign_flip_is_the_permutation_test_of_scipy(numbers):
+    # SciPy gets whole numbers: it misses ties of sums that are 0 but for rounding
+    wanted = scipy_stats.permutation_test(
+        (np.array(numbers),), np.sum, permutation_type="samples", n_resamples=np.inf
+    )
+    assert sign_flip([number / 1000 for number in numbers]) == pytest.approx(wanted.pvalue)
+
+
+@given(samples, st.randoms(use_true_random=False), st.sampled_from([1e-6, 3.0, 1e6]))
+def test_sign_flip_knows_no_order_no_sign_and_no_unit(differences, random, unit):
+    p = sign_flip(differences)
+    assert smallest_p(len(differences)) <= p <= 1
+    shuffled = random.sample(differences, len(differences))
+    assert sign_flip(shuffled) == sign_flip([-unit * each for each in differences]) == p
+
+
+def test_sums_that_differ_by_rounding_alone_are_ties():
+    assert 0.1 + 0.2 != 0.3
+    # |±.1 ± .2 ± .3| ≥ 0 always, and 0 is reached in floats as 5.6e-17
+    assert sign_flip([0.1, 0.2, -0.3]) == 1
+    # .6 in another order of addition, in 4 of 16 patterns
+    assert sign_flip([0.3, 0.2, 0.1, 0.0]) == 0.25
+    assert sign_flip([0.0] * 20) == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 6, 16])
+def test_the_smallest_p_is_reached_by_equal_signs(seeds):
+    assert sign_flip(np.arange(1, seeds + 1)) == smallest_p(seeds) == 2 / 2**seeds
+
+
+def test_many_seeds_are_sampled_close_to_the_exact_p():
+    differences = np.random.default_rng(1).normal(0.2, 1, 16)
+    exact = sign_flip(differences)
+    # a 17th seed without a difference leaves the distribution of the sum as it is
+    sampled = sign_flip([*differences, 0.0])
+    assert 0.01 < exact < 0.2
+    assert sampled == pytest.approx(exact, abs=5 * math.sqrt(exact / 100_000))
+    assert sampled == sign_flip([*differences, 0.0])
+    assert sign_flip(np.ones(40)) == 1 / 100_001
+
+
+# McNemar
+
+
+def test_mcnemar_is_the_binomial_test_of_the_discordant_rows():
+    a, b = np.array([1] * 9 + [0] * 2 + [1] * 5 + [0] * 4, bool), np.zeros(20, bool)
+    b[9:16] = True
+    assert mcnemar(a, b) == mcnemar(b, a) == scipy_stats.binomtest(9, 11).pvalue
+    assert mcnemar(a, a) == 1
+
+
+# Multi-Bootstrap
+
+
+SCORES = {
+    "accuracy": sklearn_metrics.accuracy_score,
+    "f1": lambda labels, predicted: sklearn_metrics.f1_score(
+        labels, predicted, labels=[1], average="macro", zero_division=0
+    ),
+    "f1_macro": lambda labels, predicted: sklearn_metrics.f1_score(
+        labels, predicted, average="macro", zero_division=0
+    ),
+    "matthews": sklearn_metrics.matthews_corrcoef,
+}
+
+
+def arms(seeds, examples, classes, generator, skill=0.7):
+    labels = generator.integers(classes, size=examples)
+    guesses = generator.integers(classes, size=(2, seeds, examples))
+    first, second = np.where(generator.random(guesses.shape) < skill, labels, guesses)
+    return first, second, labels
+
+
+@pytest.mark.parametrize(
+    ("score", "classes"),
+    [*((score, 2) for score in SCORES), ("accuracy", 3), ("f1_macro", 3), ("matthews", 3)],
+)
+# on seven examples, draws without one of the classes are common, and scores undefined
+@pytest.mark.parametrize("examples", [7, 40])
+def test_a_draw_has_the_scores_of_scikit_learn_on_the_drawn_rows(score, classes, examples):
+    first, second, labels = arms(3, examples, classes, np.random.default_rng(examples))
+    draws, generator = 20, np.random.default_rng(5)
+    drawn_seeds = generator.integers(3, size=(draws, 3))
+    drawn_rows = generator.integers(examples, size=(draws, examples))
+
+    def difference(seeds, rows):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's, of a single class
+            scored = [
+                SCORES[score](labels[rows], first[seed][rows])
+                - SCORES[score](labels[rows], second[seed][rows])
+                for seed in seeds
+            ]
+        return np.mean(scored)
+
+    wanted = np.array([difference(*each) for each in zip(drawn_seeds, drawn_rows, strict=True)])
+    found = multi_bootstrap(first, second, labels, score, draws=draws, seed=5)
+    assert found.difference == pytest.approx(difference(range(3), np.arange(examples)))
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(wanted, [0.025, 0.975])))
+    hits = min((wanted <= 1e-12).sum(), (wanted >= -1e-12).sum())
+    assert found.p == pytest.approx(min(1, 2 * (1 + hits) / (1 + draws)))
+
+
+def test_examples_alone_give_the_interval_of_the_normal_distribution():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(2, size=800)
+    right = generator.random((2, 800)) < np.array([[0.8], [0.75]])
+    # three equal seeds: drawing seeds anew changes nothing
+    first, second = (np.tile(np.where(each, labels, 1 - labels), (3, 1)) for each in right)
+    gain = right[0].astype(float) - right[1]
+    error = gain.std() / math.sqrt(800)
+    found = multi_bootstrap(first, second, labels, "accuracy", draws=4000)
+    assert found.difference == pytest.approx(gain.mean())
+    wanted = gain.mean() - 1.96 * error, gain.mean() + 1.96 * error
+    assert (found.low, found.high) == pytest.approx(wanted, abs=0.15 * error)
+    assert found.p == pytest.approx(2 * scipy_stats.norm.sf(gain.mean() / error), abs=0.015)
+
+
+def test_seeds_alone_give_the_interval_of_the_normal_distribution():
+    examples, seeds = 10, 30
+    # a seed has all examples right or none: drawing examples anew changes nothing
+    wins = np.random.default_rng(0).random(seeds) < 0.5
+    first = np.tile(wins[:, None], (1, examples)).astype(int)
+    found = multi_bootstrap(first, np.zeros_like(first), np.ones(examples, int), "accuracy")
+    error = wins.std() / math.sqrt(seeds)
+    assert found.difference == pytest.approx(wins.mean())
+    assert (found.low, found.high) == pytest.approx(
+        (wins.mean() - 1.96 * error, wins.mean() + 1.96 * error), abs=1.01 / seeds
+    )
+
+
+def test_swapped_arms_mirror_the_bootstrap_and_equal_arms_have_p_1():
+    first, second, labels = arms(4, 50, 2, np.random.default_rng(2))
+    one = multi_bootstrap(first, second, labels, "matthews", draws=200)
+    other = multi_bootstrap(second, first, labels, "matthews", draws=200)
+    assert (one.difference, one.low, one.high, one.p) == pytest.approx(
+        (-other.difference, -other.high, -other.low, other.p)
+    )
+    assert multi_bootstrap(first, first, labels, "f1_macro", draws=50) == Bootstrap(0, 0, 0, 1)
+
+
+def test_many_rows_are_drawn_in_parts_and_nothing_else_changes():
+    # 2**22 weights are held at once: 100 draws of this many rows take four parts
+    first, second, labels = arms(2, 140_000, 2, np.random.default_rng(4))
+    found = multi_bootstrap(first, second, labels, "accuracy", draws=100)
+    generator = np.random.default_rng(0)
+    drawn_seeds = generator.integers(2, size=(100, 2))
+    gain = (first == labels).astype(float) - (second == labels)
+    wanted = []
+    for seeds in drawn_seeds:
+        rows = generator.integers(140_000, size=140_000)
+        wanted.append(gain[:, rows].mean(1)[seeds].mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(wanted, [0.025, 0.975])))
+
+
+# Holm
+
+
+def test_holm_by_hand():
+    # sorted .005 .01 .03 .04 times 4 3 2 1, never falling: .02 .03 .06 .06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]) == [1, 1]
+    assert holm([0.2]) == [0.2]
+
+
+p_lists = st.lists(st.sampled_from([0.0, 0.002, 0.0125, 0.02, 0.05, 0.3, 1.0]) | st.floats(0, 1))
+
+
+@given(p_lists.filter(len), st.randoms(use_true_random=False))
+def test_holm_never_helps_and_keeps_the_order(p_values, random):
+    adjusted = holm(p_values)
+    bonferroni = [min(1, p * len(p_values)) for p in p_values]
+    assert all(p <= a <= b for p, a, b in zip(p_values, adjusted, bonferroni, strict=True))
+    by_p = [a for _, a in sorted(zip(p_values, adjusted, strict=True))]
+    assert by_p == sorted(adjusted)
+    order = random.sample(range(len(p_values)), len(p_values))
+    assert holm([p_values[place] for place in order]) == [adjusted[place] for place in order]
+
+
+# Almost stochastic order
+
+
+@given(samples, samples)
+def test_violation_ratios_of_a_pair_and_of_the_swapped_pair_sum_to_one(first, second):
+    ratio = violation_ratio(first, second)
+    assert 0 <= ratio <= 1
+    assert ratio + violation_ratio(second, first) == pytest.approx(1)
+    assert violation_ratio(first, first) == 0.5
+
+
+def test_violation_ratio_by_hand():
+    # F⁻¹ is 0 then 3 from 1/2 on; G⁻¹ is 1, 1, 2 by thirds: gaps 1, 1 | −2, −1
+    # of widths 1/3, 1/6, 1/6, 1/3; violated 1/2 of 1/2 + 4/6 + 1/3
+    assert violation_ratio([3.0, 0.0], [1.0, 2.0, 1.0]) == pytest.approx(0.5 / 1.5)
+
+
+def test_violation_ratio_agrees_with_the_integral_over_quantiles():
+    generator = np.random.default_rng(8)
+    first, second = generator.normal(0.1, 1, 9), generator.normal(0, 1.5, 14)
+    places = (np.arange(126 * 50) + 0.5) / (126 * 50)
+    gap = np.quantile(second, places, method="inverted_cdf") - np.quantile(
+        first, places, method="inverted_cdf"
+    )
+    wanted = (np.maximum(gap, 0) ** 2).sum() / (gap**2).sum()
+    assert violation_ratio(first, second) == pytest.approx(wanted)
+
+
+def test_stochastic_order_of_separate_equal_and_overlapping_arms():
+    generator = np.random.default_rng(0)
+    low, high = generator.random(8), 2 + generator.random(11)
+    assert stochastic_order(high, low) == 0
+    assert stochastic_order(low, high) == 1
+    assert stochastic_order([1.0, 1.0], [1.0, 1.0]) == 0.5
+    assert stochastic_order(low, low) > 0.5
+    # one violation of ten: the bound is above the ratio, and lower with less confidence
+    better = np.arange(1.0, 11)
+    worse = np.concatenate([[1.5], better[1:] - 0.5])
+    ratio = violation_ratio(better, worse)
+    assert ratio == pytest.approx(0.1)
+    assert ratio < stochastic_order(better, worse, level=0.4) < stochastic_order(better, worse)
+
+
+def test_the_bound_is_the_ratio_plus_the_normal_quantile_of_the_bootstrap_deviation():
+    generator = np.random.default_rng(6)
+    first, second = generator.normal(0.8, 1, 12), generator.normal(0, 1, 9)
+    drawn = [
+        violation_ratio(generator.choice(first, 12), generator.choice(second, 9))
+        for _ in range(1500)
+    ]
+    wanted = violation_ratio(first, second) + 1.645 * np.std(drawn)
+    assert stochastic_order(first, second) == pytest.approx(wanted, abs=0.03)
+
+
+# Power
+
+
+@pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15)])
+def test_seeds_needed_are_those_of_the_published_tables(effect, seeds):
+    assert seeds_needed(sd=1, difference=effect) == seeds
+    assert seeds_needed(sd=3, difference=-3 * effect) == seeds
+
+
+@given(st.integers(2, 60), st.sampled_from([0.5, 0.8, 0.95]), st.sampled_from([0.05, 0.0125]))
+@settings(deadline=None, max_examples=30)
+def test_the_power_at_the_detectable_difference_is_the_power(seeds, power, level):
+    difference = detectable(2.0, seeds, power, level)
+    significant = scipy_stats.t.isf(level / 2, seeds - 1)
+    shift = difference * math.sqrt(seeds) / 2
+    assert scipy_stats.nct.sf(significant, seeds - 1, shift) == pytest.approx(power, abs=1e-6)
+    needed = seeds_needed(2.0, difference * (1 + 1e-9), power, level)
+    assert needed == seeds or (smallest_p(needed) <= level < smallest_p(needed - 1))
+
+
+def test_one_seed_sees_nothing_and_few_seeds_cannot_reach_the_level():
+    assert detectable(0.01, 1) == math.inf
+    assert seeds_needed(0.001, 1.0) == 6
+    assert seeds_needed(0.001, 1.0, level=0.05 / 4) == 8
+    assert seeds_needed(0.001, 1.0, level=1 / 32) == 6
+    assert smallest_p(5) > 0.05 > smallest_p(6)
+
+
+# Verdicts
+
+
+def test_a_clear_gain_and_a_clear_loss_in_words():
+    gain = [0.010, 0.014, 0.012, 0.011, 0.013, 0.012, 0.012, 0.012, 0.012, 0.012]
+    better, worse = judge(
+        [
+            Comparison(
+                "mrpc", "learned", "fixed", gain, bootstrap=Bootstrap(0.012, -1e-9, 0.02, 1)
+            ),
+            Comparison("rte", "learned", "fixed", [-each for each in gain]),
+        ]
+    )
+    assert (better.outcome, worse.outcome) == ("better", "worse")
+    assert better.p == 2 / 1024
+    assert better.sentence() == (
+        "learned is better than fixed on mrpc: +1.2 points (95 % interval +1.1 to +1.3; over seeds "
+        "and examples +0.0 to +2.0), p = .00391 after Holm over 2 comparisons, 10 seeds."
+    )
+    assert worse.sentence() == (
+        "learned is worse than fixed on rte: -1.2 points (95 % interval -1.3 to -1.1), p = .00391 "
+        "after Holm over 2 comparisons, 10 seeds."
+    )
+    assert "p < .001 after Holm over 1 comparison, 14 seeds." in (
+        judge(family([0.01] * 14))[0].sentence()
+    )
+
+
+def test_no_difference_says_what_could_have_been_seen():
+    differences = [0.01, -0.01] * 5
+    [found] = judge([Comparison("mrpc", "learned", "fixed", differences)])
+    sd = np.std(differences, ddof=1)
+    assert found.sentence() == (
+        "no difference shown between learned and fixed on mrpc at 10 seeds: +0.0 points "
+        "(95 % interval -0.8 to +0.8), p = 1 after Holm over 1 comparison; this many seeds could "
+        f"have seen {100 * detectable(sd, 10):.1f} points; seeing 0.5 would need "
+        f"{seeds_needed(sd, 0.005)} seeds."
+    )
+    [wide] = judge([Comparison("mrpc", "learned", "fixed", differences, margin=0.02)])
+    assert wide.sentence().endswith("could have seen 1.0 points.")
+    [equal] = judge(family([0.0] * 8))
+    assert equal.sentence().endswith("+0.0 to +0.0), p = 1 after Holm over 1 comparison.")
+
+
+def test_what_could_have_been_seen_is_at_the_level_that_holm_asks_for():
+    found = judge(family([0.01, -0.01] * 5, [0.01] * 10, [0.001, -0.002] * 5))[0]
+    assert found.to_reach == 0.05 / 2
+    seen = 100 * detectable(found.summary.sd, 10, level=0.05 / 2)
+    assert f"could have seen {seen:.1f} points" in found.sentence()
+
+
+def test_too_few_seeds_get_no_verdict():
+    found = judge(family([0.5, 0.6, 0.7], [0.01] * 7, [0.4], [0.3, -0.1] * 5))
+    assert [each.outcome for each in found] == [
+        "not attainable",
+        "not attainable",
+        "not attainable",
+        "no difference shown",
+    ]
+    assert found[0].sentence() == (
+        "no verdict is possible for a against b on task 0 with 3 seeds: the smallest p they can "
+        "give is .25, and Holm over 4 comparisons asks for .0125, which takes 8 seeds; found +60.0 "
+        "points (95 % interval +35.2 to +84.8)."
+    )
+    assert "with 1 seed: the smallest p they can give is 1, and" in found[2].sentence()
+    assert found[2].sentence().endswith("found +40.0 points (one seed has no interval).")
+
+
+def test_few_seeds_may_be_decided_after_many_but_never_first():
+    few, many, nothing = [0.01] * 6, [0.01] * 10, [0.01, -0.01] * 5
+    assert [each.outcome for each in judge(family(few, many))] == ["better", "better"]
+    assert [each.outcome for each in judge(family(few, nothing))] == [
+        "not attainable",
+        "no difference shown",
+    ]
+
+
+@settings(deadline=None)
+@given(families, st.sampled_from([0.05, 0.1, 0.3]))
+def test_not_attainable_is_exactly_what_no_differences_could_have_decided(differences, level):
+    for place, found in enumerate(judge(family(*differences), level)):
+        decided = found.outcome in ("better", "worse")
+        assert decided == (found.adjusted_p <= level) == (found.p <= found.to_reach)
+        utmost = list(differences)
+        utmost[place] = [1.0] * len(differences[place])
+        could = judge(family(*utmost), level)[place].outcome == "better"
+        assert could == (found.outcome != "not attainable")
+        assert found.sentence().endswith(".")
+
+
+@settings(deadline=None)
+@given(families, st.randoms(use_true_random=False))
+def test_a_family_has_no_order_and_its_arms_no_side(differences, random):
+    found = {each.comparison.name: each for each in judge(family(*differences))}
+    swapped = [
+        Comparison(each.name, "b", "a", [-number for number in each.differences])
+        for each in random.sample(family(*differences), len(differences))
+    ]
+    mirror = {"better": "worse", "worse": "better"}
+    for other in judge(swapped):
+        one = found[other.comparison.name]
+        assert (other.p, other.adjusted_p) == (one.p, one.adjusted_p)
+        assert mirror.get(other.outcome, other.outcome) == one.outcome
+
+
+def test_a_description_has_numbers_and_no_verdict():
+    told = describe(Comparison("rte", "random", "fixed", [0.01, 0.02, 0.03]))
+    assert told == (
+        "descriptive: random minus fixed on rte: +2.0 points (95 % interval -0.5 to +4.5), 3 seeds."
+    )
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: summarise([]),
+            r"found values of shape \(0,\), wanted one dimension of at least 1",
+        ),
+        (lambda: summarise([[0.1]]), r"found values of shape \(1, 1\)"),
+        (lambda: sign_flip([0.1, math.nan]), r"infinity in differences at \[1\], .* run these"),
+        (lambda: smallest_p(0), "found a number of seeds of 0, wanted one above 0"),
+        (lambda: mcnemar(np.ones(2), np.ones(2)), "wanted two bool arrays"),
+        (lambda: mcnemar(np.ones(2, bool), np.ones(3, bool)), r"\(2,\) and bool of shape \(3,\)"),
+        (lambda: mcnemar(np.ones((1, 2), bool), np.ones((1, 2), bool)), r"shape \(1, 2\)"),
+        (lambda: mcnemar(np.ones(0, bool), np.ones(0, bool)), r"shape \(0,\)"),
+        (lambda: holm([]), "found p values of shape"),
+        (lambda: holm([0.1, 1.1]), "from 0.1 to 1.1, wanted 0 to 1"),
+        (lambda: holm([-0.1]), "from -0.1"),
+        (lambda: violation_ratio([], [0.1]), "found first of shape"),
+        (lambda: stochastic_order([0.1, 0.2], [0.1]), "found second of .* at least 2"),
+        (lambda: stochastic_order([0.1, 0.2], [0.1, 0.3], level=1), "level of 1"),
+        (lambda: stochastic_order([0.1, 0.2], [0.1, 0.3], draws=0), "number of draws of 0"),
+        (lambda: detectable(0.0, 5), "standard deviation of 0.0"),
+        (lambda: detectable(math.nan, 5), "standard deviation of nan"),
+        (lambda: detectable(1.0, 0), "number of seeds of 0"),
+        (lambda: detectable(1.0, 5, power=0.04), "power of 0.04, wanted one above 0.05"),
+        (lambda: detectable(1.0, 5, level=0.0), "level of 0.0"),
+        (lambda: seeds_needed(1.0, 0.0), "difference of 0.0"),
+        (lambda: seeds_needed(1.0, 1.0, level=2), "level of 2"),
+        (lambda: Comparison("mrpc", "a", "b", [math.inf]), "differences of a and b on mrpc at"),
+        (lambda: Comparison("mrpc", "a", "b", [0.1], margin=0), "margin of 0"),
+        (lambda: judge([]), "found 0 different comparisons among 0"),
+        (lambda: judge(family([0.1]), level=0), "level of 0"),
+        (
+            lambda: judge([Comparison("x", "a", "b", [0.1]), Comparison("x", "b", "a", [0.1])]),
+            "found 1 different comparisons among 2",
+        ),
+    ],
+)
+def test_wrong_input_is_told(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"first": np.zeros((3, 5), int)}, r"shapes \(3, 5\) and \(2, 5\)"),
+        ({"labels": np.zeros(4, int)}, r"labels of shape \(4,\)"),
+        (dict.fromkeys(("first", "second"), np.zeros((1, 5), int)), "use mcnemar"),
+        (dict.fromkeys(("first", "second"), np.zeros(5, int)), r"shapes \(5,\)"),
+        (
+            {"labels": np.zeros(0, int)}
+            | dict.fromkeys(("first", "second"), np.zeros((2, 0), int)),
+            r"shape \(0,\)",
+        ),
+        ({"labels": np.array([0, 1, -100, 1, 0])}, "least value -100"),
+        ({"second": np.zeros((2, 5))}, "found float64"),
+        ({"score": "nll"}, "found score 'nll' for 2 classes, wanted one of accuracy, f1, f1_macro"),
+        ({"score": "f1", "labels": np.array([0, 1, 2, 1, 0])}, "'f1' for 3 classes"),
+        ({"draws": 0}, "number of draws of 0"),
+    ],
+)
+def test_wrong_arms_are_told(change, words):
+    right = {
+        "first": np.zeros((2, 5), int),
+        "second": np.ones((2, 5), int),
+        "labels": np.array([0, 1, 1, 1, 0]),
+        "score": "accuracy",
+    }
+    multi_bootstrap(**right, draws=2)
+    with pytest.raises(ValueError, match=words):
+        multi_bootstrap(**(right | change))
+
+
+# Simulations: the share of wrong verdicts, and of right ones
+
+
+def share_decided(families, comparisons, seeds, effect=0.0, shared=0.0):
+    """Share of families with a decided comparison; only the first may have an effect.
+
+    `shared` is the part of the variance that all comparisons have in common, as when one arm is
+    compared with several others.
+    """
+    generator, decided = np.random.default_rng(11), 0
+    for _ in range(families):
+        own, common = generator.normal(size=(comparisons, seeds)), generator.normal(size=seeds)
+        drawn = math.sqrt(1 - shared) * own + math.sqrt(shared) * common
+        drawn[0] += effect
+        looked_at = judge(family(*drawn))[: 1 if effect else None]
+        decided += any(each.outcome in ("better", "worse") for each in looked_at)
+    return decided / families
+
+
+@pytest.mark.parametrize(
+    "families", [1000, pytest.param(20_000, marks=pytest.mark.slow, id="20000")]
+)
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_a_family_without_any_effect_is_decided_in_5_percent_at_most(families, shared):
+    share = share_decided(families, comparisons=4, seeds=10, shared=shared)
+    assert 0.02 < share <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / families)
+
+
+@pytest.mark.parametrize(
+    "families", [500, pytest.param(10_000, marks=pytest.mark.slow, id="10000")]
+)
+@pytest.mark.parametrize("comparisons", [1, 4])
+def test_the_detectable_difference_is_seen_as_often_as_the_power_says(families, comparisons):
+    effect = detectable(1.0, 12, level=0.05 / comparisons)
+    share = share_decided(families, comparisons, seeds=12, effect=effect)
+    assert share == pytest.approx(0.8, abs=0.02 + 3 * math.sqrt(0.8 * 0.2 / families))

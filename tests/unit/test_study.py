@@ -1,0 +1,180 @@
+"""A study file becomes cells: combinations, pairing, names by content, problems told at once."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from layermix.config import DistillConfig
+from layermix.errors import ConfigError
+from layermix.study import Plan, StudyConfig, load_study, make_plan
+
+TINY: dict[str, Any] = {
+    "base": {"teacher": "T", "training": {"epochs": 3}},
+    "tasks": {"a": {"data": "A"}, "b": {"data": "$B", "seeds": 1, "arms": ["learned"]}},
+    "arms": {"fixed": {"mix": "fixed"}, "learned": {"mix": "learned"}},
+    "seeds": 2,
+    "family": [["learned", "fixed"]],
+}
+
+
+def plan(out: Path | None = None, **changes: Any) -> Plan:
+    return make_plan(StudyConfig.model_validate(TINY | changes), out)
+
+
+def cells(found: Plan) -> list[tuple[str, str, int]]:
+    return [(cell.task, cell.arm, cell.seed) for cell in found.cells]
+
+
+def test_every_arm_on_every_task_seed_by_seed() -> None:
+    assert cells(plan()) == [
+        ("a", "fixed", 0),
+        ("a", "learned", 0),
+        ("b", "learned", 0),
+        ("a", "fixed", 1),
+        ("a", "learned", 1),
+    ]
+    assert plan().judged == [("a", "learned", "fixed")]
+
+
+def test_seeds_are_a_number_or_a_list_and_an_arm_may_have_its_own() -> None:
+    arms = {"fixed": {"mix": "fixed", "seeds": [7]}, "learned": {"mix": "learned"}}
+    found = plan(tasks={"a": {"data": "A"}}, arms=arms, seeds=[3, 5])
+    assert cells(found) == [("a", "learned", 3), ("a", "learned", 5), ("a", "fixed", 7)]
+
+
+def test_axes_cross_every_arm() -> None:
+    axes = {"loss.entropy_weight": [0, 0.1], "mix.learning_rate": [0.01]}
+    found = plan(tasks={"a": {"data": "A"}}, axes=axes, seeds=1, family=[])
+    assert [cell.arm for cell in found.cells] == [
+        "fixed, entropy_weight=0, learning_rate=0.01",
+        "fixed, entropy_weight=0.1, learning_rate=0.01",
+        "learned, entropy_weight=0, learning_rate=0.01",
+        "learned, entropy_weight=0.1, learning_rate=0.01",
+    ]
+    assert [cell.content["loss"]["entropy_weight"] for cell in found.cells] == [0, 0.1, 0, 0.1]
+    clash = {"training.learning_rate": [1.0], "mix.learning_rate": [0.1]}
+    (label, *_) = [cell.arm for cell in plan(axes=clash, family=[]).cells]
+    assert label == "fixed, training.learning_rate=1.0, mix.learning_rate=0.1"
+
+
+def test_an_arm_changes_its_task_and_a_task_the_base() -> None:
+    tasks = {"a": {"data": "A", "training": {"epochs": 4, "warmup": 5}}}
+    arms = {"fixed": {"mix": "fixed", "training": {"warmup": 6}}}
+    (cell,) = plan(tasks=tasks, arms=arms, seeds=1, family=[]).cells
+    assert cell.content["training"]["epochs"] == 4
+    assert cell.content["training"]["warmup"] == 6
+
+
+def test_a_name_says_what_is_computed_and_not_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [cell.name for cell in plan().cells]
+    assert len(set(names)) == len(names)
+    for place in ("/one", "/two"):
+        monkeypatch.setenv("B", place)
+        found = plan(tmp_path / place.strip("/"))
+        assert [cell.name for cell in found.cells] == names
+        assert [c.config.data.path for c in found.cells if c.config and c.task == "b"] == [place]
+    elsewhere = TINY["base"] | {"cache": {"folder": "X", "max_gb": 1}}
+    assert [cell.name for cell in plan(base=elsewhere).cells] == names
+    other = TINY["base"] | {"cache": {"dtype": "float32"}}
+    assert not {cell.name for cell in plan(base=other).cells} & set(names)
+
+
+def test_equal_cells_of_two_arms_are_run_once() -> None:
+    arms = {"learned": {"mix": "learned"}, "plain": {}}
+    found = plan(tasks={"a": {"data": "A"}}, arms=arms, seeds=2, family=[])
+    assert len(found.cells) == 4
+    assert len(found.runs) == 2
+    assert [cell.arm for cell in found.runs.values()] == ["learned", "learned"]
+
+
+def test_without_places_no_variable_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("B", raising=False)
+    assert all(cell.config is None for cell in plan().cells)
+    with pytest.raises(ConfigError, match=r"data\.path: the environment variable B is not set"):
+        plan(tmp_path)
+
+
+def test_one_teacher_for_all_seeds_or_one_each(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"tasks": {"a": {"data": "A"}}, "teach": {"model": "M"}}
+    one = plan(tmp_path, **changes)
+    assert len(one.teachers) == 1
+    each = plan(tmp_path, **changes, teachers="per_seed")
+    assert len(each.teachers) == 2
+    for found in (one, each):
+        for cell in found.cells:
+            assert cell.teacher is not None
+            assert cell.teacher.config is not None
+            assert cell.teacher.config.data.path == "A"
+            assert isinstance(cell.config, DistillConfig)
+            assert cell.config.teacher.model == str(tmp_path / "teachers" / cell.teacher.name)
+            assert cell.content["teacher"]["model"] == f"teachers/{cell.teacher.name}"
+    seeds = {t.config.seed for t in each.teachers.values() if t.config}
+    assert seeds == {0, 1}
+
+
+def test_a_smaller_training_set_is_the_students_alone() -> None:
+    axes = {"data.train_rows": [10, 20]}
+    found = plan(tasks={"a": {"data": "A"}}, teach={"model": "M"}, axes=axes, family=[])
+    assert len(found.teachers) == 1
+    assert {cell.content["data"]["train_rows"] for cell in found.cells} == {10, 20}
+
+
+def test_problems_are_told_once_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    text = """
+base:
+  training: {epochs: 0}
+teach: {model: M, epochs: 3}
+tasks:
+  a: {data: A, arms: [fixed, lerned]}
+arms:
+  fixed: {mix: fixed}
+  learned:
+    loss: {hiden_weight: 1}
+axes:
+  mix.start: [uniform, diagonal, corner]
+family:
+  - ["fixed, start=uniform", nobody]
+"""
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(file)
+    told = str(caught.value).splitlines()
+    assert told[0] == "5 problems in the study:"
+    assert any(line.startswith(f"  {file}:3: base.training.epochs: ") for line in told)
+    assert any(line.startswith(f"  {file}:4: teach.epochs: unknown key; did") for line in told)
+    assert any(f"{file}:12: axes.mix.start: " in line and "'corner'" in line for line in told)
+    assert "  family: nothing is called nobody; there are " in "\n".join(told)
+    assert "  tasks.a.arms: nothing is called lerned; did you mean learned?" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"arms": {}}, "arms: "),
+        ({"seeds": [1, 1]}, "a seed is named twice in [1, 1]"),
+        ({"familly": []}, "familly: unknown key; did you mean family?"),
+        ({"family": [["learned"]]}, "family: "),
+    ],
+)
+def test_a_study_that_does_not_hold_together_is_refused(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(TINY | changes), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(file)
+    assert told in str(caught.value)
+
+
+def test_the_number_of_seeds_can_be_given_apart(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(TINY | {"arms": TINY["arms"] | {"none": None}}), "utf-8")
+    assert load_study(file, seeds=9).seeds == 9
+    assert load_study(file).seeds == 2
