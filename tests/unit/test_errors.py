@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from layermix import errors
-from layermix.errors import DataError, LayermixError, NonFiniteLossError
+from layermix.errors import DataError, LayermixError, NonFiniteLossError, StudyError
 
 
 def test_a_data_error_lists_its_problems() -> None:
