@@ -30,7 +30,7 @@ from layermix.config import (
 )
 from layermix.errors import ConfigError, LayermixError
 from layermix.folder import RunFolder
-from layermix.study import load_study, make_plan
+from layermix.study import load_study, make_plan, paper_study
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
@@ -482,21 +482,19 @@ def cache_prune(days: float, **fields: Any) -> None:
     click.echo(f"removed {len(removed)} store(s), {size / 1e9:.2f} GB, from {root}")
 
 
-@command("study", stopped="stopped; the same command goes on")
-@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.yaml")
-@click.option(
+STUDY_OUT = click.option(
     "--out",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
     help="The study's folder; what is finished there is not run again.",
 )
-@click.option(
+SEEDS = click.option(
     "--seeds",
     metavar="N",
     type=click.IntRange(min=1),
     help="Number of seeds, instead of the file's; more can be added later.",
 )
-@click.option(
+JOBS = click.option(
     "--jobs",
     metavar="N",
     type=click.IntRange(min=1),
@@ -504,11 +502,49 @@ def cache_prune(days: float, **fields: Any) -> None:
     show_default=True,
     help="Runs at once; they share the processors and the teacher cache.",
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan only; needs neither data nor models.")
-@click.option("--keep_students", is_flag=True, help="Keep the weights of every student.")
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Show the plan only; needs neither data nor models."
+)
+KEEP = click.option("--keep_students", is_flag=True, help="Keep the weights of every student.")
+SAME_GOES_ON = "stopped; the same command goes on"
+
+
+@command("study", stopped=SAME_GOES_ON)
+@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.yaml")
+@STUDY_OUT
+@SEEDS
+@JOBS
+@DRY_RUN
+@KEEP
 @JSON
-def study_command(
-    study: Path,
+def study_command(study: Path, **options: Any) -> None:
+    """Compare arms over seeds, and say what the comparison shows.
+
+    Every arm runs with every seed on every task; runs that are finished are never repeated. The
+    primary family of comparisons, declared in the file, gets verdicts; the rest is described.
+    """
+    _run_study(study, **options)
+
+
+@command("reproduce", stopped=SAME_GOES_ON)
+@click.argument("table", metavar="mrpc|rte|qnli|local-mrpc|local-rte|local-qnli")
+@STUDY_OUT
+@SEEDS
+@JOBS
+@DRY_RUN
+@KEEP
+@JSON
+def reproduce(table: str, **options: Any) -> None:
+    """Run the paper's Table 2 on one task, and show its numbers beside ours.
+
+    With its models from the hub (or local folders, in a copy of configs/paper), or, as local-…,
+    with the packaged MiniLM and data in $LAYERMIX_GLUE.
+    """
+    _run_study(paper_study(table), **options)
+
+
+def _run_study(
+    file: Path,
     out: Path | None,
     seeds: int | None,
     jobs: int,
@@ -517,12 +553,7 @@ def study_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Compare arms over seeds, and say what the comparison shows.
-
-    Every arm runs with every seed on every task; runs that are finished are never repeated. The
-    primary family of comparisons, declared in the file, gets verdicts; the rest is described.
-    """
-    wanted = load_study(study, seeds)
+    wanted = load_study(file, seeds)
     if out is None and not dry_run:
         raise ConfigError("no --out: give the folder in which the study keeps its runs")
     from rich.console import Console

@@ -21,6 +21,7 @@ from layermix.stats import (
     describe,
     judge,
     multi_bootstrap,
+    single_run,
     smallest_p,
     stochastic_order,
     summarise,
@@ -52,11 +53,11 @@ class Arm:
         """The task's primary score."""
         return str(next(iter(self.results.values()))["metric"])
 
-    def scores(self, report: str | None = None) -> dict[int, float]:
-        """Seed -> primary score at a reported epoch."""
+    def scores(self, report: str | None = None, metric: str | None = None) -> dict[int, float]:
+        """Seed -> score at a reported epoch, the primary one if not told otherwise."""
         wanted = report or self.report
         return {
-            seed: float(result["metrics"][wanted][self.split][self.metric])
+            seed: float(result["metrics"][wanted][self.split][metric or self.metric])
             for seed, result in self.results.items()
             if wanted in result["metrics"]
         }
@@ -145,6 +146,7 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
             }
             for (task, first, second), one in described.items()
         ],
+        "published": _published(plan, arms),
         "notes": _notes(plan, study, arms),
     }
 
@@ -259,6 +261,41 @@ def _alpha_record(alphas: Any) -> dict[str, Any]:
     }
 
 
+def _published(plan: Plan, arms: Mapping[str, Mapping[str, Arm]]) -> list[dict[str, Any]]:
+    """Published scores beside ours, by the usual protocol (best epoch on dev) and by the last one.
+
+    A published score is one run, so it is compared with where one run of ours would lie.
+    """
+    return [
+        {
+            "task": task,
+            "arm": arm,
+            "metric": metric,
+            "published": value,
+            **{
+                report: _beside(value, list(arms[task][arm].scores(report, metric).values()))
+                for report in ("best_on_dev", "last")
+            },
+        }
+        for task, of_task in plan.study.published.items()
+        for arm, scores in of_task.items()
+        for metric, value in scores.items()
+        if arm in arms.get(task, {})
+    ]
+
+
+def _beside(value: float, ours: Sequence[float]) -> dict[str, Any] | None:
+    if not ours:  # no such epoch was reported
+        return None
+    interval = single_run(ours)
+    within = None if interval is None else interval[0] <= value <= interval[1]
+    return {
+        "mean": float(np.mean(ours)),
+        "single_run": interval and list(interval),
+        "within": within,
+    }
+
+
 def _teacher_scores(arms: Mapping[str, Arm]) -> list[float]:
     """The score of every teacher that taught these arms, each once."""
     found = {
@@ -337,6 +374,7 @@ def text(found: Mapping[str, Any]) -> str:
                 f"{kept} | {added} |"
             )
         lines += _alpha_lines(of_task["arms"])
+    lines += _published_lines(found["published"])
     lines += ["", "## Verdicts on the primary family", ""]
     lines += [f"- {one['sentence']}" for one in found["family"]] or ["- none was declared."]
     if found["descriptive"]:
@@ -359,6 +397,36 @@ def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:
         apart = "" if between is None else f" Two seeds are {between:.3f} apart."
         lines += ["", f"α of {arm}, mean over seeds. {rows}.{apart}"]
     return lines
+
+
+def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not published:
+        return []
+    lines = [
+        "",
+        "## Beside the published scores",
+        "",
+        "In brackets: where one more run of ours would lie in 95 of 100 cases.",
+        "",
+        "| task | arm | score | published | ours, best epoch on dev | ours, last epoch |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in published:
+        ours = " | ".join(_beside_text(one[report]) for report in ("best_on_dev", "last"))
+        lines.append(
+            f"| {one['task']} | {one['arm']} | {one['metric']} | {one['published']:.4f} | {ours} |"
+        )
+    return lines
+
+
+def _beside_text(ours: Mapping[str, Any] | None) -> str:
+    if ours is None:
+        return "–"
+    if ours["single_run"] is None:
+        return f"{ours['mean']:.4f} (one seed: no interval)"
+    low, high = ours["single_run"]
+    where = "within" if ours["within"] else "outside"
+    return f"{ours['mean']:.4f} [{low:.4f} to {high:.4f}]: published is {where}"
 
 
 def plan_text(plan: Plan, study: Study | None) -> str:

@@ -71,6 +71,30 @@ def summarise(values: Numbers) -> Summary:
     return Summary(each, mean, sd, mean - half, mean + half)
 
 
+def single_run(values: Numbers) -> tuple[float, float] | None:
+    """Where one more run would lie in 95 of 100 cases, or None from one seed.
+
+    A published number of one run is compared with this, not with the interval of the mean.
+
+    Args:
+        values: (seeds,), finite.
+
+    Raises:
+        ValueError: As `summarise`.
+
+    Examples:
+        >>> low, high = single_run([0.71, 0.73, 0.72])
+        >>> round(low, 3), round(high, 3), single_run([0.71])
+        (0.67, 0.77, None)
+    """
+    found = summarise(values)
+    if found.sd is None:
+        return None
+    seeds = len(found.values)
+    half = float(t.ppf(TAILS[1], seeds - 1)) * found.sd * math.sqrt(1 + 1 / seeds)
+    return found.mean - half, found.mean + half
+
+
 def sign_flip(differences: Numbers) -> float:
     """Two-sided p of the paired sign-flip permutation test on the mean difference.
 

@@ -188,6 +188,20 @@ def test_every_shipped_study_has_a_plan_without_data(
     assert " runs, " in done.out
 
 
+@pytest.mark.parametrize("table", ["mrpc", "rte", "qnli", "local-mrpc", "local-rte", "local-qnli"])
+def test_the_paper_s_table_has_a_plan_too(cli: Any, table: str) -> None:
+    done = cli("reproduce", table, "--dry-run", "--seeds", "10")
+    assert done.code == 0, done.err
+    assert done.out.startswith("Table 2 of the paper, ")
+    assert f"judged: learned against fixed on {table.removeprefix('local-')}, 10 seeds" in done.out
+
+
+def test_another_table_is_refused(cli: Any) -> None:
+    done = cli("reproduce", "sst2", "--dry-run")
+    assert done.code == 2
+    assert "no table is called sst2; there are local-mrpc, " in done.err
+
+
 def test_all_problems_of_a_study_are_told_at_once_by_their_lines(
     cli: Any, recipe_file: Callable[..., Path], place: Path
 ) -> None:

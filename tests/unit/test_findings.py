@@ -219,6 +219,32 @@ def test_a_score_whose_low_is_good_is_turned_about(study: Study) -> None:
     assert judged["bootstrap"] is None
 
 
+def test_published_scores_stand_beside_ours(study: Study) -> None:
+    scores = {"fixed": {"accuracy": 0.77}, "learned": {"accuracy": 0.5}, "uniform": {"accuracy": 1}}
+    plan = make(published={"mrpc": scores})
+    fill(plan, study, lambda cell: cell.arm != "uniform")
+    one, two = find(plan, study)["published"]  # nothing of uniform is finished
+    assert one["last"]["within"]
+    assert one["last"]["mean"] == pytest.approx(
+        np.mean([right(c) for c in plan.cells if c.arm == "fixed"]) / ROWS
+    )
+    assert one["best_on_dev"] == {"mean": 1, "single_run": [1, 1], "within": False}
+    assert not two["last"]["within"]
+    shown = text(find(plan, study))
+    assert (
+        "| mrpc | fixed | accuracy | 0.7700 | 1.0000 [1.0000 to 1.0000]: published is outside |"
+        in shown
+    )
+    assert "]: published is within |" in shown
+    few = Study(study.folder / "few")
+    fill(plan, few, lambda cell: cell.seed == 0)
+    assert "(one seed: no interval)" in text(find(plan, few))
+    held = {n: {"last": {"epoch": 1, "validation": {"accuracy": 0.7}}} for n in ("metrics",)}
+    fill(plan, study, **held)
+    assert find(plan, study)["published"][0]["best_on_dev"] is None
+    assert "| – |" in text(find(plan, study))
+
+
 def test_results_are_written_beside_the_cells(plan: Plan, study: Study) -> None:
     fill(plan, study)
     found = find(plan, study)

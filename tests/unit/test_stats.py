@@ -22,6 +22,7 @@ from layermix.stats import (
     multi_bootstrap,
     seeds_needed,
     sign_flip,
+    single_run,
     smallest_p,
     stochastic_order,
     summarise,
@@ -57,6 +58,13 @@ def test_one_seed_has_a_mean_and_nothing_else():
 def test_equal_values_have_an_interval_of_no_width():
     found = summarise([0.5, 0.5, 0.5])
     assert (found.sd, found.low, found.high) == (0, 0.5, 0.5)
+
+
+def test_one_more_run_lies_where_runs_lie():
+    draws = np.random.default_rng(0).normal(0.7, 0.01, (20_000, 6))
+    low, high = np.transpose([single_run(draw) for draw in draws[:2000, :5]])
+    inside = ((low <= draws[:2000, 5]) & (draws[:2000, 5] <= high)).mean()
+    assert inside == pytest.approx(0.95, abs=3 * math.sqrt(0.95 * 0.05 / 2000))
 
 
 # The sign-flip test
