@@ -210,6 +210,11 @@ class LossConfig(Section):
     """L_hid: how the squared difference of equation (3) is reduced."""
     embedding_weight: Weight = 0.0
     """Weight of the same loss between the embedding outputs (the fifth pair of TinyBERT)."""
+    attention_weight: Weight = 0.0
+    """λ_att, the weight of L_att between attention scores before the softmax, layer by layer as
+    `fixed` maps them. The teacher then runs on every batch."""
+    attention_heads: Literal["matched", "averaged"] = "matched"
+    """L_att: head by head, or the mean over heads (for unequal numbers of heads)."""
     entropy_weight: float = 0.1
     """β of L_ent = −β Σ_k H(α_k): positive keeps a learned α from collapsing, negative sharpens it.
     """
@@ -367,6 +372,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "logit": "tinybert_mean",
             "hidden": "tinybert_mean",
             "embedding_weight": 1,
+            "attention_weight": 1,
             "projection_bias": True,
         },
         "training": {

@@ -9,12 +9,14 @@ in one way.
 import hashlib
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layermix.errors import ModelError
@@ -94,16 +96,50 @@ class HFEncoder(nn.Module):
             needs: Layers are kept in the order asked for.
 
         Raises:
-            ModelError: If a layer does not exist.
+            ModelError: If a layer does not exist, or attention scores are asked for and the family
+                does not compute them through torch's attention function.
         """
         check_layers(needs.layers, self.num_layers, type(self.model).__name__)
         own: Batch = batch.get(self.inputs_key, batch) if self.inputs_key else batch
         inputs = {name: own[name] for name in self.input_names if name in own}
-        with _listening(self.model, needs) as heard:
+        scores = _AttentionScores(needs.attention)
+        with _listening(self.model, needs) as heard, scores if needs.attention else nullcontext():
             logits = self.model(**inputs).logits
         hidden = torch.stack([heard[layer] for layer in needs.layers]) if needs.layers else None
         mask = own["attention_mask"].bool()
-        return Signal(logits, mask, needs.layers, hidden, heard.get(_EMBEDDING))
+        attention = self._stacked(scores) if needs.attention else None
+        return Signal(logits, mask, needs.layers, hidden, heard.get(_EMBEDDING), attention)
+
+    def _stacked(self, scores: "_AttentionScores") -> Tensor:
+        if scores.calls != self.num_layers:
+            raise ModelError(
+                f"{type(self.model).__name__}: found {scores.calls} calls of torch's attention "
+                f"function, wanted one in each of {self.num_layers} blocks, so its attention "
+                "scores cannot be read; use --loss.attention_weight 0"
+            )
+        return torch.stack([scores.heard[layer] for layer in scores.layers])
+
+
+class _AttentionScores(TorchFunctionMode):
+    """Keeps q·k/√d of the blocks asked for, before mask and softmax, (B, H, T, T) each."""
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers, self.calls = layers, 0
+        self.heard: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            if self.calls in self.layers:
+                query, key = args[:2]
+                scale = kwargs.get("scale")
+                scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+                self.heard[self.calls] = scaled @ key.mT
+            self.calls += 1
+        return func(*args, **kwargs)
 
 
 @contextmanager

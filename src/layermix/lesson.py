@@ -91,10 +91,12 @@ def prepare(
     probed = texts.splits["train"][:PROBES]
     probes = list(zip(*(probed[name] for name in columns), strict=True))
     same = same_tokens(teacher.tokenizer, student.tokenizer, probes)
-    if (config.loss.hidden_weight or config.loss.embedding_weight) and not same:
+    loss = config.loss
+    if (loss.hidden_weight or loss.embedding_weight or loss.attention_weight) and not same:
         raise ModelError(
             "the tokenizers of teacher and student differ, so their hidden states stand for "
-            "different tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 (logits only), "
+            "different tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 "
+            "--loss.attention_weight 0 (logits only), "
             "or a student with the teacher's tokenizer (--student.layers copies its blocks)"
         )
     # BERT and DistilBERT have the same tokens, but only BERT is told which text a token is from.

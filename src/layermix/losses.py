@@ -6,13 +6,14 @@ be split in any way.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from layermix.errors import ModelError
 from layermix.machine import at_least_float32
 
 IGNORED = -100
@@ -109,6 +110,37 @@ def literal_sum(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> P
 def hidden_tinybert_mean(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> PerExample:
     """L_hid as TinyBERT's code computes it: mean over all positions, padding included."""
     return squared_norms(student, target).sum((0, 2)) / (student.shape[2] * student.shape[3])
+
+
+def attention_scores(
+    student: Float[Tensor, "K B H T T"],
+    teacher: Float[Tensor, "K B G T T"],
+    mask: Bool[Tensor, "B T"],
+    heads: Literal["matched", "averaged"] = "matched",
+) -> PerExample:
+    """L_att: squared difference of the attention scores, mean over real pairs of tokens and heads.
+
+    Scores are taken before mask and softmax, as in TinyBERT; summed over layers.
+
+    Raises:
+        ModelError: If heads are to be matched, but there are not as many on both sides.
+
+    Examples:
+        >>> ones, mask = torch.ones(2, 1, 3, 2, 2), torch.tensor([[True, False]])
+        >>> attention_scores(ones, 0 * ones, mask)
+        tensor([2.])
+    """
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    if heads == "averaged":
+        student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
+    if student.shape[2] != teacher.shape[2]:
+        raise ModelError(
+            f"the student has {student.shape[2]} attention heads and the teacher "
+            f"{teacher.shape[2]}, so they cannot be matched; use --loss.attention_heads averaged"
+        )
+    real = mask[:, :, None] & mask[:, None, :]
+    squares = (student - teacher).square().mean(2) * real
+    return squares.sum((0, 2, 3)) / real.sum((1, 2)).clamp(min=1)
 
 
 def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:

@@ -127,12 +127,12 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
+    # Never −∞: where all keys are masked (padding of ModernBERT) softmax would be NaN.
+    lowest = torch.finfo(scores.dtype).min
     if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill(
-            ~attn_mask, float("-inf")
-        )
-    if attn_mask is not None:
-        scores = scores + attn_mask
+        scores = scores.masked_fill(~attn_mask, lowest)
+    elif attn_mask is not None:
+        scores = scores + attn_mask.clamp(min=lowest)
     # float32 within the softmax: more precise, and twice as fast as its bfloat16 kernel.
     chances = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return _dropout(chances.to(value.dtype), dropout_p) @ value

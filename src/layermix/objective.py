@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from layermix.config import DistillConfig, LossConfig
 from layermix.errors import ConfigError
-from layermix.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.losses import HIDDEN, LOGIT, SUPERVISED, attention_scores
 from layermix.machine import at_least_float32, choose_precision, fast_pass
 from layermix.mixing import FixedMix, MixPlan, Mixture, build_mix, plan_mix
 from layermix.seeds import derive, seeded
-from layermix.signals import Batch, Needs, Signal
+from layermix.signals import Batch, Needs, Signal, evenly_spaced
 
 Parts = dict[str, Float[Tensor, ""]]
 
@@ -97,7 +97,7 @@ class Objective(nn.Module):
     Args:
         student: An `Encoder` that is an `nn.Module`: `student(batch, needs) -> Signal`.
         loss: The terms and their weights.
-        plan: Which layers take part; needed if the hidden loss has a weight.
+        plan: Which layers take part; needed if the hidden or the attention loss has a weight.
         mix: `mix(student, teacher) -> Mixture`, both (layers, B, T, D); an `nn.Module` of your own
             will do.
         projection: P; needed if the hidden or the embedding loss has a weight.
@@ -126,19 +126,23 @@ class Objective(nn.Module):
         self.precision = precision
         if loss.hidden_weight and (plan is None or mix is None or projection is None):
             raise ValueError("the hidden loss has a weight, so plan, mix and projection are needed")
+        if loss.attention_weight and plan is None:
+            raise ValueError("the attention loss has a weight, so a plan is needed")
         if loss.embedding_weight and projection is None:
             raise ValueError("the embedding loss has a weight, so a projection is needed")
+        watching, watched = _attention_pairs(plan if loss.attention_weight else None)
         if not loss.hidden_weight:
             plan = mix = None
         self.student, self.loss, self.plan, self.mix = student, loss, plan, mix
         embedding = loss.embedding_weight > 0
         self.projection = projection if plan or embedding else None
         padding = HIDDEN[loss.hidden].padding and self.projection is not None
-        self.student_needs = Needs(plan.student_layers if plan else (), embedding, padding)
+        taught = plan.student_layers if plan else ()
+        self.student_needs = Needs(taught, embedding, padding, watching)
         asked = plan.teacher_layers if plan else ()
         if plan and isinstance(mix, FixedMix):
             asked = tuple(plan.teacher_layers[column] for column in mix.used)
-        self.teacher_needs = Needs(asked, embedding, padding)
+        self.teacher_needs = Needs(asked, embedding, padding, watched)
         self.supervised = SUPERVISED[loss.supervised].function
         self.logit = LOGIT[loss.logit].function
         self.hidden = HIDDEN[loss.hidden].function
@@ -148,13 +152,15 @@ class Objective(nn.Module):
             "logit": loss.logit_weight,
             "hidden": loss.hidden_weight,
             "embedding": loss.embedding_weight,
+            "attention": loss.attention_weight,
             "entropy": -loss.entropy_weight if learned else 0.0,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise ConfigError(
                 "every term of the loss has weight 0, so there is nothing to learn from; give one "
-                "of loss.supervised_weight, logit_weight, hidden_weight, embedding_weight a weight"
+                "of loss.supervised_weight, logit_weight, hidden_weight, embedding_weight, "
+                "attention_weight a weight"
             )
 
     @property
@@ -191,6 +197,11 @@ class Objective(nn.Module):
         if teacher is not None and "embedding" in self.weights:
             pair: Any = embedded, teacher.embedding
             terms["embedding"] = self.hidden(*(one[None] for one in pair), student.mask)
+        if teacher is not None and "attention" in self.weights:
+            own: Any = student.attention
+            wanted: Any = teacher.attention
+            heads = self.loss.attention_heads
+            terms["attention"] = attention_scores(own, wanted, student.mask, heads)
         total = torch.stack([self.weights[name] * term.sum() for name, term in terms.items()]).sum()
         return Output(
             loss=total / (examples if num_items is None else num_items),
@@ -225,6 +236,7 @@ class Objective(nn.Module):
             "logit": f"L_logit[{loss.logit}{temperature}]",
             "hidden": f"L_hid[{loss.hidden}{over}]",
             "embedding": f"L_emb[{loss.hidden}]",
+            "attention": f"L_att[heads {loss.attention_heads}]",
             "entropy": "Σ_k H(α_k)",
         }
         terms = [f"{weight:g}·{symbols[name]}" for name, weight in self.weights.items()]
@@ -233,6 +245,14 @@ class Objective(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print(objective)`, above the modules."""
         return self.formula()
+
+
+def _attention_pairs(plan: MixPlan | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The student layers of L_att and, one for each, the teacher layers, as `fixed` maps them."""
+    if plan is None:
+        return (), ()
+    columns = evenly_spaced(len(plan.student_layers), len(plan.teacher_layers))
+    return plan.student_layers, tuple(plan.teacher_layers[column] for column in columns)
 
 
 def build_objective(
@@ -252,12 +272,14 @@ def build_objective(
         ConfigError, ModelError: If the mix does not fit the layers.
     """
     plan = mix = projection = None
-    if config.loss.hidden_weight:
+    if config.loss.hidden_weight or config.loss.attention_weight:
         plan = plan_mix(config.mix, student.num_layers, teacher_depth)
+    if config.loss.hidden_weight:
+        assert plan is not None
         generator = torch.Generator().manual_seed(derive(config.seed, "mix"))
         mix = build_mix(config.mix, plan, generator)
     if config.loss.hidden_weight or config.loss.embedding_weight:
-        layers = len(plan.student_layers) if plan else 0
+        layers = len(plan.student_layers) if plan and config.loss.hidden_weight else 0
         with seeded(config.seed, "projection"):
             projection = Projection(student.hidden_size, teacher_width, layers, config.loss)
     precision = choose_precision(config.training.precision)

@@ -98,6 +98,12 @@ def signals_for(
     if needs.padding:
         reporter.say("the hidden loss looks at padding, so the teacher runs live on every batch")
         return live
+    if needs.attention:
+        reporter.say(
+            "the attention loss needs scores of all pairs of tokens, which are not stored: the "
+            "teacher runs live on every batch"
+        )
+        return live
     if not config.cache.use:
         reporter.say("cache.use is off: the teacher runs live on every batch")
         return live

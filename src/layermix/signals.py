@@ -4,7 +4,8 @@ Layers are the outputs of the encoder's blocks, counted from 0: layer 11 of BERT
 of its last block. The embedding output is not a layer.
 
 Shape names used throughout the heart: B examples, T tokens (padded), C classes, D hidden size of
-the teacher, d of the student, K student layers that are taught, L teacher layers that are mixed.
+the teacher, d of the student, H attention heads, K student layers that are taught, L teacher layers
+that are mixed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +30,13 @@ class Needs:
         layers: Numbers of the blocks whose outputs are needed.
         embedding: Whether the embedding output (the input of block 0) is needed.
         padding: Whether these are needed where a position holds no token, too.
+        attention: Numbers of the blocks whose attention scores are needed.
     """
 
     layers: tuple[int, ...] = ()
     embedding: bool = False
     padding: bool = False
+    attention: tuple[int, ...] = ()
 
     def missing_from(self, provided: "Needs") -> list[str]:
         """Name what `provided` lacks, in words for an error message."""
@@ -42,6 +45,8 @@ class Needs:
             missing.append("the embedding output")
         if self.padding and not provided.padding:
             missing.append("the outputs at padding (a live teacher gives them)")
+        lacking = sorted(set(self.attention) - set(provided.attention))
+        missing += [f"the attention scores of layer {layer}" for layer in lacking]
         return missing
 
 
@@ -58,6 +63,7 @@ class Signal:
         layers: The numbers of the blocks in `hidden`, in its order.
         hidden: Block outputs, or None if no layer was asked for.
         embedding: The embedding output, or None if it was not asked for.
+        attention: Scores before mask and softmax of the blocks asked for, in their order, or None.
     """
 
     logits: Float[Tensor, "B C"]
@@ -65,6 +71,7 @@ class Signal:
     layers: tuple[int, ...] = ()
     hidden: Float[Tensor, "L B T D"] | None = None
     embedding: Float[Tensor, "B T D"] | None = None
+    attention: Float[Tensor, "K B H T T"] | None = None
 
     def select(self, layers: tuple[int, ...]) -> Float[Tensor, "L B T D"]:
         """The outputs of the blocks `layers`, in that order; no copy if they are all there is.

@@ -74,6 +74,32 @@ def test_only_the_layers_asked_for_come_in_the_order_asked_for(family: Any) -> N
     assert torch.equal(signal.hidden, block_outputs(classifier, batch)[[3, 1]])
 
 
+ATTENTION_OF_ITS_OWN = ("mpnet", "deberta-v2")  # positions go into their scores
+
+
+def test_attention_scores_are_what_the_family_attends_by(family: Any) -> None:
+    classifier = family.make()
+    batch, encoder = padded(classifier), HFEncoder(classifier.model)
+    with torch.no_grad():
+        if family.model_type in ATTENTION_OF_ITS_OWN:
+            with pytest.raises(ModelError, match="its attention scores cannot be read"):
+                encoder(batch, Needs(attention=(0,)))
+            return
+        found = encoder(batch, Needs(attention=(2, 0, 2)))
+        assert torch.equal(found.logits, encoder(batch).logits)
+        classifier.model.set_attn_implementation("eager")
+        inputs = {name: batch[name] for name in encoder.input_names if name in batch}
+        theirs = classifier.model(**inputs, output_attentions=True).attentions
+        with pytest.raises(ModelError, match="found 0 calls of torch's attention function"):
+            encoder(batch, Needs(attention=(0,)))
+    real = batch["attention_mask"].bool()
+    for scores, layer in zip(found.attention, (2, 0, 2), strict=True):
+        rows = real[:, None, :, None]
+        kept = (theirs[layer] > 0) | ~rows  # ModernBERT masks distant tokens, too
+        ours = scores.masked_fill(~kept, float("-inf")).softmax(-1)
+        torch.testing.assert_close(ours * rows, theirs[layer] * rows, atol=1e-5, rtol=1e-4)
+
+
 def test_padding_changes_nothing(family: Any) -> None:
     classifier = family.make()
     batch = padded(classifier)

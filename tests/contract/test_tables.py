@@ -144,7 +144,7 @@ def test_the_gradient_of_an_example_goes_to_that_example(kind: str, name: str) -
 # -- every option matters --------------------------------------------------------------------------
 
 BASE: dict[str, Any] = {
-    "loss": {"embedding_weight": 0.5, "temperature": 1.5},
+    "loss": {"embedding_weight": 0.5, "temperature": 1.5, "attention_weight": 0.5},
     "training": {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "warmup": 0},
 }
 OTHERWISE: dict[str, list[Any]] = {
@@ -162,6 +162,8 @@ OTHERWISE: dict[str, list[Any]] = {
     "loss.hidden_weight": [0, 2],
     "loss.hidden": [name for name in HIDDEN if name != "mean"],
     "loss.embedding_weight": [0, 2],
+    "loss.attention_weight": [0, 2],
+    "loss.attention_heads": ["averaged"],
     "loss.entropy_weight": [0, -0.1, 1],
     "loss.projection": ["per_layer"],
     "loss.projection_bias": [True],

@@ -15,11 +15,15 @@ from layermix.config import DistillConfig
 
 @dataclass(frozen=True)
 class Sides:
-    """What teacher and student say: logits (B, C), every layer (B, T, width), embedding output."""
+    """What teacher and student say: logits (B, C), every layer (B, T, width), embedding output.
+
+    `attention` is the scores of every layer before mask and softmax, (B, H, T, T).
+    """
 
     logits: Tensor
     layers: Tensor
     embedding: Tensor
+    attention: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,15 @@ def total_loss(
                 (project(P, bias, student.embedding[i, t]), teacher.embedding[i, t]) for t in tokens
             ]
             total = total + loss.embedding_weight * l_hid(loss.hidden, pairs)
+        if loss.attention_weight:
+            for k, layer in enumerate(taught):
+                watched = chosen[max(0, (k + 1) * len(chosen) // len(taught) - 1)]
+                total = total + loss.attention_weight * l_att(
+                    loss.attention_heads,
+                    student.attention[layer, i],
+                    teacher.attention[watched, i],
+                    [t for t in range(real.shape[1]) if real[i, t]],
+                )
         if learned.s is not None:
             for k in range(len(taught)):
                 for weight in alpha[k]:  # L_ent = −β Σ_k H(α_k), H = −Σ α log α
@@ -129,6 +142,18 @@ def l_hid(reduction: str, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     if reduction == "token_norm":
         return squares / len(pairs)
     return squares / len(pairs) / width  # mean, tinybert_mean: over other tokens
+
+
+def l_att(heads: str, a: Tensor, b: Tensor, tokens: list[int]) -> Tensor:
+    """The attention scores (H, T, T) of one layer of one example, over pairs of real tokens."""
+    if heads == "averaged":
+        a, b = (sum(one[h] for h in range(len(one)))[None] / len(one) for one in (a, b))
+    squares = torch.zeros((), dtype=torch.double)
+    for h in range(len(a)):
+        for t in tokens:
+            for u in tokens:
+                squares = squares + (a[h, t, u] - b[h, t, u]) ** 2
+    return squares / len(tokens) ** 2 / len(a)
 
 
 def l_sup(kind: str, z: Tensor, y: Tensor) -> Tensor:

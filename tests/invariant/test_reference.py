@@ -36,11 +36,13 @@ class FreeStudent(nn.Module):
         self.logits = nn.Parameter(sides.logits)
         self.layers = nn.Parameter(sides.layers)
         self.embedding = nn.Parameter(sides.embedding)
+        self.attention = nn.Parameter(sides.attention)
 
     def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
         hidden = self.layers[list(needs.layers)] if needs.layers else None
         embedding = self.embedding if needs.embedding else None
-        return Signal(self.logits, self.mask, needs.layers, hidden, embedding)
+        attention = self.attention[list(needs.attention)] if needs.attention else None
+        return Signal(self.logits, self.mask, needs.layers, hidden, embedding, attention)
 
 
 class Problem:
@@ -50,15 +52,18 @@ class Problem:
         torch.manual_seed(seed)
         examples, tokens, classes = sizes["B"], sizes["T"], sizes["C"]
 
-        def sides(layers: int, width: int) -> Sides:
+        averaged = config.loss.attention_heads == "averaged"
+
+        def sides(layers: int, width: int, heads: int = 2) -> Sides:
             return Sides(
                 torch.randn(examples, classes, dtype=torch.double),
                 torch.randn(layers, examples, tokens, width, dtype=torch.double),
                 torch.randn(examples, tokens, width, dtype=torch.double),
+                torch.randn(layers, examples, heads, tokens, tokens, dtype=torch.double),
             )
 
         self.config = config
-        self.teacher = sides(sizes["N"], sizes["D"])
+        self.teacher = sides(sizes["N"], sizes["D"], heads=3 if averaged else 2)
         self.mask = torch.rand(examples, tokens) < 0.6
         self.mask[range(examples), torch.randint(0, tokens, (examples,))] = True
         self.student = FreeStudent(sides(sizes["n"], sizes["d"]), self.mask)
@@ -77,11 +82,13 @@ class Problem:
         needs = self.objective.teacher_needs
         layers = self.teacher.layers[list(needs.layers)] if needs.layers else None
         embedding = self.teacher.embedding if needs.embedding else None
-        signal = Signal(self.teacher.logits, self.mask, needs.layers, layers, embedding)
+        attention = self.teacher.attention[list(needs.attention)] if needs.attention else None
+        signal = Signal(self.teacher.logits, self.mask, needs.layers, layers, embedding, attention)
         return {"labels": self.labels}, signal, count
 
     def slow(self, count: int | None) -> Tensor:
-        student = Sides(self.student.logits, self.student.layers, self.student.embedding)
+        own = self.student
+        student = Sides(own.logits, own.layers, own.embedding, own.attention)
         matrices = [] if self.objective.projection is None else self.objective.projection.matrices
         learned = Learned(self.s, [m.weight for m in matrices], [m.bias for m in matrices])
         drawn = getattr(self.objective.mix, "weights", None)
@@ -138,7 +145,9 @@ def problems(draw: Any) -> tuple[DistillConfig, dict[str, int], int]:
         "projection": draw(st.sampled_from(["shared", "per_layer"])),
         "projection_bias": draw(some),
     }
+    loss["attention_heads"] = draw(st.sampled_from(["matched", "averaged"]))
     names = ["supervised_weight", "logit_weight", "hidden_weight", "embedding_weight"]
+    names.append("attention_weight")
     loss |= {name: draw(WEIGHTS) for name in names}
     if not any(loss[name] for name in names):
         loss["hidden_weight"] = 1.0
@@ -174,7 +183,8 @@ def test_every_parameter_of_the_default_objective_has_a_gradient() -> None:
     problem = Problem(DistillConfig(), sizes, seed=3)
     problem.objective(*problem.inputs()).loss.backward()
     parameters = dict(problem.objective.named_parameters())
-    assert parameters.pop("student.embedding").grad is None  # it has no term by default
+    for name in ("student.embedding", "student.attention"):  # they have no term by default
+        assert parameters.pop(name).grad is None
     for name, parameter in parameters.items():
         assert parameter.grad is not None, name
         assert parameter.grad.norm() > 1e-3, name

@@ -79,7 +79,7 @@ def test_the_tinybert_preset_is_its_recipe_in_one_stage() -> None:
     config = DistillConfig(preset="tinybert")
     assert config.mix.strategy == "fixed"
     loss = config.loss
-    assert (loss.supervised_weight, loss.embedding_weight) == (0, 1)
+    assert (loss.supervised_weight, loss.embedding_weight, loss.attention_weight) == (0, 1, 1)
     assert (loss.logit, loss.hidden, loss.projection_bias) == (
         "tinybert_mean",
         "tinybert_mean",

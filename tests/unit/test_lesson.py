@@ -109,7 +109,8 @@ def test_hidden_losses_between_different_tokenizers_are_refused(
         lesson((teacher, other), texts(), loss=loss)
     assert str(refused.value) == (
         "the tokenizers of teacher and student differ, so their hidden states stand for different "
-        "tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 (logits only), or a student "
+        "tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 --loss.attention_weight 0 "
+        "(logits only), or a student "
         "with the teacher's tokenizer (--student.layers copies its blocks)"
     )
 

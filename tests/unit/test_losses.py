@@ -7,10 +7,12 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
+from layermix.errors import ModelError
 from layermix.losses import (
     HIDDEN,
     IGNORED,
     LOGIT,
+    attention_scores,
     binary_cross_entropy,
     cross_entropy,
     hidden_mean,
@@ -32,6 +34,21 @@ def pair() -> tuple[Tensor, Tensor]:
     student, target = torch.zeros(2, 2, 3, 4), torch.ones(2, 2, 3, 4)
     target[:, ~REAL] = 3
     return student, target
+
+
+def test_attention_loss_by_hand() -> None:
+    student = torch.zeros(2, 2, 2, 3, 3)  # layers, examples, heads, tokens, tokens
+    teacher = student.clone()
+    teacher[:, :, 0] = 4  # of two heads one differs
+    teacher[:, 1, :, 1:] = 99  # padding of the second example
+    teacher[:, 1, :, :, 1:] = 99
+    teacher[:, 0, :, 2] = 99
+    teacher[:, 0, :, :, 2] = 99
+    assert attention_scores(student, teacher, REAL).tolist() == [16, 16]  # 2 layers of 4² / 2
+    assert attention_scores(student, teacher, REAL, "averaged").tolist() == [8, 8]  # 2 of 2²
+    assert attention_scores(student, teacher[:, :, :1], REAL, "averaged").tolist() == [32, 32]
+    with pytest.raises(ModelError, match="has 2 attention heads and the teacher 1, so they cannot"):
+        attention_scores(student, teacher[:, :, :1], REAL)
 
 
 def test_hidden_losses_by_hand() -> None:

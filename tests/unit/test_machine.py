@@ -106,6 +106,25 @@ def test_attention_in_bfloat16_is_written_out_and_nearly_as_exact(
     assert off <= 1.5 * by_kernel + 1e-6  # its scores are rounded to bfloat16 once
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_a_row_that_may_look_at_nothing_is_finite_and_so_is_its_gradient(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 3, 4, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    if dtype != torch.bool:
+        mask = torch.zeros(3, 3).masked_fill(~mask, float("-inf"))
+    with QuickFunctions():
+        found = functional.scaled_dot_product_attention(query, key, value, mask, 2**-16)
+    found.sum().backward()
+    for tensor in (found, query.grad, key.grad, value.grad):
+        assert tensor is not None
+        assert tensor.isfinite().all()
+    expected = functional.scaled_dot_product_attention(query, key, value, mask)
+    torch.testing.assert_close(found[:, :, :2], expected[:, :, :2], rtol=1e-4, atol=1e-5)
+
+
 def test_attention_that_is_not_simple_is_left_to_torch() -> None:
     query = torch.randn(1, 2, 5, 8)
     with QuickFunctions():

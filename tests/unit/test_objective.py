@@ -105,6 +105,19 @@ def test_terms_ask_for_the_layers_they_look_at() -> None:
     assert embedding_only.projection is not None
 
 
+def test_attention_is_taught_as_fixed_maps_it_whatever_the_mix() -> None:
+    made = objective(loss={"attention_weight": 2})
+    assert made.student_needs.attention == (0, 1)
+    assert made.teacher_needs.attention == made.plan.teacher_layers == (2, 5)
+    mix = {"teacher_layers": [3], "strategy": "uniform"}
+    alone = objective(
+        mix=mix, loss=CE_ONLY | {"attention_weight": 2, "attention_heads": "averaged"}
+    )
+    assert alone.teacher_needs == Needs(attention=(3, 3))
+    assert alone.projection is alone.mix is None
+    assert alone.formula() == "L = 1·L_sup[cross_entropy] + 2·L_att[heads averaged]"
+
+
 def test_of_layers_without_any_weight_nothing_is_asked() -> None:
     for strategy, layers in (("fixed", (2, 5)), ("all_to_one", (5,)), ("last_only", (5,))):
         made = objective(mix={"strategy": strategy})
@@ -117,7 +130,8 @@ def test_every_weight_0_is_refused() -> None:
         objective(loss=CE_ONLY | LOGIT_ONLY)
     assert str(caught.value) == (
         "every term of the loss has weight 0, so there is nothing to learn from; give one of "
-        "loss.supervised_weight, logit_weight, hidden_weight, embedding_weight a weight"
+        "loss.supervised_weight, logit_weight, hidden_weight, embedding_weight, "
+        "attention_weight a weight"
     )
 
 
@@ -127,6 +141,8 @@ def test_a_missing_part_is_told() -> None:
         Objective(Student(), LossConfig(), plan, mix)
     with pytest.raises(ValueError, match="the embedding loss has a weight, so a projection is"):
         Objective(Student(), LossConfig(hidden_weight=0, embedding_weight=1))
+    with pytest.raises(ValueError, match="the attention loss has a weight, so a plan is needed"):
+        Objective(Student(), LossConfig(hidden_weight=0, attention_weight=1))
 
 
 def test_a_missing_teacher_is_told_with_the_formula() -> None:

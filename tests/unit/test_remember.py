@@ -99,6 +99,15 @@ def test_logits_alone_need_no_layers(ask: Ask, tmp_path: Path) -> None:
     assert " no layers in float16" in told
 
 
+def test_attention_scores_are_not_stored(ask: Ask, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    loss = config.loss.model_copy(update={"attention_weight": 1})
+    found, (told,) = ask(config.model_copy(update={"loss": loss}))
+    assert isinstance(found, LiveTeacher)
+    assert told.startswith("the attention loss needs scores of all pairs of tokens")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("cache", "free", "told"),
     [

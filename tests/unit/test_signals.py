@@ -43,6 +43,8 @@ def test_missing_names_all_that_is_missing() -> None:
         "the outputs at padding (a live teacher gives them)",
     ]
     assert wanted.missing_from(wanted) == []
+    watched = Needs(attention=(3, 1, 3))
+    assert watched.missing_from(Needs(attention=(1,))) == ["the attention scores of layer 3"]
     assert LOGITS_ONLY.missing_from(LOGITS_ONLY) == []
 
 
