@@ -111,6 +111,8 @@ def _metavar(annotation: Any) -> str:
         >>> from typing import Literal
         >>> [_metavar(kind) for kind in (Literal["a", "b"], int | None, float, tuple[int, ...])]
         ['a|b', 'N', 'X', 'N,N,…']
+        >>> _metavar(tuple[tuple[float, ...], ...])
+        'X,X;…'
     """
     if annotation == Source:
         return "PATH"
@@ -118,7 +120,8 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(parts)
     if typing.get_origin(annotation) is tuple:
-        return f"{_metavar(parts[0])},{_metavar(parts[0])},…"
+        one = _metavar(parts[0])
+        return f"{one.removesuffix(',…')};…" if "," in one else f"{one},{one},…"
     if parts:
         return _metavar(parts[0])  # the one kind that is annotated, or beside None
     return {int: "N", float: "X"}.get(annotation, "NAME")

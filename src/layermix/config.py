@@ -35,6 +35,13 @@ def _split_commas(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _split_rows(value: Any) -> Any:
+    """`"0.9,0.1; 0.5,0.5"` as typed on a command line -> rows of texts."""
+    if isinstance(value, str):
+        return [_split_commas(row) for row in value.split(";")]
+    return value
+
+
 def _expand(value: str, info: ValidationInfo) -> str:
     """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string.
 
@@ -60,9 +67,17 @@ Words = Annotated[
     BeforeValidator(_split_commas, json_schema_input_type=list[str] | str),
     Field(min_length=1),
 ]
+Rows = Annotated[
+    tuple[Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)], ...],
+    BeforeValidator(_split_rows, json_schema_input_type=list[list[float]] | str),
+    Field(min_length=1),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+WEIGHT_ROUNDING = 0.02
+"""How far from 1 a row of weights typed with few digits may sum; it is scaled to 1."""
 
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
 HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
@@ -183,12 +198,31 @@ class MixConfig(OneWord):
     equal groups."""
     student_layers: Integers | None = None
     """Student blocks that are taught, counted from 0; by default all."""
+    weights: Rows | None = None
+    """α by hand, rows of student layers such as "0.9,0.1; 0.5,0.5", each summing to 1: in place of
+    the map with `fixed`, or where a `learned` α starts."""
     start: Literal["uniform", "diagonal"] = "uniform"
     """Where a learned α starts: s = 0, or near the fixed map (α = 0.9 there)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate of the mix logits s; they have no weight decay."""
     schedule: Literal["same", "constant"] = "same"
     """Learning-rate schedule of s: the student's, or constant."""
+
+    @model_validator(mode="after")
+    def _weights_are_distributions(self) -> Self:
+        if self.weights is None:
+            return self
+        if self.strategy not in ("fixed", "learned"):
+            raise ValueError(f"weights go with the strategy fixed or learned, not {self.strategy}")
+        for number, row in enumerate(self.weights):
+            if abs(sum(row) - 1) > WEIGHT_ROUNDING:
+                raise ValueError(f"weights of row {number} sum to {sum(row):g}, wanted 1")
+            if self.strategy == "learned" and min(row) == 0:
+                raise ValueError(
+                    f"a weight of row {number} is 0, from where a learned α cannot start; give it "
+                    "a small one"
+                )
+        return self
 
 
 class LossConfig(Section):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from layermix.conduct import Study
-from layermix.folder import ENVIRONMENT, PREDICTIONS, write_text
+from layermix.folder import ENVIRONMENT, HISTORY, PREDICTIONS, write_text
 from layermix.metrics import HIGHER_IS_BETTER
 from layermix.stats import (
     Comparison,
@@ -115,10 +115,11 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
             task: {
                 "metric": next(iter(found.values())).metric,
                 "teacher": _teacher_scores(found),
-                "arms": {arm: _arm_record(one) for arm, one in found.items()},
+                "arms": {arm: _arm_record(one, study) for arm, one in found.items()},
             }
             for task, found in arms.items()
         },
+        "alpha_between_tasks": _between_tasks(arms),
         "family": [
             {
                 "task": task,
@@ -228,8 +229,8 @@ def _order(first: Arm, second: Arm, higher: bool) -> float | None:
     return stochastic_order(one, two) if min(len(one), len(two)) > 1 else None
 
 
-def _arm_record(arm: Arm) -> dict[str, Any]:
-    """Every raw score, its mean and spread, what picking the best epoch would add, and α."""
+def _arm_record(arm: Arm, study: Study) -> dict[str, Any]:
+    """Every raw score, mean and spread, scores by epoch, what picking the best one adds, and α."""
     scores = arm.scores()
     spread = asdict(summarise(list(scores.values())))
     record = {"seeds": list(scores), **spread, "values": list(scores.values())}
@@ -237,27 +238,71 @@ def _arm_record(arm: Arm) -> dict[str, Any]:
     if best and arm.report == "last":
         record["best_on_dev"] = list(best.values())
         record["optimism"] = float(np.mean([best[seed] - scores[seed] for seed in best]))
-    strategies = {(result["mix"] or {}).get("strategy") for result in arm.results.values()}
-    alphas = [result["alpha"] for result in arm.results.values() if result["alpha"] is not None]
-    if alphas and strategies == {"learned"}:
-        record["alpha"] = _alpha_record(np.asarray(alphas))
+    histories = [_history(study, cell) for cell in arm.cells.values()]
+    key = f"eval_{arm.split}_{arm.metric}"
+    by_epoch = [[line[key] for line in lines if key in line] for lines in histories]
+    if len(set(map(len, by_epoch))) == 1:
+        record["by_epoch"] = np.mean(by_epoch, 0).tolist()
+    if (alphas := _learned_alphas(arm)) is not None:
+        record["alpha"] = _alpha_record(alphas, histories[0])
     return record
 
 
-def _alpha_record(alphas: Any) -> dict[str, Any]:
+def _history(study: Study, cell: Cell) -> list[dict[str, Any]]:
+    lines = (study.filed(cell.name) / HISTORY).read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _learned_alphas(arm: Arm) -> Any:
+    """The final α of every seed, (seeds, K, L), if it is learned; else None."""
+    results = list(arm.results.values())
+    if any((result["mix"] or {}).get("strategy") != "learned" for result in results):
+        return None
+    return np.asarray([result["alpha"] for result in results])
+
+
+def _distance(one: Any, two: Any) -> Any:
+    """Total variation between the rows of two α, from 0 to 1."""
+    return np.abs(one - two).sum(-1) / 2
+
+
+def _alpha_record(alphas: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a learned α did: (seeds, K, L) -> its mean, how far it moved, whether seeds agree.
 
-    `moved` is the total-variation distance from uniform as a share of the largest possible one;
-    `between_seeds` the same distance between two seeds, on average.
+    Distances are total variations, on average over rows. `moved` is from uniform, as a share of
+    the largest there is; `reachable` is the share that Adam could have reached, whose steps move a
+    logit by about the learning rate each: one logit of a row up, the others down, all the way.
     """
     layers = alphas.shape[-1]
     farthest = 1 - 1 / layers
-    moved = np.abs(alphas - 1 / layers).sum(-1) / 2 / farthest if farthest else 0 * alphas[..., 0]
-    pairs = [np.abs(a - b).sum(-1).mean() / 2 for a, b in combinations(alphas, 2)]
+    steps = [line["step"] for line in history if "learning_rate_mix" in line]
+    rates = [line["learning_rate_mix"] for line in history if "learning_rate_mix" in line]
+    way = float(np.sum(np.diff([0, *steps]) * rates))
+    highest = 1 / (1 + (layers - 1) * np.exp(-2 * way))
+    pairs = [float(_distance(a, b).mean()) for a, b in combinations(alphas, 2)]
     return {
         "mean": alphas.mean(0).tolist(),
-        "moved": moved.mean(0).tolist(),
+        "moved": (_distance(alphas, 1 / layers) / farthest).mean(0).tolist() if farthest else None,
+        "reachable": float((highest - 1 / layers) / farthest) if farthest else None,
         "between_seeds": float(np.mean(pairs)) if pairs else None,
+    }
+
+
+def _between_tasks(arms: Mapping[str, Mapping[str, Arm]]) -> dict[str, float]:
+    """Arm -> distance of the mean learned α of two tasks, on average over pairs of tasks.
+
+    To be read beside the distance between two seeds of a task: an α that suits its task differs
+    more between tasks than between seeds.
+    """
+    means: dict[str, list[Any]] = {}
+    for of_task in arms.values():
+        for name, arm in of_task.items():
+            if (alphas := _learned_alphas(arm)) is not None:
+                means.setdefault(name, []).append(alphas.mean(0))
+    return {
+        name: float(np.mean([_distance(a, b).mean() for a, b in combinations(found, 2)]))
+        for name, found in means.items()
+        if len(found) > 1 and len({one.shape for one in found}) == 1
     }
 
 
@@ -373,7 +418,10 @@ def text(found: Mapping[str, Any]) -> str:
                 f"| {arm} | {len(record['values'])} | {record['mean']:.4f}{spread} | {interval} | "
                 f"{kept} | {added} |"
             )
+        lines += _epoch_lines(of_task["arms"])
         lines += _alpha_lines(of_task["arms"])
+    for arm, apart in found["alpha_between_tasks"].items():
+        lines += ["", f"α of {arm}: the means of two tasks are {apart:.3f} apart."]
     lines += _published_lines(found["published"])
     lines += ["", "## Verdicts on the primary family", ""]
     lines += [f"- {one['sentence']}" for one in found["family"]] or ["- none was declared."]
@@ -390,13 +438,26 @@ def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:
             continue
         alpha = record["alpha"]
         rows = "; ".join(
-            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)} (moved {moved:.0%})"
-            for k, (row, moved) in enumerate(zip(alpha["mean"], alpha["moved"], strict=True))
+            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)}"
+            + (f" (moved {alpha['moved'][k]:.0%})" if alpha["moved"] else "")
+            for k, row in enumerate(alpha["mean"])
         )
-        between = alpha["between_seeds"]
+        between, reachable = alpha["between_seeds"], alpha["reachable"]
+        could = "" if reachable is None else f" It could have moved {reachable:.0%}."
         apart = "" if between is None else f" Two seeds are {between:.3f} apart."
-        lines += ["", f"α of {arm}, mean over seeds. {rows}.{apart}"]
+        lines += ["", f"α of {arm}, mean over seeds. {rows}.{could}{apart}"]
     return lines
+
+
+def _epoch_lines(arms: Mapping[str, Any]) -> list[str]:
+    """Mean scores by epoch, if there is more than one."""
+    rows = {arm: record["by_epoch"] for arm, record in arms.items() if "by_epoch" in record}
+    shown = [
+        f"- {arm}: {' '.join(f'{score:.4f}' for score in scores)}"
+        for arm, scores in rows.items()
+        if len(scores) > 1
+    ]
+    return ["", "By epoch, mean over seeds:", "", *shown] if shown else []
 
 
 def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:

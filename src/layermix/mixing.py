@@ -3,7 +3,7 @@
 To add a way to mix, add a row to `MIXES` (and a class only if none of these can express it).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -121,6 +121,18 @@ def drawn(students: int, teachers: int, generator: torch.Generator) -> Weights:
     return draws / draws.sum(-1, keepdim=True)
 
 
+def _by_hand(rows: Sequence[Sequence[float]], students: int, teachers: int) -> Weights:
+    """α as the user gave it, scaled so that each row sums to 1 exactly."""
+    if len(rows) != students or any(len(row) != teachers for row in rows):
+        sizes = " and ".join(map(str, sorted({len(row) for row in rows})))
+        raise ConfigError(
+            f"mix.weights has {len(rows)} rows of {sizes} numbers, wanted {students} rows (student "
+            f"layers) of {teachers} (teacher layers)"
+        )
+    weights = torch.tensor(rows)
+    return weights / weights.sum(-1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class MixRow:
     """A named way to mix.
@@ -196,9 +208,13 @@ def build_mix(
     """Make the mix that `plan` describes, α of shape (K, L).
 
     Raises:
-        ConfigError: If the strategy does not fit the number of layers.
+        ConfigError: If the strategy, or weights given by hand, do not fit the number of layers.
     """
     row = MIXES[plan.strategy]
+    if config.weights is not None:
+        return row.kind(
+            _by_hand(config.weights, len(plan.student_layers), len(plan.teacher_layers))
+        )
     start = (
         near_one_to_one if row.kind is SoftmaxMix and config.start == "diagonal" else row.weights
     )

@@ -146,7 +146,10 @@ class Plan:
     @cached_property
     def runs(self) -> dict[str, Cell]:
         """Name -> cell, every content once."""
-        return {cell.name: cell for cell in reversed(self.cells)}
+        found: dict[str, Cell] = {}
+        for cell in self.cells:
+            found.setdefault(cell.name, cell)
+        return found
 
     @property
     def teachers(self) -> dict[str, TeacherRun]:

@@ -151,6 +151,7 @@ OTHERWISE: dict[str, list[Any]] = {
     "mix.strategy": [name for name in MIXES if name != "learned"],
     "mix.teacher_layers": [[0, 1], [3, 1]],
     "mix.student_layers": [[0], [1], [1, 0]],
+    "mix.weights": [[[0.9, 0.1], [0.2, 0.8]]],
     "mix.start": ["diagonal"],
     "mix.learning_rate": [0.01],
     "mix.schedule": ["constant"],

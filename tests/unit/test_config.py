@@ -435,6 +435,31 @@ def test_the_schema_allows_what_may_be_written_short() -> None:
     assert null == {"type": "null"}
 
 
+def test_weights_of_a_mix_are_typed_as_rows() -> None:
+    flags = {"mix.strategy": "fixed", "mix.weights": "0.9,0.1; 0.5, 0.5"}
+    assert load(DistillConfig, None, flags).mix.weights == ((0.9, 0.1), (0.5, 0.5))
+    assert MixConfig(weights=[[1e-3, 1 - 1e-3]]).weights == ((1e-3, 1 - 1e-3),)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "told"),
+    [
+        ("uniform", "1", "weights go with the strategy fixed or learned, not uniform"),
+        ("fixed", "0.5,0.4;1,0", "weights of row 0 sum to 0.9, wanted 1"),
+        ("learned", "0.5,0.5;1,0", "a weight of row 1 is 0, from where a learned α cannot start"),
+        ("fixed", "2,-1", "less than or equal to 1"),
+        ("fixed", "a,b", "valid number"),
+    ],
+)
+def test_weights_that_are_no_distribution_are_refused(
+    strategy: str, weights: str, told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(DistillConfig, None, {"mix.strategy": strategy, "mix.weights": weights})
+    assert told in str(caught.value)
+    assert "--mix" in str(caught.value)
+
+
 def committed() -> list[Path]:
     return sorted((ROOT / "configs").glob("*.yaml"))  # studies have a test of their own
 

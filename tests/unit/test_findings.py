@@ -88,6 +88,10 @@ def fill(
             "timings": {"training_seconds": 60.0},
         } | own
         (folder / "result.json").write_text(json.dumps(result))
+        epochs = [{"step": 50, "learning_rate_mix": 0.01}, {"step": 100, "learning_rate_mix": 0.02}]
+        epochs += [{"epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)]
+        history = "".join(json.dumps(line) + "\n" for line in own.get("history", epochs))
+        (folder / "history.jsonl").write_text(history)
         commit = own.get("commit", "abc")
         (folder / "environment.json").write_text(json.dumps({"commit": commit}))
 
@@ -136,8 +140,30 @@ def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: 
     assert alpha["mean"] == [[0.9, pytest.approx(0.1)], [0.5, 0.5]]
     assert alpha["moved"] == [pytest.approx(0.8), 0]
     assert alpha["between_seeds"] == pytest.approx(0.1)  # (0.2 + 0) / 2
+    # 50 · 0.01 + 50 · 0.02 = 1.5: one logit up by it, the other down
+    assert alpha["reachable"] == pytest.approx(2 / (1 + np.exp(-3)) - 1)
     assert "alpha" not in record["fixed"]
-    assert "layer 0: 0.90 0.10 (moved 80%)" in text(find(plan, study))
+    shown = text(find(plan, study))
+    assert "layer 0: 0.90 0.10 (moved 80%); layer 1: 0.50 0.50 (moved 0%). It could" in shown
+    assert record["fixed"]["by_epoch"] == [record["fixed"]["mean"]] * 2
+    mean = record["fixed"]["mean"]
+    assert f"- fixed: {mean:.4f} {mean:.4f}" in shown
+
+
+def test_alpha_of_one_layer_cannot_move(plan: Plan, study: Study) -> None:
+    fill(plan, study, lambda cell: cell.seed == 0, alpha=[[1.0], [1.0]], history=[])
+    alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]
+    assert alpha == {"mean": [[1], [1]], "moved": None, "reachable": None, "between_seeds": None}
+    assert "layer 0: 1.00; layer 1: 1.00." in text(find(plan, study))
+
+
+def test_alpha_of_two_tasks_is_compared(study: Study) -> None:
+    plan = make(tasks={"a": {}, "b": {"data": "E"}, "c": {"data": "F", "arms": ["fixed"]}})
+    fill(plan, study, lambda cell: cell.task != "b", alpha=[[0.5, 0.5], [0.5, 0.5]])
+    fill(plan, study, lambda cell: cell.task == "b", alpha=[[0.9, 0.1], [0.5, 0.5]])
+    found = find(plan, study)
+    assert found["alpha_between_tasks"] == {"learned": pytest.approx(0.2)}
+    assert "α of learned: the means of two tasks are 0.200 apart." in text(found)
 
 
 def test_only_seeds_that_both_arms_have_are_compared(plan: Plan, study: Study) -> None:

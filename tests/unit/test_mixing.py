@@ -56,6 +56,21 @@ def test_a_fixed_mix_keeps_its_own_weights() -> None:
     assert list(mix.parameters()) == []
 
 
+def test_weights_by_hand_stand_in_place_of_the_map_or_begin_a_learned_mix() -> None:
+    rows = ((0.9, 0.1), (0.33, 0.66))  # the second one typed with few digits
+    expected = torch.tensor([[0.9, 0.1], [1 / 3, 2 / 3]])
+    for strategy in ("fixed", "learned"):
+        config = MixConfig(strategy=strategy, weights=rows)
+        mix = build_mix(config, MixPlan(strategy, (0, 1), (1, 3)), generator())
+        found = mix(STUDENT[:2], teacher(2)).weights
+        torch.testing.assert_close(found.detach(), expected)
+    plan = MixPlan("fixed", (0, 1, 2), (1, 3))
+    with pytest.raises(
+        ConfigError, match=r"has 2 rows of 2 numbers, wanted 3 rows \(student layers"
+    ):
+        build_mix(MixConfig(strategy="fixed", weights=rows), plan, generator())
+
+
 def test_a_one_hot_softmax_is_the_fixed_mix() -> None:
     hot = nn.functional.one_hot(torch.tensor([1, 3, 2]), 4).float()
     learned = softmax_at(hot * 2000 - 1000)(STUDENT, teacher())

@@ -88,7 +88,8 @@ def test_equal_cells_of_two_arms_are_run_once() -> None:
     found = plan(tasks={"a": {"data": "A"}}, arms=arms, seeds=2, family=[])
     assert len(found.cells) == 4
     assert len(found.runs) == 2
-    assert [cell.arm for cell in found.runs.values()] == ["learned", "learned"]
+    runs = [(cell.arm, cell.seed) for cell in found.runs.values()]
+    assert runs == [("learned", 0), ("learned", 1)]  # in the order of the plan
 
 
 def test_without_places_no_variable_is_looked_up(
