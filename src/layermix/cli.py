@@ -11,6 +11,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -495,7 +496,8 @@ SEEDS = click.option(
     "--seeds",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Number of seeds, instead of the file's; more can be added later.",
+    help="Number of seeds, instead of the file's (not of an arm's or a task's own); more can be "
+    "added later.",
 )
 JOBS = click.option(
     "--jobs",
@@ -563,7 +565,7 @@ def _run_study(
 
     from layermix import conduct, findings
 
-    folder = conduct.Study(out) if out is not None else None
+    folder = conduct.Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
         click.echo(findings.plan_text(make_plan(wanted, None), folder))
         return
@@ -573,14 +575,17 @@ def _run_study(
     findings.declare(plan, folder)
     try:
         conduct.Conductor(plan, folder, jobs, console, keep_students).run()
-    finally:
-        found = findings.find(plan, folder)
-        findings.write(found, folder)
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what must be told
+            findings.write(findings.find(plan, folder), folder)
+        raise
+    found = findings.find(plan, folder)
+    findings.write(found, folder)
     if as_json:
         _print_json(found)
     else:
         click.echo(findings.text(found))
-        click.echo(f"The results are in {folder.folder / findings.RESULTS}, cells beside it.")
+        click.echo(f"The results are in {findings.results_file(folder)}, cells beside it.")
 
 
 @command("demo", stopped="stopped; the same command goes on")

@@ -10,13 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+from filelock import FileLock
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -35,9 +38,10 @@ from layermix.folder import (
 from layermix.study import TEACHERS, Cell, Plan, TeacherRun
 
 CELLS, WORK, LOGS = "cells", "work", "logs"
-TEXTS = (CONFIG, RESULT, HISTORY, ENVIRONMENT)
-"""Files of a run that are filed, beside its predictions; the student is not, unless it is wanted.
-"""
+FILING = ".filing"
+"""Held while a cell is filed."""
+KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
+"""Files of a run that are filed; the student is not, unless it is wanted."""
 IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
@@ -46,9 +50,15 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Study:
-    """The folder of a study: where its cells are, finished or not."""
+    """The folder of a study: where its cells are, finished or not.
+
+    Attributes:
+        folder: May hold several studies, which then share cells and teachers.
+        name: Of the files with what this one found.
+    """
 
     folder: Path
+    name: str = "results"
 
     def filed(self, name: str) -> Path:
         """What is kept of a finished cell."""
@@ -56,7 +66,7 @@ class Study:
 
     def has(self, name: str) -> bool:
         """Whether a cell is finished."""
-        return (self.filed(name) / RESULT).is_file()
+        return all((self.filed(name) / file).is_file() for file in KEPT)
 
     def result(self, name: str) -> dict[str, Any]:
         """result.json of a finished cell."""
@@ -82,23 +92,30 @@ class Study:
     def file(self, cell: Cell, *, keep_student: bool) -> None:
         """Keep what is worth keeping of a finished run, with places as the user wrote them."""
         work, target = self.work(cell), self.filed(cell.name)
-        if self.has(cell.name):  # by another process, or just before a kill
-            shutil.rmtree(work)
-            return
+        with FileLock(self.folder / WORK / FILING):  # another process may file the same cell
+            if not self.has(cell.name):
+                self._file(work, target, _places(cell), keep_student=keep_student)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _file(
+        self, work: Path, target: Path, places: Mapping[str, str], *, keep_student: bool
+    ) -> None:
         writing = target.with_name(f".{target.name}.writing")
-        shutil.rmtree(writing, ignore_errors=True)
+        for leftover in (writing, target):  # of a kill, or a cell that somebody has taken apart
+            shutil.rmtree(leftover, ignore_errors=True)
         writing.mkdir(parents=True)
-        places = _places(cell)
-        for name in TEXTS:
-            text = (work / name).read_text(encoding="utf-8")
-            for place, written in places.items():
-                text = text.replace(place, written)
-            (writing / name).write_text(text, encoding="utf-8")
-        shutil.copy(work / PREDICTIONS, writing)
+        for name in KEPT:
+            if name == PREDICTIONS:
+                shutil.copy(work / name, writing)
+            else:
+                text = _portable_text(work / name, places)
+                (writing / name).write_text(text, encoding="utf-8")
         if keep_student:
             shutil.copytree(work / "student", writing / "student")
+            card = writing / "student" / "README.md"
+            text = _portable(card.read_text(encoding="utf-8"), places)
+            card.write_text(text, encoding="utf-8")
         writing.rename(target)
-        shutil.rmtree(work)
 
 
 def _places(cell: Cell) -> dict[str, str]:
@@ -112,7 +129,38 @@ def _places(cell: Cell) -> dict[str, str]:
         for name, written in fields.items()
         if isinstance(written, str) and here[section][name] != written
     }
+    if folder := here["cache"]["folder"]:
+        found[folder] = "(the cache)"
     return dict(sorted(found.items(), key=lambda one: -len(one[0])))
+
+
+def _portable_text(file: Path, places: Mapping[str, str]) -> str:
+    """The text of a JSON, JSON lines or YAML file with places as the user wrote them."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".yaml":
+        value = _portable(yaml.safe_load(text), places)
+        written: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        return written
+    if file.suffix == ".json":
+        value = _portable(json.loads(text), places)
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text  # the history holds numbers only
+
+
+def _portable(value: Any, places: Mapping[str, str]) -> Any:
+    """Strings that are, or hold, a place on this machine, wherever they stand in a value."""
+    if isinstance(value, dict):
+        return {key: _portable(inner, places) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner, places) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for place, written in places.items():
+        if value == place:
+            return written
+        if Path(place).is_absolute():  # a word like "data" may stand anywhere
+            value = value.replace(place, written)
+    return value
 
 
 @dataclass
@@ -134,7 +182,7 @@ class Conductor:
     keep_students: bool = False
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    began: dict[str, float] = field(default_factory=dict)
+    began: dict[str, tuple[float, float]] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -144,7 +192,10 @@ class Conductor:
             StudyError: If some failed; the others are finished by then.
         """
         self.study.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.study.folder / ".gitignore", IGNORED)
+        (self.study.folder / WORK).mkdir(exist_ok=True)
+        ignore = self.study.folder / ".gitignore"
+        if not ignore.exists():
+            write_text(ignore, IGNORED)
         waiting: dict[str, Cell | TeacherRun] = {}
         for name, cell in self.plan.runs.items():
             if not self.study.has(name) or self.study.work(cell).is_dir():
@@ -200,21 +251,34 @@ class Conductor:
         config = logs / f"{run.name}.yaml"
         write_text(config, to_yaml(run.config))
         command = "teach" if isinstance(run, TeacherRun) else "distill"
-        arguments = [command, str(config), "--out", str(self.study.work(run)), "--resume"]
+        work = self.study.work(run)
+        arguments = [command, str(config), "--out", str(work), self._how(work, config)]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        self.began[run.name] = time.monotonic(), self._share(run)
         with self._log(run).open("wb") as log:
             self.running[run.name] = subprocess.Popen(
-                [sys.executable, "-m", "layermix", *arguments, "--quiet", "--json"],
+                # -P: a file in the user's folder must not stand in for a module
+                [sys.executable, "-P", "-m", "layermix", *arguments, "--quiet", "--json"],
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 env={"OMP_NUM_THREADS": str(threads), **os.environ},
                 start_new_session=True,  # Ctrl-C reaches the conductor, who tells the others
             )
-        self.began[run.name] = time.monotonic()
+
+    @staticmethod
+    def _how(work: Path, config: Path) -> str:
+        """Resume an unfinished run, unless it was begun elsewhere, with other places."""
+        begun = work.with_name(f"{work.name}.partial") / CONFIG
+        same = not begun.is_file() or begun.read_text("utf-8") == config.read_text("utf-8")
+        return "--resume" if same else "--restart"
+
+    def _share(self, run: Cell | TeacherRun) -> float:
+        return self.study.share(run) if isinstance(run, Cell) else 0.0
 
     def _finished(self, cell: Cell) -> None:
         if cell.name in self.began:
-            seconds = time.monotonic() - self.began.pop(cell.name)
+            began, share = self.began.pop(cell.name)
+            seconds = (time.monotonic() - began) / (1 - min(share, 0.99))
             self.took.setdefault(cell.task, []).append(seconds)
         if not self.console.is_terminal:
             score = self._score(cell)
@@ -254,16 +318,23 @@ class Conductor:
     @contextmanager
     def _stopped_at_the_end(self) -> Iterator[None]:
         """Stop what still runs if the conductor is stopped; it can be resumed."""
+        before = signal.getsignal(signal.SIGTERM)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main:
+            signal.signal(signal.SIGTERM, _interrupt)
         try:
             yield
         finally:
-            for process in self.running.values():
-                process.send_signal(signal.SIGINT)
-            for process in self.running.values():
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            if in_main:
+                signal.signal(signal.SIGTERM, before)
+            for stop in (_ask, subprocess.Popen.terminate, subprocess.Popen.kill):
+                left = [one for one in self.running.values() if one.poll() is None]
+                for process in left:
+                    stop(process)
+                until = time.monotonic() + STOP_SECONDS
+                for process in left:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(max(0, until - time.monotonic()))
 
     # -- what is shown -----------------------------------------------------------------------------
 
@@ -318,14 +389,25 @@ class Conductor:
         """Seconds that a whole cell takes; None if none of its task is far enough to tell."""
         if took := self.took.get(cell.task):
             return sum(took) / len(took)
-        now = time.monotonic()
-        for name in self.running:
+        for name, (began, share) in list(self.began.items()):
             other = self.plan.runs.get(name)
             if other is not None and other.task == cell.task:
-                share = self.study.share(other)
-                if share > 0:
-                    return (now - self.began[name]) / share
+                done = self.study.share(other) - share
+                if done > 0:
+                    return (time.monotonic() - began) / done
         return None
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _ask(process: "subprocess.Popen[bytes]") -> None:
+    """Ctrl-C, so that a run leaves its folder in order."""
+    if sys.platform == "win32":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 def _duration(seconds: float) -> str:

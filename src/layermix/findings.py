@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layermix.conduct import Study
@@ -28,7 +30,6 @@ from layermix.stats import (
 )
 from layermix.study import Cell, Plan
 
-DECLARED, RESULTS, TEXT = "declared.json", "results.json", "results.md"
 BOOTSTRAPPED = ("accuracy", "f1", "f1_macro", "matthews")
 
 
@@ -59,26 +60,53 @@ class Arm:
         return {
             seed: float(result["metrics"][wanted][self.split][metric or self.metric])
             for seed, result in self.results.items()
-            if wanted in result["metrics"]
+            if (metric or self.metric) in result["metrics"].get(wanted, {}).get(self.split, {})
         }
 
 
 def declare(plan: Plan, study: Study) -> None:
-    """Write down the primary family before cells run; a later change of it is kept as one."""
-    file = study.folder / DECLARED
-    family = [list(pair) for pair in plan.judged]
+    """Write down what will be judged before cells run; a later change of it is kept as one.
+
+    What is judged is the pairs, the cells of both arms (so their seeds and settings), and the
+    scores that are compared.
+    """
+    judged = {
+        "report": plan.study.report,
+        "split": plan.study.split,
+        "pairs": [
+            {
+                "task": task,
+                "arms": [first, second],
+                "cells": [
+                    cell.name for arm in (first, second) for cell in plan.table[task][arm].values()
+                ],
+            }
+            for task, first, second in plan.judged
+        ],
+    }
     before = _declarations(study)
-    if before and before[-1]["family"] == family:
+    if before and before[-1]["judged"] == judged:
         return
     finished = sum(map(study.has, plan.runs))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"written": now, "finished_cells": finished, "family": family}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps([*before, entry], indent=2, ensure_ascii=False) + "\n")
+    entry = {"written": now, "finished_cells": finished, "judged": judged}
+    study.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps([*before, entry], indent=2, ensure_ascii=False) + "\n"
+    write_text(declared_file(study), text)
+
+
+def declared_file(study: Study) -> Path:
+    """What was declared, and when."""
+    return study.folder / f"{study.name}.declared.json"
+
+
+def results_file(study: Study) -> Path:
+    """What the cells show, as JSON; the text stands beside it, as Markdown."""
+    return study.folder / f"{study.name}.json"
 
 
 def _declarations(study: Study) -> list[dict[str, Any]]:
-    file = study.folder / DECLARED
+    file = declared_file(study)
     found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
     return found
 
@@ -90,22 +118,26 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
         plan: Says which cells belong to which task and arm.
         study: Where they are filed.
     """
-    arms = _arms(plan, study)
+    notes: list[str] = []
+    arms = _arms(plan, study, notes)
     higher = {
         task: HIGHER_IS_BETTER[next(iter(found.values())).metric] for task, found in arms.items()
     }
-    judged = _comparisons(plan, study, arms, higher, plan.judged)
+    judged = _comparisons(plan, study, arms, higher, plan.judged, notes)
+    family = len(plan.judged)
     verdicts = {
         (verdict.comparison.name, verdict.comparison.first, verdict.comparison.second): verdict
-        for verdict in (judge(list(judged.values())) if judged else [])
+        for verdict in (judge(list(judged.values()), family=family) if judged else [])
     }
+    baselines = {task: next(iter(of_task)) for task, of_task in plan.table.items()}
     others = [
         (task, arm, baseline)
         for task, found in arms.items()
-        for baseline, arm in ((next(iter(found)), arm) for arm in list(found)[1:])
+        for arm, baseline in ((arm, baselines[task]) for arm in found)
+        if arm != baseline
         if (task, arm, baseline) not in judged and (task, baseline, arm) not in judged
     ]
-    described = _comparisons(plan, study, arms, higher, others)
+    described = _comparisons(plan, study, arms, higher, others, notes)
     return {
         "title": plan.study.title,
         "report": plan.study.report,
@@ -133,10 +165,12 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
                 "bootstrap": verdict.comparison.bootstrap and asdict(verdict.comparison.bootstrap),
                 "stochastic_order": _order(arms[task][first], arms[task][second], higher[task]),
                 "outcome": verdict.outcome,
-                "sentence": verdict.sentence(),
+                "sentence": _so_far(plan, task, first, second, len(verdict.summary.values))
+                + verdict.sentence(),
             }
             for (task, first, second), verdict in verdicts.items()
         ],
+        "not_yet": [list(pair) for pair in plan.judged if pair not in verdicts],
         "descriptive": [
             {
                 "task": task,
@@ -148,28 +182,57 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
             for (task, first, second), one in described.items()
         ],
         "published": _published(plan, arms),
-        "notes": _notes(plan, study, arms),
+        "notes": [*_notes(plan, study, arms), *dict.fromkeys(notes)],
     }
 
 
 def write(found: Mapping[str, Any], study: Study) -> None:
-    """Write results.json and results.md into the study's folder."""
-    write_text(study.folder / RESULTS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_text(study.folder / TEXT, text(found))
+    """Write the findings into the study's folder, as JSON and as text."""
+    file = results_file(study)
+    write_text(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_text(file.with_suffix(".md"), text(found))
 
 
-def _arms(plan: Plan, study: Study) -> dict[str, dict[str, Arm]]:
+def _so_far(plan: Plan, task: str, first: str, second: str, seeds: int) -> str:
+    """What a verdict begins with while some of its cells are not finished."""
+    planned = len(plan.table[task][first].keys() & plan.table[task][second].keys())
+    return "" if seeds == planned else f"preliminary, after {seeds} of {planned} seeds: "
+
+
+def _arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str, Arm]]:
     """Task -> arm -> its finished cells; arms and tasks without any are left out."""
     arms: dict[str, dict[str, Arm]] = {}
     for task, of_task in plan.table.items():
         for arm, cells in of_task.items():
-            done = {seed: cell for seed, cell in cells.items() if study.has(cell.name)}
+            results, done = {}, {}
+            for seed, cell in cells.items():
+                if not study.has(cell.name):
+                    continue
+                try:
+                    results[seed] = _checked(study, cell)
+                    done[seed] = cell
+                except (ValueError, KeyError, pa.ArrowInvalid) as error:
+                    notes.append(
+                        f"the cell of {cell.title} is damaged and left out ({error!r}); remove "
+                        f"{study.filed(cell.name)}, and the same command runs it again"
+                    )
             if done:
-                results = {seed: study.result(cell.name) for seed, cell in done.items()}
                 arms.setdefault(task, {})[arm] = Arm(
                     done, results, plan.study.report, plan.study.split
                 )
     return arms
+
+
+def _checked(study: Study, cell: Cell) -> dict[str, Any]:
+    """result.json of a filed cell, if all of its files can be read."""
+    folder = study.filed(cell.name)
+    _history(study, cell)
+    json.loads((folder / ENVIRONMENT).read_text("utf-8"))["commit"]
+    pq.read_schema(folder / PREDICTIONS)
+    result = study.result(cell.name)
+    if not {"metric", "metrics", "teacher", "data", "precision"} <= result.keys():
+        raise ValueError("result.json is not that of a finished run")
+    return result
 
 
 def _comparisons(
@@ -178,6 +241,7 @@ def _comparisons(
     arms: Mapping[str, Mapping[str, Arm]],
     higher: Mapping[str, bool],
     pairs: Sequence[tuple[str, str, str]],
+    notes: list[str],
 ) -> dict[tuple[str, str, str], Comparison]:
     """The paired differences of pairs of arms that have seeds in common."""
     found = {}
@@ -194,10 +258,12 @@ def _comparisons(
         differences = [sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
         bootstrap = None
         if len(seeds) > 1 and one.metric in BOOTSTRAPPED and one.split == "validation":
-            labels, predicted = _predictions(study, plan.study.report, one, two, seeds)
-            first_classes, second_classes = predicted
+            stored = _predictions(study, plan.study.report, one, two, seeds)
             score: Any = one.metric
-            bootstrap = multi_bootstrap(first_classes, second_classes, labels, score)
+            if stored is None:
+                notes.append(f"the cells of {task} were not scored on the same rows")
+            else:
+                bootstrap = multi_bootstrap(stored[0], stored[1], stored[2], score)
         found[task, first, second] = Comparison(
             task, first, second, differences, bootstrap=bootstrap
         )
@@ -205,8 +271,11 @@ def _comparisons(
 
 
 def _predictions(study: Study, report: str, one: Arm, two: Arm, seeds: Sequence[int]) -> Any:
-    """Labels (examples,) and, for both arms, the predicted classes (seeds, examples)."""
-    labels: Any = None
+    """Predicted classes of both arms (seeds, examples), and labels (examples,).
+
+    None if the cells do not have the same rows with the same labels.
+    """
+    known: Any = None
     both = []
     for arm in (one, two):
         rows = []
@@ -216,10 +285,13 @@ def _predictions(study: Study, report: str, one: Arm, two: Arm, seeds: Sequence[
             frame = {name: np.asarray(table[name]) for name in table.column_names}
             kept = (frame["report"] == report) & (frame["label"] >= 0)
             order = frame["row_id"][kept].argsort()
-            labels = frame["label"][kept][order]
+            asked = np.stack([frame[name][kept][order] for name in ("row_id", "label")])
+            known = asked if known is None else known
+            if not np.array_equal(asked, known):
+                return None
             rows.append(frame["prediction"][kept][order])
         both.append(np.stack(rows))
-    return labels, both
+    return *both, known[1]
 
 
 def _order(first: Arm, second: Arm, higher: bool) -> float | None:
@@ -359,25 +431,31 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
         notes.append(
             f"{finished} of {len(plan.runs)} cells are finished: what follows is preliminary"
         )
-    declared = _declarations(study)
-    if len(declared) > 1 and declared[-1]["finished_cells"]:
-        count = declared[-1]["finished_cells"]
+    late = [one["finished_cells"] for one in _declarations(study) if one["finished_cells"]]
+    if late and plan.judged:
         notes.append(
-            f"the primary family was changed when {count} cells were finished, so it was not "
-            f"declared beforehand; {DECLARED} has what it was"
+            f"what is judged (pairs, seeds, settings, scores) was declared or changed when "
+            f"{' and '.join(map(str, late))} cells were finished, so not beforehand; "
+            f"{declared_file(study).name} has what it was"
         )
     cells = {c.name: c for of in arms.values() for arm in of.values() for c in arm.cells.values()}
     commits = {
         json.loads((study.filed(name) / ENVIRONMENT).read_text("utf-8"))["commit"] for name in cells
     }
     if len(commits) > 1:
-        named = ", ".join(sorted(str(commit)[:8] for commit in commits))
+        named = ", ".join(
+            sorted(
+                str(commit).removesuffix("+")[:8] + "+" * str(commit).endswith("+")
+                for commit in commits
+            )
+        )
         notes.append(f"the cells were run by {len(commits)} states of the code: {named}")
     for task, of_task in arms.items():
         results = [result for arm in of_task.values() for result in arm.results.values()]
         for what, values in {
             "data": {result["data"]["fingerprint"] for result in results},
             "precisions": {result["precision"] for result in results},
+            "kinds of teacher signals": {result.get("signals") for result in results} - {None},
             "teachers": {result["teacher"]["fingerprint"] for result in results},
         }.items():
             if len(values) > 1 and not (what == "teachers" and plan.study.teachers == "per_seed"):
@@ -424,7 +502,13 @@ def text(found: Mapping[str, Any]) -> str:
         lines += ["", f"α of {arm}: the means of two tasks are {apart:.3f} apart."]
     lines += _published_lines(found["published"])
     lines += ["", "## Verdicts on the primary family", ""]
-    lines += [f"- {one['sentence']}" for one in found["family"]] or ["- none was declared."]
+    lines += [f"- {one['sentence']}" for one in found["family"]]
+    lines += [
+        f"- {first} against {second} on {task}: nothing is finished yet."
+        for task, first, second in found["not_yet"]
+    ]
+    if not found["family"] and not found["not_yet"]:
+        lines.append("- none was declared.")
     if found["descriptive"]:
         lines += ["", "## Without verdict", ""]
         lines += [f"- {one['sentence']}" for one in found["descriptive"]]

@@ -222,7 +222,7 @@ def _commit() -> str | None:
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )
         dirty = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

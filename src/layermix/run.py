@@ -267,12 +267,21 @@ def distill_lesson(
             "teacher_layers": list(objective.plan.teacher_layers),
         },
         "formula": objective.formula(),
+        "signals": _kind_of(signals),
     }
     name = config.mix.strategy if config.loss.hidden_weight else "distill"
     training = _Training(
         objective, signals, lesson, student, config.training, config.mix, config.seed
     )
     return training.run(name, "student", extra, run, reporter)
+
+
+def _kind_of(signals: Teacher | None) -> str | None:
+    """How the teacher was asked, for the record."""
+    if not isinstance(signals, CachedTeacher):
+        return None if signals is None else "live"
+    identity = signals.store.identity
+    return f"stored in {identity.dtype}, computed in {identity.precision}"
 
 
 def teach(

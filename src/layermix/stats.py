@@ -429,7 +429,9 @@ class Verdict:
         return f"{told}; seeing {100 * about.margin:g} would need {needed} seeds."
 
 
-def judge(comparisons: Sequence[Comparison], level: float = 0.05) -> list[Verdict]:
+def judge(
+    comparisons: Sequence[Comparison], level: float = 0.05, family: int | None = None
+) -> list[Verdict]:
     """Verdicts on a family of comparisons that was declared before the runs.
 
     A comparison is decided if its Holm-adjusted sign-flip p is within the level. One that is not
@@ -439,14 +441,17 @@ def judge(comparisons: Sequence[Comparison], level: float = 0.05) -> list[Verdic
     a comparison of few seeds may be decided after clear ones of many seeds, never first.
 
     Args:
-        comparisons: The whole family; Holm corrects for its size.
+        comparisons: Those of the family that have been run.
         level: The chance, at most, of any wrong verdict in the family.
+        family: Size of the whole family, for which Holm corrects; those that have not been run
+            count as having shown nothing. All have been run if None.
 
     Returns:
         One verdict per comparison, in their order.
 
     Raises:
-        ValueError: No comparison, one given twice, or a level outside (0, 1).
+        ValueError: No comparison, one given twice, more than the family has, or a level outside
+            (0, 1).
 
     Examples:
         >>> gain = [0.013, 0.009, 0.011, 0.015, 0.008, 0.012]
@@ -461,9 +466,15 @@ def judge(comparisons: Sequence[Comparison], level: float = 0.05) -> list[Verdic
             f"found {len(pairs)} different comparisons among {len(comparisons)}, wanted at least "
             "one and none twice; declare each pair of arms once per task and score"
         )
+    size = len(comparisons) if family is None else family
+    if size < len(comparisons):
+        raise ValueError(
+            f"found a family of {size}, wanted at least the {len(comparisons)} that are compared"
+        )
     raw = [sign_flip(each.differences) for each in comparisons]
+    raw += [1.0] * (size - len(raw))  # what has not been run yet has shown nothing
     verdicts = []
-    for place, (about, adjusted) in enumerate(zip(comparisons, holm(raw), strict=True)):
+    for place, (about, adjusted) in enumerate(zip(comparisons, holm(raw), strict=False)):
         summary = summarise(about.differences)
         to_reach = _to_reach(raw[:place] + raw[place + 1 :], level)
         outcome: Outcome = "no difference shown"

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
 from layermix.config import (
     Config,
@@ -21,6 +21,7 @@ from layermix.config import (
     Section,
     TeachConfig,
     explain,
+    field_names,
     load,
     merge,
     nest,
@@ -31,10 +32,12 @@ from layermix.errors import ConfigError
 
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
-OWN = ("seeds", "arms")
-"""Keys of a task or an arm that are not fields of a distillation."""
-NOT_CONTENT = {"cache": ("use", "folder", "max_gb")}
+NOT_CONTENT = {"cache": ("folder", "max_gb")}
 """Fields that say where things are kept, not what is computed."""
+REPORTED = {"none": ("last", "best_on_dev"), "holdout": ("last", "selected")}
+"""Epochs that are reported, by how the epoch is selected."""
+DEFAULTS = 1
+"""Part of a cell's name; raised when a default changes, so that no table mixes two of them."""
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -43,15 +46,30 @@ def _different(seeds: list[int]) -> list[int]:
     return seeds
 
 
-def _one_task() -> dict[str, dict[str, Any]]:
-    return {"task": {}}
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
 
 
-Overrides = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+Overrides = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
 Seeds = (
     Annotated[int, Field(ge=1)]
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)]
 )
+
+
+class Variant(Section):
+    """A task or an arm: fields of a distillation that it changes, and perhaps seeds of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seeds: Seeds | None = None
+    arms: list[str] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of a distillation, sections spelled out."""
+        return spell_out(DistillConfig, self.model_extra or {})
 
 
 class StudyConfig(Section):
@@ -66,10 +84,12 @@ class StudyConfig(Section):
     task's); without it, base or tasks name a teacher."""
     teachers: Literal["one", "per_seed"] = "one"
     """One teacher for all seeds of a task, or one for each seed."""
-    tasks: dict[str, Overrides] = Field(default_factory=_one_task, min_length=1)
+    tasks: dict[str, Annotated[Variant, BeforeValidator(_or_empty)]] = Field(
+        default_factory=lambda: {"task": Variant()}, min_length=1
+    )
     """Name -> what the task changes in the base, such as its data. `seeds` and `arms` there are
     the task's own."""
-    arms: dict[str, Overrides] = Field(min_length=1)
+    arms: dict[str, Annotated[Variant, BeforeValidator(_or_empty)]] = Field(min_length=1)
     """Name -> what the arm changes in the base. `seeds` there are the arm's own."""
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     """Dotted field -> values; every arm is run with every combination of them."""
@@ -80,7 +100,7 @@ class StudyConfig(Section):
     )
     """The primary family: pairs of arms, such as [learned, fixed], that get a verdict on every
     task. Declared before the runs; everything else is descriptive."""
-    published: dict[str, dict[str, dict[str, float]]] = Field(default_factory=dict)
+    published: dict[str, dict[str, dict[Score, float]]] = Field(default_factory=dict)
     """Task -> arm -> score -> value that somebody has published, to be shown beside ours."""
     report: Literal["last", "best_on_dev", "selected"] = "last"
     """The epoch whose scores are compared."""
@@ -203,7 +223,9 @@ def load_study(file: Path, seeds: int | None = None) -> StudyConfig:
         ConfigError: Listing every problem at once, each by its line in the file.
     """
     study = load(StudyConfig, file, {} if seeds is None else {"seeds": seeds})
-    problems = [*_problems(study, file), *_unknown_names(study)]
+    problems = [*_unknown_names(study), *_misplaced(study)]
+    if not any(problem.startswith("axes.") for problem in problems):  # else there are no cells
+        problems += [*_problems(study, file), *_unjudged(study), *_teacher_problems(study)]
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the study:"
         raise ConfigError("\n".join([count, *(f"  {problem}" for problem in problems)]))
@@ -240,8 +262,8 @@ def make_plan(study: StudyConfig, out: Path | None) -> Plan:
                 ": ".join(explain(DistillConfig, problem)) for problem in error.errors()
             )
             continue
-        content = _content(DistillConfig, given)
-        cells.append(Cell(_name(content), task, arm, seed, content, config, teacher))
+        name, content = _name(DistillConfig, given), _content(DistillConfig, given)
+        cells.append(Cell(name, task, arm, seed, content, config, teacher))
     if problems:
         raise ConfigError("\n".join(problems))
     cells.sort(key=lambda cell: cell.seed)  # stable: within a seed the order of the file
@@ -251,13 +273,12 @@ def make_plan(study: StudyConfig, out: Path | None) -> Plan:
 def _combinations(study: StudyConfig) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     """(task, arm, seed, what the distillation is given), arm by arm."""
     for task, of_task in study.tasks.items():
-        for arm, label, of_arm in _arms(study):
-            if arm not in of_task.get("arms", study.arms):
+        for name, label, changes in _arms(study):
+            if of_task.arms is not None and name not in of_task.arms:
                 continue
-            seeds: Any = of_arm.get("seeds", of_task.get("seeds", study.seeds))
-            given = _distillation(study.base)
-            for changes in (of_task, of_arm):
-                given = merge(given, _distillation(changes))
+            seeds: Any = study.arms[name].seeds or of_task.seeds or study.seeds
+            given = merge(spell_out(DistillConfig, study.base), of_task.changes)
+            given = merge(given, changes)
             for seed in range(seeds) if isinstance(seeds, int) else seeds:
                 yield task, label, seed, given | {"seed": seed}
 
@@ -269,44 +290,42 @@ def _arms(study: StudyConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
         leaf if leaves.count(leaf) == 1 else field
         for field, leaf in zip(study.axes, leaves, strict=True)
     ]
-    for arm, changes in study.arms.items():
+    for arm, variant in study.arms.items():
         for values in itertools.product(*study.axes.values()):
             label = ", ".join([arm, *(f"{n}={v}" for n, v in zip(shown, values, strict=True))])
             chosen = nest(dict(zip(study.axes, values, strict=True)))
-            own = {key: value for key, value in changes.items() if key in OWN}
-            yield arm, label, merge(_distillation(changes), chosen) | own
-
-
-def _distillation(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a distillation among the keys of a base, task or arm, sections spelled out."""
-    return spell_out(DistillConfig, {k: v for k, v in changes.items() if k not in OWN})
+            yield arm, label, merge(variant.changes, chosen)
 
 
 def _teacher(study: StudyConfig, task: str, seed: int, *, resolve: bool) -> TeacherRun:
     """The fine-tuning that gives a cell its teacher: on the task's data, whatever the arm."""
     assert study.teach is not None
     data: dict[str, Any] = {}
-    for changes in (study.base, study.tasks[task]):
-        data = merge(data, _distillation(changes).get("data", {}))
+    for changes in (spell_out(DistillConfig, study.base), study.tasks[task].changes):
+        data = merge(data, changes.get("data", {}))
     wanted = merge(spell_out(TeachConfig, study.teach), {"data": data})
     if study.teachers == "per_seed":
         wanted["seed"] = seed
-    name = _name(_content(TeachConfig, wanted))
-    return TeacherRun(name, task, TeachConfig.model_validate(wanted) if resolve else None)
+    config = TeachConfig.model_validate(wanted) if resolve else None
+    return TeacherRun(_name(TeachConfig, wanted), task, config)
 
 
-def _content(kind: type[Config], given: Mapping[str, Any]) -> dict[str, Any]:
+def _content(kind: type[Config], given: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     """The resolved config, with places as they were written."""
     config = kind.model_validate(given, context={"expand": False})
-    dumped: dict[str, Any] = config.model_dump(mode="json")
+    dumped: dict[str, Any] = config.model_dump(mode="json", **options)
     for section, places in NOT_CONTENT.items():
         if section in dumped:
             dumped[section] = {k: v for k, v in dumped[section].items() if k not in places}
     return dumped
 
 
-def _name(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True)
+def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
+    """A hash of what differs from the defaults, so that a new field leaves old names alone."""
+    changed = _content(kind, given, exclude_defaults=True)
+    changed = {key: value for key, value in changed.items() if value not in ({}, None)}
+    changed.pop("preset", None)  # what it says stands in the other fields
+    text = json.dumps([DEFAULTS, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -327,12 +346,84 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
                 place = name if key is None else f"{file}:{lines[key]}: {key}"
                 found[f"{place}: {message}"] = None
 
+    names = {label: name for name, label, _ in _arms(study)}
     for task, label, _, given in _combinations(study):
-        arm = next(arm for arm in study.arms if label == arm or label.startswith(f"{arm}, "))
-        check(DistillConfig, given, "axes", f"arms.{arm}", f"tasks.{task}", "base")
+        check(DistillConfig, given, "axes", f"arms.{names[label]}", f"tasks.{task}", "base")
+        selection = spell_out(DistillConfig, given).get("training", {}).get("selection", "none")
+        reports = REPORTED.get(selection, ())
+        if reports and (study.report not in reports or study.split == "holdout" != selection):
+            found[
+                f"report is {study.report} and split {study.split}, but {label} has "
+                f"training.selection {selection}, which scores {' and '.join(reports)} on "
+                f"validation{' and holdout' * (selection == 'holdout')}"
+            ] = None
     if study.teach is not None:
         check(TeachConfig, spell_out(TeachConfig, study.teach), "teach")
     return list(found)
+
+
+def _teacher_problems(study: StudyConfig) -> list[str]:
+    """A teacher that nobody names, or that two places name."""
+    named = {
+        label: "model" in (given.get("teacher") or {})
+        for _, label, _, given in _combinations(study)
+    }
+    if study.teach is None:
+        without = [label for label, there in named.items() if not there]
+        return [
+            f"{label} has no teacher: give teach (how to fine-tune one), or base: {{teacher: …}}"
+            for label in without[:1]
+        ]
+    twice = [label for label, there in named.items() if there]
+    problems = [
+        f"{label} names a teacher, but teach fine-tunes one; give one of the two"
+        for label in twice[:1]
+    ]
+    return problems + ["teach names no model to fine-tune"] * ("model" not in study.teach)
+
+
+def _unjudged(study: StudyConfig) -> list[str]:
+    """Pairs of the family whose arms never meet on a task."""
+    labels: dict[str, set[str]] = {}
+    for task, label, _, _ in _combinations(study):
+        labels.setdefault(task, set()).add(label)
+    known = {label for _, label, _ in _arms(study)}  # others are told as unknown names
+    return [
+        f"family: {' and '.join(pair)} are on no task together"
+        for pair in study.family
+        if set(pair) <= known and not any(set(pair) <= there for there in labels.values())
+    ]
+
+
+def _misplaced(study: StudyConfig) -> list[str]:
+    """Pairs that are none, axes that are no fields, seeds in wrong places."""
+    problems = []
+    pairs = [frozenset(pair) for pair in study.family]
+    for pair in study.family:
+        if len(set(pair)) < 2:
+            problems.append(f"family: {pair[0]} is compared with itself")
+        elif pairs.count(frozenset(pair)) > 1:
+            problems.append(f"family: {' and '.join(sorted(pair))} are named twice")
+    fields = field_names(DistillConfig)
+    for axis in study.axes:
+        if axis not in fields or axis == "seed":
+            close = difflib.get_close_matches(axis, fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"axes.{axis}: not a field of a distillation{hint}")
+    places = {"base": study.base}
+    places |= {f"tasks.{name}": one.model_extra or {} for name, one in study.tasks.items()}
+    places |= {f"arms.{name}": one.model_extra or {} for name, one in study.arms.items()}
+    problems += [
+        f"{place}.seed: a study has seeds, for all its arms"
+        for place, one in places.items()
+        if "seed" in one
+    ]
+    problems += [
+        f"arms.{name}.arms: only a task may choose its arms"
+        for name, one in study.arms.items()
+        if one.arms is not None
+    ]
+    return list(dict.fromkeys(problems))
 
 
 def _unknown_names(study: StudyConfig) -> list[str]:
@@ -344,7 +435,7 @@ def _unknown_names(study: StudyConfig) -> list[str]:
     named += [
         (f"tasks.{task}.arms", arm, list(study.arms))
         for task, changes in study.tasks.items()
-        for arm in changes.get("arms", ())
+        for arm in changes.arms or ()
     ]
     problems: dict[str, None] = {}
     for where, arm, known in named:

@@ -66,8 +66,7 @@ def contents(folder: Path) -> dict[str, Any]:
             }
         elif file.is_file():
             found[name] = file.read_bytes()
-    results = json.loads((folder / "results.json").read_text())
-    return found | {"results": results}
+    return found | {"results": json.loads((folder / "killed.json").read_text())}
 
 
 def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None:
@@ -77,7 +76,7 @@ def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None
     assert done.out.startswith("# tiny\n")
     assert "no verdict is possible for learned against fixed on reviews with 2 seeds" in done.out
     assert "descriptive: fixed minus ce_only on reviews" in done.out
-    found = json.loads((folder / "results.json").read_text())
+    found = json.loads((folder / "study.json").read_text())
     assert found["cells"] == {"planned": 6, "finished": 6}
     arms = found["tasks"]["reviews"]["arms"]
     assert list(arms) == ["ce_only", "fixed", "learned"]
@@ -90,7 +89,7 @@ def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None
     (judged,) = found["family"]
     pairs = zip(arms["learned"]["values"], arms["fixed"]["values"], strict=True)
     assert judged["differences"] == pytest.approx([one - two for one, two in pairs])
-    assert (folder / "results.md").read_text() in done.out
+    assert (folder / "study.md").read_text() in done.out
 
 
 def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
@@ -113,7 +112,7 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
         assert config["data"]["path"] == "$REVIEWS"
         assert config["teacher"]["model"].startswith("teachers/")
         assert pq.read_table(cell / "predictions.parquet").num_rows == 2 * 24
-    assert not list((folder / "work").iterdir())
+    assert [file.name for file in (folder / "work").iterdir()] == [".filing"]
     assert "/work/" in (folder / ".gitignore").read_text().splitlines()
 
 
@@ -126,7 +125,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     assert again.code == 0, again.err
     assert "6 runs are finished" in again.err
     assert (
-        json.loads(again.out)["tasks"] == json.loads((folder / "results.json").read_text())["tasks"]
+        json.loads(again.out)["tasks"] == json.loads((folder / "study.json").read_text())["tasks"]
     )
     changed = recipe_file("more", family=[["learned", "ce_only"]])
     options = ("--out", folder, "--seeds", "3", "--jobs", "2", "--quiet")
@@ -138,7 +137,8 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
         <= {file: file.stat().st_mtime_ns for file in (folder / "cells").rglob("*")}.items()
     )
     assert len(list((folder / "cells").iterdir())) == 9
-    assert "the primary family was changed when 6 cells were finished" in more.out
+    assert (folder / "more.json").is_file()
+    assert "was declared or changed when 6 cells were finished" in more.out
     assert first.out != more.out
 
 
@@ -162,7 +162,7 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert "failed: reviews, odd, seed 0: " in done.err
     assert "[9]" in done.err
     assert "give the same command again" in done.err
-    found = json.loads((place / "failing" / "results.json").read_text())
+    found = json.loads((place / "failing" / "failing.json").read_text())
     assert list(found["tasks"]["reviews"]["arms"]) == ["even"]
     assert found["notes"][0].startswith("1 of 2 cells are finished")
 

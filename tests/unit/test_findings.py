@@ -94,11 +94,12 @@ def fill(
         (folder / "history.jsonl").write_text(history)
         commit = own.get("commit", "abc")
         (folder / "environment.json").write_text(json.dumps({"commit": commit}))
+        (folder / "config.yaml").write_text("seed: 0")
 
 
 def test_scores_pairs_and_the_verdict(plan: Plan, study: Study) -> None:
-    fill(plan, study)
     declare(plan, study)
+    fill(plan, study)
     found = find(plan, study)
     assert found["notes"] == []
     arms = found["tasks"]["mrpc"]["arms"]
@@ -198,15 +199,83 @@ def test_a_family_changed_afterwards_is_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
     declare(plan, study)
     assert "changed when 24 cells were finished" in find(plan, study)["notes"][0]
-    assert len(json.loads((study.folder / "declared.json").read_text())) == 3
+    assert len(json.loads((study.folder / "results.declared.json").read_text())) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": SEEDS + 1},
+        {"report": "best_on_dev"},
+        {"arms": {"fixed": {"mix": "fixed"}, "learned": {"mix": {"learning_rate": 0.1}}}},
+    ],
+    ids=str,
+)
+def test_seeds_settings_or_scores_changed_afterwards_are_told(
+    plan: Plan, study: Study, changes: dict[str, Any]
+) -> None:
+    declare(plan, study)
+    fill(plan, study)
+    other = make(family=[["learned", "fixed"]], **changes)
+    declare(other, study)
+    assert "changed when " in str(find(other, study)["notes"])
+
+
+def test_a_first_declaration_after_the_runs_is_told(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    declare(plan, study)
+    assert "when 24 cells were finished, so not beforehand" in find(plan, study)["notes"][0]
+
+
+def test_what_is_not_finished_counts_in_the_family(study: Study) -> None:
+    plan = make(family=[["learned", "fixed"], ["learned", "uniform"]])
+    fill(plan, study, lambda cell: cell.arm != "uniform" and cell.seed < 6)
+    found = find(plan, study)
+    (judged,) = found["family"]
+    assert judged["adjusted_p"] == 2 * 2 / 2**6
+    assert judged["sentence"].startswith("preliminary, after 6 of 8 seeds: no verdict is possible")
+    assert "- learned against uniform on mrpc: nothing is finished yet." in text(found)
+    fill(plan, study)
+    assert not any("preliminary" in one["sentence"] for one in find(plan, study)["family"])
+
+
+@pytest.mark.parametrize("column", ["label", "row_id"])
+def test_cells_with_other_rows_or_labels_have_no_bootstrap(
+    plan: Plan, study: Study, column: str
+) -> None:
+    fill(plan, study)
+    file = study.filed(plan.table["mrpc"]["fixed"][3].name) / "predictions.parquet"
+    table = pq.read_table(file)
+    changed = pa.array([1 - v if column == "label" else v + 1 for v in table[column].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index(column), column, changed), file)
+    found = find(plan, study)
+    assert found["family"][0]["bootstrap"] is None
+    assert found["notes"] == ["the cells of mrpc were not scored on the same rows"]
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "environment.json", "history.jsonl", "predictions.parquet"]
+)
+def test_a_damaged_cell_is_left_out_and_named(plan: Plan, study: Study, name: str) -> None:
+    fill(plan, study)
+    cell = plan.table["mrpc"]["learned"][2]
+    file = study.filed(cell.name) / name
+    file.write_bytes(b"{" + file.read_bytes()[:20])
+    found = find(plan, study)
+    assert found["tasks"]["mrpc"]["arms"]["learned"]["seeds"] == [0, 1, 3, 4, 5, 6, 7]
+    assert len(found["notes"]) == 1
+    assert "mrpc, learned, seed 2 is damaged and left out" in found["notes"][0]
+    assert str(study.filed(cell.name)) in found["notes"][0]
+    file.unlink()
+    assert not study.has(cell.name)  # so it is run again
 
 
 def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
-    fill(plan, study, lambda cell: cell.seed == 0, precision="bfloat16", commit="def",
+    fill(plan, study, lambda cell: cell.seed == 0, precision="bfloat16", commit="def+",
          data={"fingerprint": "other"})  # fmt: skip
     assert find(plan, study)["notes"] == [
-        "the cells were run by 2 states of the code: abc, def",
+        "the cells were run by 2 states of the code: abc, def+",
         "the cells of mrpc had 2 different data",
         "the cells of mrpc had 2 different precisions",
     ]

@@ -1,12 +1,15 @@
 """A study file becomes cells: combinations, pairing, names by content, problems told at once."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from layermix.config import DistillConfig
+from layermix import study
+from layermix.config import DistillConfig, TeachConfig
 from layermix.errors import ConfigError
 from layermix.study import Plan, StudyConfig, load_study, make_plan
 
@@ -77,10 +80,21 @@ def test_a_name_says_what_is_computed_and_not_where(
         found = plan(tmp_path / place.strip("/"))
         assert [cell.name for cell in found.cells] == names
         assert [c.config.data.path for c in found.cells if c.config and c.task == "b"] == [place]
+    in_full = TINY["base"] | {"training": {"epochs": 3, "schedule": "linear"}}
+    assert [cell.name for cell in plan(base=in_full).cells] == names
     elsewhere = TINY["base"] | {"cache": {"folder": "X", "max_gb": 1}}
     assert [cell.name for cell in plan(base=elsewhere).cells] == names
     other = TINY["base"] | {"cache": {"dtype": "float32"}}
     assert not {cell.name for cell in plan(base=other).cells} & set(names)
+    live = TINY["base"] | {"cache": {"use": False}}
+    assert not {cell.name for cell in plan(base=live).cells} & set(names)
+
+
+def test_names_change_when_a_default_does() -> None:
+    """A table must not mix two defaults: if this fails, set them here, and raise `DEFAULTS`."""
+    defaults = DistillConfig().model_dump(mode="json"), TeachConfig().model_dump(mode="json")
+    text = json.dumps(defaults, sort_keys=True)
+    assert (study.DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "8b196a34")
 
 
 def test_equal_cells_of_two_arms_are_run_once() -> None:
@@ -162,6 +176,39 @@ family:
         ({"seeds": [1, 1]}, "a seed is named twice in [1, 1]"),
         ({"familly": []}, "familly: unknown key; did you mean family?"),
         ({"family": [["learned"]]}, "family: "),
+        ({"family": [["learned", "learned"]]}, "family: learned is compared with itself"),
+        (
+            {"family": [["learned", "fixed"], ["fixed", "learned"]]},
+            "family: fixed and learned are named twice",
+        ),
+        (
+            {"tasks": {"a": {"data": "A", "arms": ["fixed"]}}},
+            "family: learned and fixed are on no task together",
+        ),
+        ({"axes": {"mix": ["fixed"]}, "family": []}, "axes.mix: not a field of a distillation"),
+        ({"axes": {"los.hidden_weight": [1]}}, "did you mean loss.hidden_weight?"),
+        ({"axes": {"seed": [1]}}, "axes.seed: not a field"),
+        ({"base": {"teacher": "T", "seed": 3}}, "base.seed: a study has seeds, for all its arms"),
+        ({"base": {"teacher": "T", "seeds": 3}}, "seeds: unknown key; did you mean seed?"),
+        ({"arms": {"fixed": {"mix": "fixed", "seeds": 0}, "learned": {}}}, "arms: "),
+        ({"arms": {"fixed": {"arms": ["x"]}, "learned": {}}}, "arms.fixed.arms: only a task may"),
+        ({"tasks": {"a": {"data": "A", "arms": "fixed"}}}, "tasks: "),
+        ({"base": {}}, "fixed has no teacher: give teach (how to fine-tune one), or base:"),
+        ({"teach": {"model": "M"}}, "fixed names a teacher, but teach fine-tunes one"),
+        ({"teach": {}, "base": {}}, "teach names no model to fine-tune"),
+        ({"report": "selected"}, "which scores last and best_on_dev on validation"),
+        (
+            {"split": "holdout"},
+            "report is last and split holdout, but fixed has training.selection",
+        ),
+        (
+            {
+                "base": {"teacher": "T", "training": {"selection": "holdout"}},
+                "report": "best_on_dev",
+            },
+            "which scores last and selected on validation and holdout",
+        ),
+        ({"published": {"a": {"fixed": {"acc": 1}}}}, "published: "),
     ],
 )
 def test_a_study_that_does_not_hold_together_is_refused(
