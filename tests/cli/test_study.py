@@ -16,6 +16,10 @@ import yaml
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
 VARYING = ("written", "timings", "threads")  # of environment.json and result.json
 PATIENCE = 300.0  # seconds, on a busy machine
+costly = pytest.mark.skipif(
+    "LAYERMIX_CLI" in os.environ,
+    reason="dozens of processes, and nothing in them depends on how layermix is installed",
+)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +120,7 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
     assert "/work/" in (folder / ".gitignore").read_text().splitlines()
 
 
+@costly
 def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     cli: Any, finished: tuple[Path, Any], recipe_file: Callable[..., Path]
 ) -> None:
@@ -142,6 +147,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     assert first.out != more.out
 
 
+@costly
 def test_a_failing_cell_does_not_stop_the_others(
     cli: Any, recipe_file: Callable[..., Path], place: Path, teacher: Path
 ) -> None:
@@ -167,6 +173,7 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert found["notes"][0].startswith("1 of 2 cells are finished")
 
 
+@costly
 def test_without_its_teacher_no_cell_is_run(
     cli: Any, recipe_file: Callable[..., Path], place: Path
 ) -> None:
@@ -244,6 +251,7 @@ def kill_and_go_on(
     assert process.returncode == 0, said.decode()
 
 
+@costly
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_it_ends_as_an_undisturbed_one(
     kills: int,
