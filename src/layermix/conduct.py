@@ -135,7 +135,7 @@ def _places(cell: Cell) -> dict[str, str]:
 
 
 def _portable_text(file: Path, places: Mapping[str, str]) -> str:
-    """The text of a JSON, JSON lines or YAML file with places as the user wrote them."""
+    """The text of a JSON or YAML file with places as the user wrote them."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".yaml":
         value = _portable(yaml.safe_load(text), places)
@@ -234,6 +234,7 @@ class Conductor:
                 return True
         if process is None or is_busy(self.study.work(run)):
             return False
+        self.began.pop(run.name, None)  # its progress tells nothing any more
         self.failed[run.name] = self._error(run)
         self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
         return True

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from layermix.folder import ENVIRONMENT, HISTORY, PREDICTIONS, write_text
 from layermix.metrics import HIGHER_IS_BETTER
 from layermix.stats import (
     Comparison,
+    Score,
     describe,
     judge,
     multi_bootstrap,
@@ -30,7 +31,15 @@ from layermix.stats import (
 )
 from layermix.study import Cell, Plan
 
-BOOTSTRAPPED = ("accuracy", "f1", "f1_macro", "matthews")
+
+@dataclass(frozen=True)
+class Filed:
+    """What a finished cell left, read once: result.json, the history, the commit of the code."""
+
+    cell: Cell
+    result: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -38,16 +47,19 @@ class Arm:
     """The finished cells of one arm on one task.
 
     Attributes:
-        cells: Seed -> cell.
-        results: Seed -> result.json.
+        filed: By seed.
         report: The epoch whose scores are compared.
         split: The rows.
     """
 
-    cells: Mapping[int, Cell]
-    results: Mapping[int, Mapping[str, Any]]
+    filed: Mapping[int, Filed]
     report: str
     split: str
+
+    @property
+    def results(self) -> dict[int, Mapping[str, Any]]:
+        """Seed -> result.json."""
+        return {seed: one.result for seed, one in self.filed.items()}
 
     @property
     def metric(self) -> str:
@@ -147,7 +159,7 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
             task: {
                 "metric": next(iter(found.values())).metric,
                 "teacher": _teacher_scores(found),
-                "arms": {arm: _arm_record(one, study) for arm, one in found.items()},
+                "arms": {arm: _arm_record(one) for arm, one in found.items()},
             }
             for task, found in arms.items()
         },
@@ -204,35 +216,32 @@ def _arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str, Arm
     arms: dict[str, dict[str, Arm]] = {}
     for task, of_task in plan.table.items():
         for arm, cells in of_task.items():
-            results, done = {}, {}
+            filed = {}
             for seed, cell in cells.items():
                 if not study.has(cell.name):
                     continue
                 try:
-                    results[seed] = _checked(study, cell)
-                    done[seed] = cell
+                    filed[seed] = _read(study, cell)
                 except (ValueError, KeyError, pa.ArrowInvalid) as error:
                     notes.append(
                         f"the cell of {cell.title} is damaged and left out ({error!r}); remove "
                         f"{study.filed(cell.name)}, and the same command runs it again"
                     )
-            if done:
-                arms.setdefault(task, {})[arm] = Arm(
-                    done, results, plan.study.report, plan.study.split
-                )
+            if filed:
+                arms.setdefault(task, {})[arm] = Arm(filed, plan.study.report, plan.study.split)
     return arms
 
 
-def _checked(study: Study, cell: Cell) -> dict[str, Any]:
-    """result.json of a filed cell, if all of its files can be read."""
+def _read(study: Study, cell: Cell) -> Filed:
+    """A filed cell, if all of its files can be read."""
     folder = study.filed(cell.name)
-    _history(study, cell)
-    json.loads((folder / ENVIRONMENT).read_text("utf-8"))["commit"]
     pq.read_schema(folder / PREDICTIONS)
+    commit = json.loads((folder / ENVIRONMENT).read_text("utf-8"))["commit"]
+    lines = (folder / HISTORY).read_text("utf-8").splitlines()
     result = study.result(cell.name)
     if not {"metric", "metrics", "teacher", "data", "precision"} <= result.keys():
         raise ValueError("result.json is not that of a finished run")
-    return result
+    return Filed(cell, result, [json.loads(line) for line in lines], commit)
 
 
 def _comparisons(
@@ -257,7 +266,7 @@ def _comparisons(
         sign = 1 if higher[task] else -1
         differences = [sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
         bootstrap = None
-        if len(seeds) > 1 and one.metric in BOOTSTRAPPED and one.split == "validation":
+        if len(seeds) > 1 and one.metric in get_args(Score) and one.split == "validation":
             stored = _predictions(study, plan.study.report, one, two, seeds)
             score: Any = one.metric
             if stored is None:
@@ -280,7 +289,7 @@ def _predictions(study: Study, report: str, one: Arm, two: Arm, seeds: Sequence[
     for arm in (one, two):
         rows = []
         for seed in seeds:
-            file = study.filed(arm.cells[seed].name) / PREDICTIONS
+            file = study.filed(arm.filed[seed].cell.name) / PREDICTIONS
             table = pq.read_table(file, columns=["report", "row_id", "label", "prediction"])
             frame = {name: np.asarray(table[name]) for name in table.column_names}
             kept = (frame["report"] == report) & (frame["label"] >= 0)
@@ -301,7 +310,7 @@ def _order(first: Arm, second: Arm, higher: bool) -> float | None:
     return stochastic_order(one, two) if min(len(one), len(two)) > 1 else None
 
 
-def _arm_record(arm: Arm, study: Study) -> dict[str, Any]:
+def _arm_record(arm: Arm) -> dict[str, Any]:
     """Every raw score, mean and spread, scores by epoch, what picking the best one adds, and α."""
     scores = arm.scores()
     spread = asdict(summarise(list(scores.values())))
@@ -310,7 +319,7 @@ def _arm_record(arm: Arm, study: Study) -> dict[str, Any]:
     if best and arm.report == "last":
         record["best_on_dev"] = list(best.values())
         record["optimism"] = float(np.mean([best[seed] - scores[seed] for seed in best]))
-    histories = [_history(study, cell) for cell in arm.cells.values()]
+    histories = [one.history for one in arm.filed.values()]
     key = f"eval_{arm.split}_{arm.metric}"
     by_epoch = [[line[key] for line in lines if key in line] for lines in histories]
     if len(set(map(len, by_epoch))) == 1:
@@ -318,11 +327,6 @@ def _arm_record(arm: Arm, study: Study) -> dict[str, Any]:
     if (alphas := _learned_alphas(arm)) is not None:
         record["alpha"] = _alpha_record(alphas, histories[0])
     return record
-
-
-def _history(study: Study, cell: Cell) -> list[dict[str, Any]]:
-    lines = (study.filed(cell.name) / HISTORY).read_text("utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _learned_alphas(arm: Arm) -> Any:
@@ -438,9 +442,8 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
             f"{' and '.join(map(str, late))} cells were finished, so not beforehand; "
             f"{declared_file(study).name} has what it was"
         )
-    cells = {c.name: c for of in arms.values() for arm in of.values() for c in arm.cells.values()}
     commits = {
-        json.loads((study.filed(name) / ENVIRONMENT).read_text("utf-8"))["commit"] for name in cells
+        one.commit for of in arms.values() for arm in of.values() for one in arm.filed.values()
     }
     if len(commits) > 1:
         named = ", ".join(

@@ -84,7 +84,7 @@ class QuickFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.dropout:
             return _dropout(*args, **kwargs)
-        if func is functional.scaled_dot_product_attention and _written_out(*args, **kwargs):
+        if func is functional.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -100,22 +100,6 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     return input * kept.to(input.dtype)
 
 
-def _written_out(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    enable_gqa: bool = False,
-    **_: Any,
-) -> bool:
-    if is_causal or enable_gqa:
-        return False
-    short = key.shape[-2] <= _WRITTEN_OUT
-    return dropout_p > 0 or (query.dtype == torch.bfloat16 and short)
-
-
 def _attention(
     query: Tensor,
     key: Tensor,
@@ -126,6 +110,13 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    """Written out where that pays; what is not simple is left to torch."""
+    short = key.shape[-2] <= _WRITTEN_OUT
+    pays = dropout_p > 0 or (query.dtype == torch.bfloat16 and short)
+    if is_causal or enable_gqa or not pays:
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     # Never −∞: where all keys are masked (padding of ModernBERT) softmax would be NaN.
     lowest = torch.finfo(scores.dtype).min

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from layermix.conduct import LOGS, WORK
+from layermix.study import TEACHERS
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
 VARYING = ("written", "timings", "threads")  # of environment.json and result.json
 PATIENCE = 300.0  # seconds, on a busy machine
@@ -117,7 +120,9 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
         assert config["teacher"]["model"].startswith("teachers/")
         assert pq.read_table(cell / "predictions.parquet").num_rows == 2 * 24
     assert [file.name for file in (folder / "work").iterdir()] == [".filing"]
-    assert "/work/" in (folder / ".gitignore").read_text().splitlines()
+    assert {f"/{name}/" for name in (WORK, LOGS, TEACHERS)} <= set(
+        (folder / ".gitignore").read_text().splitlines()
+    )
 
 
 @costly

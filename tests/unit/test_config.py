@@ -477,4 +477,4 @@ def test_there_are_committed_configs() -> None:
 
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        LossConfig().logit = "kl"  # type: ignore[misc]
+        LossConfig().logit = "kl"

@@ -628,7 +628,7 @@ def test_hold_out_keeps_equal_texts_together_and_refuses_an_empty_part() -> None
     kept, held = hold_out(split, 0.3)
     assert not set(texts_of(kept)) & set(texts_of(held))
     for fraction, left in ((1e-9, "none in the held-out part"), (1 - 1e-9, "none to train on")):
-        (problem,) = problems_of(lambda fraction=fraction: hold_out(numbered(8), fraction))  # type: ignore[misc]
+        (problem,) = problems_of(lambda fraction=fraction: hold_out(numbered(8), fraction))
         assert left in problem
         assert "of 8 training row(s)" in problem
         assert problem.endswith("give another --training.holdout_fraction, or more rows")

@@ -272,8 +272,8 @@ def test_a_damaged_cell_is_left_out_and_named(plan: Plan, study: Study, name: st
 
 def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
-    fill(plan, study, lambda cell: cell.seed == 0, precision="bfloat16", commit="def+",
-         data={"fingerprint": "other"})  # fmt: skip
+    other = {"precision": "bfloat16", "commit": "def+", "data": {"fingerprint": "other"}}
+    fill(plan, study, lambda cell: cell.seed == 0, **other)
     assert find(plan, study)["notes"] == [
         "the cells were run by 2 states of the code: abc, def+",
         "the cells of mrpc had 2 different data",
@@ -334,8 +334,7 @@ def test_published_scores_stand_beside_ours(study: Study) -> None:
     few = Study(study.folder / "few")
     fill(plan, few, lambda cell: cell.seed == 0)
     assert "(one seed: no interval)" in text(find(plan, few))
-    held = {n: {"last": {"epoch": 1, "validation": {"accuracy": 0.7}}} for n in ("metrics",)}
-    fill(plan, study, **held)
+    fill(plan, study, metrics={"last": {"epoch": 1, "validation": {"accuracy": 0.7}}})
     assert find(plan, study)["published"][0]["best_on_dev"] is None
     assert "| – |" in text(find(plan, study))
 

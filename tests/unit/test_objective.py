@@ -215,7 +215,7 @@ def test_the_sum_over_split_batches_is_the_loss_of_the_whole() -> None:
     def some(rows: slice) -> Tensor:
         part = Signal(
             teacher.logits[rows], teacher.mask[rows], teacher.layers, teacher.hidden[:, rows]
-        )  # type: ignore[index]
+        )
         loss: Tensor = made({name: value[rows] for name, value in whole.items()}, part, 5).loss
         return loss
 
