@@ -40,7 +40,7 @@ class EpochSampler(Sampler[int]):
     Args:
         lengths: Tokens of each row.
         seed: Of the run.
-        batch_size: Rows that go through the model together.
+        batch_size: Rows of a step.
         grouped: Make batches of rows of similar length, so that little is padded: within windows
             of `WINDOW` shuffled batches rows are sorted, then the batches are shuffled again.
     """

@@ -110,10 +110,14 @@ class DistillTrainer(Trainer):
     # -- order, optimiser, schedule --------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        """The same order for every arm of a seed, also after a resume."""
+        """The same order for every arm of a seed, also after a resume.
+
+        Grouped are the rows of a step, so that it has the same ones however they are split.
+        """
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         grouped = self.config.batching == "by_length"
-        return EpochSampler(list(rows["length"]), self.seed, self.config.batch_size, grouped)
+        step = self.config.batch_size * self.config.accumulation
+        return EpochSampler(list(rows["length"]), self.seed, step, grouped)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Rows of similar length together; row ids tell which is which."""

@@ -33,8 +33,11 @@ class Gradients(TrainerCallback):
         self.steps.append({n: p.grad.clone() for n, p in named if p.grad is not None})
 
 
+@pytest.mark.parametrize("batching", ["random", "by_length"])
 @pytest.mark.parametrize("hidden", ["mean", "literal_sum"])
-def test_8_times_1_is_2_times_4_with_a_short_last_group(trainer: Make, hidden: str) -> None:
+def test_8_times_1_is_2_times_4_with_a_short_last_group(
+    trainer: Make, hidden: str, batching: str
+) -> None:
     """13 rows: groups of 8 and 5, the second one of batches of 2, 2 and 1."""
     found = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -45,7 +48,8 @@ def test_8_times_1_is_2_times_4_with_a_short_last_group(trainer: Make, hidden: s
             double=True,
             callbacks=[gradients],
             loss={"hidden": hidden, "embedding_weight": 0.5},
-            training=TRAINING | {"batch_size": batch_size, "accumulation": accumulation},
+            training=TRAINING
+            | {"batch_size": batch_size, "accumulation": accumulation, "batching": batching},
         )
         made.train()
         found.append(
