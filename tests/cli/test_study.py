@@ -190,6 +190,7 @@ def test_without_its_teacher_no_cell_is_run(
     assert not (place / "untaught" / "cells").exists()
 
 
+@costly
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_study_has_a_plan_without_data(
     cli: Any, file: Path, monkeypatch: pytest.MonkeyPatch, untouched: None
