@@ -295,6 +295,9 @@ class TrainingConfig(Section):
     text."""
     log_every: Positive = 10
     """Steps between two lines of history.jsonl."""
+    gradients_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two measurements of how large each part's gradient on the student is, which
+    cost a backward pass per part; 0 measures nothing. The last ones are logged."""
     save_every: Positive = 200
     """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
 

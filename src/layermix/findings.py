@@ -31,6 +31,9 @@ from layermix.stats import (
 )
 from layermix.study import Cell, Plan
 
+EARLY_STEPS = 300
+"""What the paper calls early: up to here the shares of the gradient are averaged."""
+
 
 @dataclass(frozen=True)
 class Filed:
@@ -326,7 +329,31 @@ def _arm_record(arm: Arm) -> dict[str, Any]:
         record["by_epoch"] = np.mean(by_epoch, 0).tolist()
     if (alphas := _learned_alphas(arm)) is not None:
         record["alpha"] = _alpha_record(alphas, histories[0])
+    if all(shares := [_gradient_shares(lines) for lines in histories]):
+        record["gradient_shares"] = {
+            part: float(np.mean([one[part] for one in shares])) for part in shares[0]
+        }
     return record
+
+
+def _gradient_shares(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Part -> norm of its gradient on the student over the sum of all, mean of the first steps.
+
+    Empty if `training.gradients_every` measured none.
+    """
+    prefix = "gradient_"
+    measured = [
+        {key.removeprefix(prefix): line[key] for key in line if key.startswith(prefix)}
+        for line in history
+        if line.get("step", 0) <= EARLY_STEPS
+    ]
+    measured = [norms for norms in measured if sum(norms.values()) > 0]
+    if not measured:
+        return {}
+    shares = [
+        {part: norm / sum(norms.values()) for part, norm in norms.items()} for norms in measured
+    ]
+    return {part: float(np.mean([one[part] for one in shares])) for part in shares[0]}
 
 
 def _learned_alphas(arm: Arm) -> Any:
@@ -500,6 +527,7 @@ def text(found: Mapping[str, Any]) -> str:
                 f"{kept} | {added} |"
             )
         lines += _epoch_lines(of_task["arms"])
+        lines += _gradient_lines(of_task["arms"])
         lines += _alpha_lines(of_task["arms"])
     for arm, apart in found["alpha_between_tasks"].items():
         lines += ["", f"α of {arm}: the means of two tasks are {apart:.3f} apart."]
@@ -545,6 +573,17 @@ def _epoch_lines(arms: Mapping[str, Any]) -> list[str]:
         if len(scores) > 1
     ]
     return ["", "By epoch, mean over seeds:", "", *shown] if shown else []
+
+
+def _gradient_lines(arms: Mapping[str, Any]) -> list[str]:
+    """Which part of the loss pulls how much at the beginning, if it was measured."""
+    shown = [
+        f"- {arm}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
+        for arm, record in arms.items()
+        if (shares := record.get("gradient_shares"))
+    ]
+    heading = f"Share of each part in the gradient on the student, first {EARLY_STEPS} steps:"
+    return ["", heading, "", *shown] if shown else []
 
 
 def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -29,6 +29,8 @@ class Output:
     Attributes:
         loss: What to call `backward()` on.
         parts: Each term of equation (4) before its weight, summed over the batch, detached.
+        weighted: Each term with its weight, summed over the batch; the loss is their sum over the
+            number of examples.
         logits: The student's scores, detached, (B, C).
         weights: α as it was used, detached, (K, L), or None if nothing is mixed.
         entropy: H(α_k) in nats, detached, (K,), or None.
@@ -36,6 +38,7 @@ class Output:
 
     loss: Float[Tensor, ""]
     parts: Parts
+    weighted: Parts
     logits: Float[Tensor, "B C"]
     weights: Float[Tensor, "K L"] | None
     entropy: Float[Tensor, " K"] | None
@@ -202,10 +205,12 @@ class Objective(nn.Module):
             wanted: Any = teacher.attention
             heads = self.loss.attention_heads
             terms["attention"] = attention_scores(own, wanted, student.mask, heads)
-        total = torch.stack([self.weights[name] * term.sum() for name, term in terms.items()]).sum()
+        weighted = {name: self.weights[name] * term.sum() for name, term in terms.items()}
+        total = torch.stack(list(weighted.values())).sum()
         return Output(
             loss=total / (examples if num_items is None else num_items),
             parts={name: term.detach().sum() for name, term in terms.items()},
+            weighted=weighted,
             logits=student.logits.detach(),
             weights=mixture.weights.detach() if mixture else None,
             entropy=mixture.entropy.detach() if mixture else None,
@@ -245,6 +250,25 @@ class Objective(nn.Module):
     def extra_repr(self) -> str:
         """Shown by `print(objective)`, above the modules."""
         return self.formula()
+
+
+def gradient_norms(output: Output, student: nn.Module) -> Parts:
+    """The norm of each part's gradient on the student, ‖λ ∂L_part/∂θ‖ for the mean of the batch.
+
+    It leaves `.grad` alone, and the graph for the backward pass that is to come.
+
+    Args:
+        output: Of the objective, for one batch.
+        student: Parts that do not reach its parameters (the entropy) are left out.
+    """
+    parameters = [one for one in student.parameters() if one.requires_grad]
+    norms = {}
+    for name, term in output.weighted.items():
+        found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        if reached := [gradient for gradient in found if gradient is not None]:
+            norms[name] = torch.stack([gradient.norm() for gradient in reached]).norm()
+            norms[name] /= len(output.logits)
+    return norms
 
 
 def _attention_pairs(plan: MixPlan | None) -> tuple[tuple[int, ...], tuple[int, ...]]:

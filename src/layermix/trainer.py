@@ -13,7 +13,7 @@ from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from layermix.config import MixConfig, TrainingConfig
 from layermix.errors import ModelError, NonFiniteLossError
-from layermix.objective import Objective, Output, param_groups
+from layermix.objective import Objective, Output, gradient_norms, param_groups
 from layermix.seeds import EpochSampler, derive
 from layermix.signals import Teacher
 
@@ -85,6 +85,9 @@ class DistillTrainer(Trainer):
         signal = self.teacher(inputs) if self.teacher else None
         output: Output = model(inputs, signal, num_items_in_batch)
         self.meter.add(output, self.state.global_step)
+        every = self.config.gradients_every
+        if every and self.state.global_step % every == 0:
+            self.meter.norms = gradient_norms(output, self.objective.student)
         # Gradients are averaged over processes, but num_items already counts the rows of all.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
@@ -228,12 +231,14 @@ class PartMeter:
         self.rows = 0
         self.sums: dict[str, Tensor] = {}
         self.first_bad: dict[str, Tensor] = {}
-        self.latest: Output | None = None
+        self.alpha: tuple[Tensor, Tensor] | None = None
+        self.norms: dict[str, Tensor] = {}
 
     def add(self, output: Output, step: int) -> None:
         """Count one batch, and remember the first step at which a part was not finite."""
         self.rows += len(output.logits)
-        self.latest = output
+        if output.weights is not None and output.entropy is not None:
+            self.alpha = output.weights, output.entropy
         for name, part in output.parts.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(part)) + part
             first = self.first_bad.get(name, torch.full_like(part, -1, dtype=torch.long))
@@ -246,14 +251,15 @@ class PartMeter:
         return {name: step for name, step in steps.items() if step >= 0}
 
     def drain(self) -> dict[str, float]:
-        """Means per example since the last call, the latest α (K, L) and its entropy (K,)."""
+        """Means per example since the last call, the latest α (K, L), entropy (K,) and norms."""
         logs = {f"loss_{name}": float(total) / self.rows for name, total in self.sums.items()}
-        if self.latest is not None and self.latest.weights is not None:
-            assert self.latest.entropy is not None
-            for k, row in enumerate(self.latest.weights.tolist()):
+        logs |= {f"gradient_{name}": float(norm) for name, norm in self.norms.items()}
+        if self.alpha is not None:
+            weights, entropy = self.alpha
+            for k, row in enumerate(weights.tolist()):
                 logs |= {f"alpha/{k}/{index}": weight for index, weight in enumerate(row)}
-            logs |= {f"entropy/{k}": value for k, value in enumerate(self.latest.entropy.tolist())}
-        self.rows, self.sums = 0, {}
+            logs |= {f"entropy/{k}": value for k, value in enumerate(entropy.tolist())}
+        self.rows, self.sums, self.norms = 0, {}, {}
         return logs
 
 

@@ -151,6 +151,21 @@ def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: 
     assert f"- fixed: {mean:.4f} {mean:.4f}" in shown
 
 
+def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: Study) -> None:
+    norms = [(10, 3.0, 1.0), (300, 1.0, 1.0), (310, 0.0, 9.0)]
+    history = [
+        {"step": step, "gradient_supervised": one, "gradient_hidden": other}
+        for step, one, other in norms
+    ]
+    fill(plan, study, lambda cell: cell.arm != "fixed", history=[*history, {"epoch": 1}])
+    fill(plan, study, lambda cell: cell.arm == "fixed")
+    arms = find(plan, study)["tasks"]["mrpc"]["arms"]
+    assert arms["uniform"]["gradient_shares"] == {"supervised": 0.625, "hidden": 0.375}
+    assert "gradient_shares" not in arms["fixed"]
+    shown = text(find(plan, study))
+    assert "first 300 steps:\n\n- uniform: supervised 62%, hidden 38%\n- learned" in shown
+
+
 def test_alpha_of_one_layer_cannot_move(plan: Plan, study: Study) -> None:
     fill(plan, study, lambda cell: cell.seed == 0, alpha=[[1.0], [1.0]], history=[])
     alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from layermix.config import DistillConfig, LossConfig
 from layermix.errors import ConfigError
 from layermix.mixing import FixedMix, MixPlan, SoftmaxMix
-from layermix.objective import Objective, Projection, build_objective, param_groups
+from layermix.objective import (
+    Objective,
+    Projection,
+    build_objective,
+    gradient_norms,
+    param_groups,
+)
 from layermix.seeds import seeded
 from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
 
@@ -197,7 +203,7 @@ def test_the_formula_says_what_is_computed(sections: dict[str, Any], formula: st
     assert formula.count("·") == len(output.parts)
 
 
-def test_output_holds_no_graph_but_the_loss() -> None:
+def test_output_holds_no_graph_but_the_loss_and_its_terms() -> None:
     made = objective(loss={"embedding_weight": 1})
     output = made(batch(), signal(made.teacher_needs))
     assert output.loss.requires_grad
@@ -205,6 +211,23 @@ def test_output_holds_no_graph_but_the_loss() -> None:
     assert not any(tensor.requires_grad for tensor in others)
     assert output.weights.shape == (2, 2)
     assert output.entropy.shape == (2,)
+
+
+def test_gradient_norms_are_those_of_each_part_alone() -> None:
+    loss = {"logit_weight": 3, "hidden_weight": 0.2, "entropy_weight": 0.5}
+    made = objective(loss=loss, training={"precision": "fp32"})
+    output = made(batch(), signal(made.teacher_needs))
+    norms = gradient_norms(output, made.student)
+    assert list(norms) == ["supervised", "logit", "hidden"]
+    assert all(one.grad is None for one in made.parameters())
+    for name, norm in norms.items():
+        made.zero_grad()
+        alone = made(batch(), signal(made.teacher_needs)).weighted[name] / EXAMPLES
+        alone.backward()
+        found = [one.grad for one in made.student.parameters() if one.grad is not None]
+        expected = torch.cat([gradient.flatten() for gradient in found]).norm()
+        torch.testing.assert_close(norm, expected)
+    output.loss.backward()  # the graph is still there
 
 
 def test_the_sum_over_split_batches_is_the_loss_of_the_whole() -> None:

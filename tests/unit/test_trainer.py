@@ -199,6 +199,24 @@ def test_parts_are_means_over_the_examples_since_the_last_log(trainer: Make) -> 
     assert double == pytest.approx(means, rel=1e-5)
 
 
+def test_measuring_gradients_changes_nothing_but_the_log(trainer: Make) -> None:
+    parts = {"hidden_weight": 0.3, "entropy_weight": 0.7}
+    plain = trainer(loss=parts, training=EVERY_STEP)
+    plain.train()
+    measured = trainer(loss=parts, training=EVERY_STEP | {"gradients_every": 2})
+    measured.train()
+    assert all(
+        one.equal(other)
+        for one, other in zip(
+            plain.objective.parameters(), measured.objective.parameters(), strict=True
+        )
+    )
+    names = {"gradient_supervised", "gradient_logit", "gradient_hidden"}
+    found = [{name for name in line if name.startswith("gradient_")} for line in steps_of(measured)]
+    assert found == [names, set()] * 2  # of steps 1 and 3; the entropy does not reach the student
+    assert not names & steps_of(plain)[0].keys()
+
+
 # -- loss and gradients ----------------------------------------------------------------------------
 
 
