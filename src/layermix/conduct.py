@@ -32,6 +32,7 @@ from layermix.folder import (
     HISTORY,
     PREDICTIONS,
     RESULT,
+    TEXTS,
     is_busy,
     write_text,
 )
@@ -42,7 +43,12 @@ FILING = ".filing"
 """Held while a cell is filed."""
 KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
 """Files of a run that are filed; the student is not, unless it is wanted."""
-IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
+TEXT_FOLDER = "texts"
+"""Validation texts by fingerprint of the data, for the report."""
+IGNORED = (
+    "# Large, only of use while cells run, or your data.\n"
+    f"/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n/{TEXT_FOLDER}/\n"
+)
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
 """How long a stopped cell may take to leave its folder in order."""
@@ -72,6 +78,10 @@ class Study:
         """result.json of a finished cell."""
         found: dict[str, Any] = json.loads((self.filed(name) / RESULT).read_text(encoding="utf-8"))
         return found
+
+    def texts(self, fingerprint: str) -> Path:
+        """The validation texts of some data, which cells do not hold."""
+        return self.folder / TEXT_FOLDER / f"{fingerprint}.parquet"
 
     def work(self, run: Cell | TeacherRun) -> Path:
         """The run folder that its process makes."""
@@ -104,6 +114,9 @@ class Study:
         for leftover in (writing, target):  # of a kill, or a cell that somebody has taken apart
             shutil.rmtree(leftover, ignore_errors=True)
         writing.mkdir(parents=True)
+        texts = self.texts(json.loads((work / RESULT).read_text("utf-8"))["data"]["fingerprint"])
+        texts.parent.mkdir(exist_ok=True)
+        shutil.copy(work / TEXTS, texts)  # the same from every cell
         for name in KEPT:
             if name == PREDICTIONS:
                 shutil.copy(work / name, writing)

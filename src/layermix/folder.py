@@ -12,12 +12,13 @@ from filelock import FileLock, Timeout
 
 from layermix.errors import ConfigError, RunExistsError
 
-CONFIG, RESULT, HISTORY, PREDICTIONS, ENVIRONMENT = (
+CONFIG, RESULT, HISTORY, PREDICTIONS, ENVIRONMENT, TEXTS = (
     "config.yaml",
     "result.json",
     "history.jsonl",
     "predictions.parquet",
     "environment.json",
+    "texts.parquet",
 )
 
 SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
 from layermix import metrics
-from layermix.folder import EPOCHS, HISTORY, PREDICTIONS, write_text
+from layermix.folder import EPOCHS, HISTORY, PREDICTIONS, TEXTS, write_text
 from layermix.lesson import Lesson
 from layermix.objective import Objective
 
@@ -97,7 +97,19 @@ class EpochRecorder(TrainerCallback):
         return stored["logits"], stored["labels"]
 
     def predictions(self, epochs: Mapping[str, int]) -> None:
-        """Write predictions.parquet: the validation rows at the reported epochs."""
+        """Write predictions.parquet: the validation rows at the reported epochs.
+
+        Beside the student's answer stands the teacher's, if there is one, and how sure it was. The
+        texts, which the report shows, stand in a file of their own: who passes a run's numbers on
+        need not pass on its data.
+        """
+        texts = self.lesson.texts.splits["validation"]
+        kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
+        pq.write_table(pa.table({name: texts[name][:] for name in kept}), self.work / TEXTS)
+        teacher: dict[str, Any] = {}
+        if (logits := self.lesson.teacher_logits.get("validation")) is not None:
+            chances = metrics.softmax(logits)
+            teacher = {"teacher": chances.argmax(-1), "teacher_confidence": chances.max(-1)}
         tables = []
         for report, epoch in epochs.items():
             stored = np.load(self._file("validation", epoch))
@@ -109,6 +121,7 @@ class EpochRecorder(TrainerCallback):
                 "row_id": stored["row_ids"],
                 "label": stored["labels"],
                 "prediction": chances.argmax(-1),
+                **teacher,
             }
             names = self.lesson.texts.label_names
             columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}

@@ -102,6 +102,7 @@ def test_teach_makes_a_run_folder(teacher: Path) -> None:
         "predictions.parquet",
         "result.json",
         "teacher",
+        "texts.parquet",
     ]
     found = result(teacher)
     assert found["status"] == "ok"

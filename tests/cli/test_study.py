@@ -120,7 +120,9 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
         assert config["teacher"]["model"].startswith("teachers/")
         assert pq.read_table(cell / "predictions.parquet").num_rows == 2 * 24
     assert [file.name for file in (folder / "work").iterdir()] == [".filing"]
-    assert {f"/{name}/" for name in (WORK, LOGS, TEACHERS)} <= set(
+    (texts,) = (folder / "texts").iterdir()
+    assert pq.read_table(texts).column_names == ["row_id", "text"]
+    assert {f"/{name}/" for name in (WORK, LOGS, TEACHERS, "texts")} <= set(
         (folder / ".gitignore").read_text().splitlines()
     )
 

@@ -97,6 +97,7 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
         "predictions.parquet",
         "result.json",
         "student",
+        "texts.parquet",
     ]
     assert not (tmp_path / "run.partial").exists()
     record = json.loads((out / RESULT).read_text())
@@ -125,8 +126,13 @@ def test_the_saved_student_and_its_predictions_are_the_trained_one(
     last = [row for row in table if row["report"] == "last"]
     assert [row["row_id"] for row in last] == data.splits["validation"]["row_id"][:]
     assert [row["label"] for row in last] == data.splits["validation"]["label"][:]
+    texts = pq.read_table(out / "texts.parquet").to_pydict()
+    assert texts == {name: data.splits["validation"][name][:] for name in ("row_id", "text")}
     for row, text in zip(last, data.splits["validation"]["text"], strict=True):
         with torch.no_grad():
+            known = teacher.model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+            assert row["teacher"] == known.argmax()
+            assert row["teacher_confidence"] == pytest.approx(float(known.max()), abs=1e-5)
             chance = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
         assert chance.tolist() == pytest.approx([row["p_0"], row["p_1"]], abs=1e-5)
 
