@@ -563,28 +563,28 @@ def _run_study(
         raise ConfigError("no --out: give the folder in which the study keeps its runs")
     from rich.console import Console
 
-    from layermix import conduct, findings
+    from layermix import conduct, findings, prose
 
     folder = conduct.Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
-        click.echo(findings.plan_text(make_plan(wanted, None), folder))
+        click.echo(prose.plan_text(make_plan(wanted, None), folder))
         return
     plan = make_plan(wanted, folder.folder)
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    console.print(findings.plan_text(plan, folder), markup=False, soft_wrap=True)
+    console.print(prose.plan_text(plan, folder), markup=False, soft_wrap=True)
     findings.declare(plan, folder)
     try:
         conduct.Conductor(plan, folder, jobs, console, keep_students).run()
     except BaseException:
         with suppress(Exception):  # what went wrong first is what must be told
-            findings.write(findings.find(plan, folder), folder)
+            prose.write(findings.find(plan, folder), folder)
         raise
     found = findings.find(plan, folder)
-    findings.write(found, folder)
+    prose.write(found, folder)
     if as_json:
         _print_json(found)
     else:
-        click.echo(findings.text(found))
+        click.echo(prose.text(found))
         click.echo(f"The results are in {findings.results_file(folder)}, cells beside it.")
 
 

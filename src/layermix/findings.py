@@ -1,4 +1,4 @@
-"""What the finished cells of a study show: scores with intervals, verdicts, α; as JSON and text.
+"""What the finished cells of a study show: scores with intervals, verdicts, α.
 
 Reads files only, so it can be asked at any time, also while cells still run.
 """
@@ -25,7 +25,6 @@ from layermix.stats import (
     judge,
     multi_bootstrap,
     single_run,
-    smallest_p,
     stochastic_order,
     summarise,
 )
@@ -80,11 +79,13 @@ class Arm:
 
 
 def declare(plan: Plan, study: Study) -> None:
-    """Write down what will be judged before cells run; a later change of it is kept as one.
+    """Write down the plan, and what will be judged, before cells run; a later change is kept.
 
     What is judged is the pairs, the cells of both arms (so their seeds and settings), and the
     scores that are compared.
     """
+    study.folder.mkdir(parents=True, exist_ok=True)
+    write_text(plan_file(study), json.dumps(plan.record(), indent=1, ensure_ascii=False) + "\n")
     judged = {
         "report": plan.study.report,
         "split": plan.study.split,
@@ -105,7 +106,6 @@ def declare(plan: Plan, study: Study) -> None:
     finished = sum(map(study.has, plan.runs))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"written": now, "finished_cells": finished, "judged": judged}
-    study.folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps([*before, entry], indent=2, ensure_ascii=False) + "\n"
     write_text(declared_file(study), text)
 
@@ -113,6 +113,11 @@ def declare(plan: Plan, study: Study) -> None:
 def declared_file(study: Study) -> Path:
     """What was declared, and when."""
     return study.folder / f"{study.name}.declared.json"
+
+
+def plan_file(study: Study) -> Path:
+    """The plan as it was run, for whoever reads the folder without the study's own file."""
+    return study.folder / f"{study.name}.plan.json"
 
 
 def results_file(study: Study) -> Path:
@@ -134,7 +139,7 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
         study: Where they are filed.
     """
     notes: list[str] = []
-    arms = _arms(plan, study, notes)
+    arms = read_arms(plan, study, notes)
     higher = {
         task: HIGHER_IS_BETTER[next(iter(found.values())).metric] for task, found in arms.items()
     }
@@ -201,21 +206,20 @@ def find(plan: Plan, study: Study) -> dict[str, Any]:
     }
 
 
-def write(found: Mapping[str, Any], study: Study) -> None:
-    """Write the findings into the study's folder, as JSON and as text."""
-    file = results_file(study)
-    write_text(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_text(file.with_suffix(".md"), text(found))
-
-
 def _so_far(plan: Plan, task: str, first: str, second: str, seeds: int) -> str:
     """What a verdict begins with while some of its cells are not finished."""
     planned = len(plan.table[task][first].keys() & plan.table[task][second].keys())
     return "" if seeds == planned else f"preliminary, after {seeds} of {planned} seeds: "
 
 
-def _arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str, Arm]]:
-    """Task -> arm -> its finished cells; arms and tasks without any are left out."""
+def read_arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str, Arm]]:
+    """Task -> arm -> its finished cells; arms and tasks without any are left out.
+
+    Args:
+        plan: Says which cells belong to which task and arm.
+        study: Where they are filed.
+        notes: Told of cells that are damaged.
+    """
     arms: dict[str, dict[str, Arm]] = {}
     for task, of_task in plan.table.items():
         for arm, cells in of_task.items():
@@ -491,158 +495,3 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
             if len(values) > 1 and not (what == "teachers" and plan.study.teachers == "per_seed"):
                 notes.append(f"the cells of {task} had {len(values)} different {what}")
     return notes
-
-
-# -- as text ---------------------------------------------------------------------------------------
-
-
-def text(found: Mapping[str, Any]) -> str:
-    """The findings as Markdown: notes, a table per task, verdicts, descriptions."""
-    lines = [f"# {found['title']}", ""]
-    lines += [f"- Note: {note}." for note in found["notes"]]
-    for task, of_task in found["tasks"].items():
-        teachers = of_task["teacher"]
-        taught = f"{np.mean(teachers):.4f}" + (f" (mean of {len(teachers)})" * (len(teachers) > 1))
-        lines += [
-            "",
-            f"## {task}",
-            "",
-            f"{of_task['metric']} on {found['split']}; teacher {taught}.",
-            "",
-        ]
-        lines += [
-            f"| arm | seeds | {found['report']}, mean ± sd | 95 % interval | of the teacher | "
-            "best epoch adds |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for arm, record in of_task["arms"].items():
-            spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
-            interval = (
-                "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}"
-            )
-            kept = f"{record['mean'] / np.mean(teachers):.1%}"
-            added = f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–"
-            lines.append(
-                f"| {arm} | {len(record['values'])} | {record['mean']:.4f}{spread} | {interval} | "
-                f"{kept} | {added} |"
-            )
-        lines += _epoch_lines(of_task["arms"])
-        lines += _gradient_lines(of_task["arms"])
-        lines += _alpha_lines(of_task["arms"])
-    for arm, apart in found["alpha_between_tasks"].items():
-        lines += ["", f"α of {arm}: the means of two tasks are {apart:.3f} apart."]
-    lines += _published_lines(found["published"])
-    lines += ["", "## Verdicts on the primary family", ""]
-    lines += [f"- {one['sentence']}" for one in found["family"]]
-    lines += [
-        f"- {first} against {second} on {task}: nothing is finished yet."
-        for task, first, second in found["not_yet"]
-    ]
-    if not found["family"] and not found["not_yet"]:
-        lines.append("- none was declared.")
-    if found["descriptive"]:
-        lines += ["", "## Without verdict", ""]
-        lines += [f"- {one['sentence']}" for one in found["descriptive"]]
-    return "\n".join(lines) + "\n"
-
-
-def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for arm, record in arms.items():
-        if "alpha" not in record:
-            continue
-        alpha = record["alpha"]
-        rows = "; ".join(
-            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)}"
-            + (f" (moved {alpha['moved'][k]:.0%})" if alpha["moved"] else "")
-            for k, row in enumerate(alpha["mean"])
-        )
-        between, reachable = alpha["between_seeds"], alpha["reachable"]
-        could = "" if reachable is None else f" It could have moved {reachable:.0%}."
-        apart = "" if between is None else f" Two seeds are {between:.3f} apart."
-        lines += ["", f"α of {arm}, mean over seeds. {rows}.{could}{apart}"]
-    return lines
-
-
-def _epoch_lines(arms: Mapping[str, Any]) -> list[str]:
-    """Mean scores by epoch, if there is more than one."""
-    rows = {arm: record["by_epoch"] for arm, record in arms.items() if "by_epoch" in record}
-    shown = [
-        f"- {arm}: {' '.join(f'{score:.4f}' for score in scores)}"
-        for arm, scores in rows.items()
-        if len(scores) > 1
-    ]
-    return ["", "By epoch, mean over seeds:", "", *shown] if shown else []
-
-
-def _gradient_lines(arms: Mapping[str, Any]) -> list[str]:
-    """Which part of the loss pulls how much at the beginning, if it was measured."""
-    shown = [
-        f"- {arm}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
-        for arm, record in arms.items()
-        if (shares := record.get("gradient_shares"))
-    ]
-    heading = f"Share of each part in the gradient on the student, first {EARLY_STEPS} steps:"
-    return ["", heading, "", *shown] if shown else []
-
-
-def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not published:
-        return []
-    lines = [
-        "",
-        "## Beside the published scores",
-        "",
-        "In brackets: where one more run of ours would lie in 95 of 100 cases.",
-        "",
-        "| task | arm | score | published | ours, best epoch on dev | ours, last epoch |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for one in published:
-        ours = " | ".join(_beside_text(one[report]) for report in ("best_on_dev", "last"))
-        lines.append(
-            f"| {one['task']} | {one['arm']} | {one['metric']} | {one['published']:.4f} | {ours} |"
-        )
-    return lines
-
-
-def _beside_text(ours: Mapping[str, Any] | None) -> str:
-    if ours is None:
-        return "–"
-    if ours["single_run"] is None:
-        return f"{ours['mean']:.4f} (one seed: no interval)"
-    low, high = ours["single_run"]
-    where = "within" if ours["within"] else "outside"
-    return f"{ours['mean']:.4f} [{low:.4f} to {high:.4f}]: published is {where}"
-
-
-def plan_text(plan: Plan, study: Study | None) -> str:
-    """What a study will run, and what its seeds can show."""
-    finished = sum(map(study.has, plan.runs)) if study else 0
-    lines = [f"{plan.study.title}: {len(plan.runs)} runs, {len(plan.teachers)} teachers to make"]
-    for task, arms in plan.table.items():
-        counted = ", ".join(f"{arm} × {len(cells)}" for arm, cells in arms.items())
-        lines.append(f"  {task}: {counted}")
-    family = plan.judged
-    if not family:
-        lines.append("primary family: none declared, so nothing will get a verdict")
-    for task, first, second in family:
-        of_task = plan.table[task]
-        seeds = len(of_task[first].keys() & of_task[second].keys())
-        least = smallest_p(seeds) * len(family) if seeds else 1.0
-        can = "a verdict is possible" if least <= 0.05 else "no verdict is possible"
-        lines.append(
-            f"  judged: {first} against {second} on {task}, {seeds} seeds: smallest p after Holm "
-            f"{min(1.0, least):.2g}, so {can}"
-        )
-    if finished and study:
-        took = [
-            float(study.result(name)["timings"]["training_seconds"])
-            for name in plan.runs
-            if study.has(name)
-        ]
-        left = len(plan.runs) - finished
-        lines.append(
-            f"{finished} runs are finished ({np.mean(took):.0f} s each on average), {left} are left"
-        )
-    return "\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -183,6 +183,24 @@ class Plan:
         for cell in self.cells:
             found.setdefault(cell.task, {}).setdefault(cell.arm, {})[cell.seed] = cell
         return found
+
+    def record(self) -> dict[str, Any]:
+        """The study and the names of its cells, for `from_record`."""
+        shown = ("name", "task", "arm", "seed")
+        cells = [{name: getattr(cell, name) for name in shown} for cell in self.cells]
+        return {"study": self.study.model_dump(mode="json", exclude_defaults=True), "cells": cells}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """A plan to read results by, not to run: its cells have names only.
+
+        Names depend on the defaults of the version that ran them, so they are not made anew.
+
+        Raises:
+            KeyError, TypeError, ValidationError: If it is not what `record` gave.
+        """
+        cells = [Cell(**cell, content={}, config=None, teacher=None) for cell in record["cells"]]
+        return cls(StudyConfig.model_validate(record["study"]), tuple(cells))
 
     @property
     def judged(self) -> list[tuple[str, str, str]]:

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from layermix.conduct import Conductor, Study
-from layermix.findings import declare, find, plan_text, text, write
+from layermix.findings import declare, find, plan_file
+from layermix.prose import plan_text, text, write
 from layermix.stats import multi_bootstrap
 from layermix.study import Cell, Plan, StudyConfig, make_plan
 
@@ -240,6 +241,15 @@ def test_a_first_declaration_after_the_runs_is_told(plan: Plan, study: Study) ->
     fill(plan, study)
     declare(plan, study)
     assert "when 24 cells were finished, so not beforehand" in find(plan, study)["notes"][0]
+
+
+def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
+    published = {"mrpc": {"fixed": {"accuracy": 0.7}}}
+    plan = make(family=[["learned", "fixed"]], published=published)
+    declare(plan, study)
+    fill(plan, study)
+    read = Plan.from_record(json.loads(plan_file(study).read_text("utf-8")))
+    assert find(read, study) == find(plan, study)
 
 
 def test_what_is_not_finished_counts_in_the_family(study: Study) -> None:
