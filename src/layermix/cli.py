@@ -588,6 +588,48 @@ def _run_study(
         click.echo(f"The results are in {findings.results_file(folder)}, cells beside it.")
 
 
+@command("report", stopped="stopped; the page is the last one that was made")
+@click.argument("source", type=click.Path(path_type=Path), metavar="RUN-OR-STUDY")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the page goes, instead of into the folder.",
+)
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write every figure as SVG, PDF and PNG as well, and its data as CSV.",
+)
+@click.option("--watch", is_flag=True, help="Make the page anew as the files change, until Ctrl-C.")
+def report_command(
+    source: Path, out: Path | None, figures: Path | None, watch: bool, quiet: bool
+) -> None:
+    """Make one page from the folder of a run or a study, to be opened in a browser.
+
+    It is one file without a network: scores with every seed, verdicts, learning curves, α over
+    time, confusion, calibration, and the rows on which teacher and student disagree. Runs that go
+    on, or have failed, have a page too.
+    """
+    if watch and figures:
+        raise ConfigError("--watch makes the page only; give --figures without it")
+    try:
+        from layermix import report as reports
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; a report needs the extra: pip install "
+            "'layermix[report]'"
+        ) from None
+    if watch:
+        reports.watch(source, out, lambda page: None if quiet else click.echo(f"made {page}"))
+    page, files = reports.report(source, out, figures)
+    if not quiet:
+        click.echo(f"The page is {page}: open it in a browser.")
+        if files:
+            click.echo(f"{len(files)} files of figures are in {figures}.")
+
+
 @command("demo", stopped="stopped; the same command goes on")
 @click.option(
     "--out",

@@ -56,6 +56,10 @@ class RunExistsError(LayermixError):
     """The output folder holds something already; nothing is written over."""
 
 
+class ReportError(LayermixError):
+    """A folder holds nothing that a report could be made of."""
+
+
 class StudyError(LayermixError):
     """Some cells of a study failed; the others are finished."""
 

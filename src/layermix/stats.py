@@ -190,8 +190,45 @@ def multi_bootstrap(
         raise ValueError(
             f"found arms of shapes {first.shape} and {second.shape} and labels of shape "
             f"{labels.shape}, wanted (seeds, examples) twice and (examples,), with at least two "
-            "seeds; give all runs on the same rows, and for two single runs use mcnemar"
+            "seeds; give all runs on the same rows, and for two single runs use row_bootstrap"
         )
+    return _bootstrap(first, second, labels, score, draws, seed)
+
+
+def row_bootstrap(
+    first: Integers,
+    second: Integers,
+    labels: Integers,
+    score: Score,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Paired bootstrap of two single runs over examples; of other seeds it says nothing.
+
+    Args:
+        first: (examples,), class indices predicted by the first run.
+        second: The same of the second run.
+        labels: (examples,), class indices; leave out rows without a label.
+        score: As in `multi_bootstrap`.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: As `multi_bootstrap`.
+    """
+    first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
+    if first.ndim != 1 or not first.shape == second.shape == labels.shape or not labels.size:
+        raise ValueError(
+            f"found runs of shapes {first.shape} and {second.shape} and labels of shape "
+            f"{labels.shape}, wanted (examples,) three times; give both runs on the same rows"
+        )
+    return _bootstrap(first[None], second[None], labels, score, draws, seed)
+
+
+def _bootstrap(
+    first: Integers, second: Integers, labels: Integers, score: Score, draws: int, seed: int
+) -> Bootstrap:
+    """(seeds, examples) twice, (examples,) -> seeds and examples drawn anew, both arms alike."""
     rows = np.concatenate([first, second, labels[None]])
     if not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0:
         raise ValueError(

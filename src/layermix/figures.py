@@ -1,0 +1,669 @@
+"""Figures of a report: plain rows in, a Vega-Lite specification with its data out.
+
+One specification serves the page, the files for papers, and the table behind the figure. Names from
+the data (arms, tasks, classes) are only ever values of a field, so they are shown as text.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+
+PALETTE = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#b4609b",
+    "#857100",
+    "#7a66c2",
+    "#2a8c9c",
+    "#a0522d",
+    "#7a7a7a",
+)
+"""Told apart by colour-blind readers with the help of dashes; 3:1 on white and on near-black."""
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+INK = "currentColor"
+PAPER_INK = "#1b1b1b"
+QUIET = 0.35
+"""Opacity of what is not the message: grids, single seeds."""
+FRAMES = 60
+"""Most moments in time that a figure keeps of a run."""
+PNG_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: Of its files.
+        title: Its heading.
+        reading: What is to be seen, in a sentence.
+        chart: The specification without data.
+        data: Named data sets; the first is the main one. Those whose name begins with `_` draw a
+            line to compare with, and are no results.
+        steps: If a slider moves through time: the steps of the `frame`s.
+        cell: Width of one of several small multiples, in pixels; 0 if it is one chart.
+    """
+
+    name: str
+    title: str
+    reading: str
+    chart: Any
+    data: Mapping[str, Rows]
+    steps: Sequence[int] = field(default_factory=tuple)
+    cell: int = 0
+
+    def spec(self) -> dict[str, Any]:
+        """Vega-Lite with data; `usermeta` tells the page of slider and small multiples."""
+        spec: dict[str, Any] = self.chart.to_dict()
+        spec["datasets"] = {name: list(rows) for name, rows in self.data.items()}
+        spec["config"] = CONFIG
+        spec["usermeta"] = {"steps": list(self.steps), "cell": self.cell}
+        return spec
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write SVG, PDF and PNG, and every data set as CSV; the slider stands at its end."""
+        import vl_convert
+
+        spec = json.loads(json.dumps(self.spec()).replace(INK, PAPER_INK))
+        if not self.cell:
+            spec["width"] = 420
+        svg = vl_convert.vegalite_to_svg(spec)
+        made = {
+            ".svg": svg.encode(),
+            ".pdf": vl_convert.svg_to_pdf(svg),
+            ".png": vl_convert.svg_to_png(svg, scale=PNG_SCALE),
+        }
+        files = [folder / f"{self.name}{suffix}" for suffix in made]
+        for file, content in zip(files, made.values(), strict=True):
+            file.write_bytes(content)
+        for index, (name, rows) in enumerate(self.data.items()):
+            if not name.startswith("_"):
+                files.append(folder / (f"{self.name}-{name}.csv" if index else f"{self.name}.csv"))
+                _write_csv(files[-1], rows)
+        return files
+
+
+def _write_csv(file: Path, rows: Rows) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+_QUIET_AXIS = {
+    "labelColor": INK,
+    "titleColor": INK,
+    "domainColor": INK,
+    "tickColor": INK,
+    "gridColor": INK,
+    "gridOpacity": 0.12,
+    "domainOpacity": QUIET,
+    "tickOpacity": QUIET,
+    "labelLimit": 150,
+    "titleFontWeight": "normal",
+}
+CONFIG: dict[str, Any] = {
+    "aria": False,  # the page names each figure, and has its table
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": _QUIET_AXIS,
+    "legend": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "orient": "top",
+        "direction": "horizontal",
+        "columns": 3,
+        "labelLimit": 200,
+    },
+    "header": {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
+    "range": {"category": list(PALETTE)},
+}
+
+
+def thin(items: Sequence[Any], most: int = FRAMES) -> list[Any]:
+    """At most `most` of the items, evenly, the first and the last among them.
+
+    Examples:
+        >>> thin(range(10), 4)
+        [0, 3, 6, 9]
+    """
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def _base(data: str = "rows") -> Any:
+    return alt.Chart(alt.NamedData(data))
+
+
+def _by_name(field: str, names: Iterable[str]) -> dict[str, Any]:
+    """Colour and dashes of lines by a name, in the order given; one line needs no legend."""
+    order = list(dict.fromkeys(names))
+    dashes = [DASHES[index % len(DASHES)] for index in range(len(order))]
+    legend: Any = alt.Legend(title=field) if len(order) > 1 else None
+    return {
+        "color": alt.Color(
+            f"{field}:N", legend=legend, scale=alt.Scale(domain=order, range=_cycle(PALETTE, order))
+        ),
+        "strokeDash": alt.StrokeDash(
+            f"{field}:N", legend=legend, scale=alt.Scale(domain=order, range=dashes)
+        ),
+    }
+
+
+def _facet(field: str, rows: Rows) -> Any:
+    """Small multiples by a name, in the order of the rows."""
+    return alt.Facet(f"{field}:N", title=None, sort=list(dict.fromkeys(r[field] for r in rows)))
+
+
+def _cycle(colours: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [colours[index % len(colours)] for index in range(len(names))]
+
+
+BAND = 34
+"""Height of one arm or pair with its seeds, in pixels."""
+
+
+def _if_any(line: Any, summary: Rows) -> list[Any]:
+    """The intervals, if there are any: one seed has none."""
+    return [line] if any(row["low"] is not None for row in summary) else []
+
+
+# -- scores ----------------------------------------------------------------------------------------
+
+
+def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence[float]) -> Figure:
+    """Every seed as a dot, mean and interval of every arm, the teacher as a line.
+
+    Args:
+        name: Of its files.
+        metric: What is scored.
+        rows: arm, seed, score.
+        summary: arm, mean, low, high (None with one seed).
+        teachers: The score of every teacher.
+    """
+    arms = [row["arm"] for row in summary]
+    y = alt.Y("arm:N", sort=arms, title=None)
+    x = alt.X("score:Q", title=metric, scale=alt.Scale(zero=False))
+    dots = (
+        _base()
+        .mark_circle(size=28, opacity=0.55, color=PALETTE[0])
+        .encode(
+            x=x,
+            y=y,
+            yOffset=alt.YOffset("seed:O", scale=alt.Scale(paddingOuter=1)),
+            tooltip=["arm:N", "seed:O", alt.Tooltip("score:Q", format=".4f")],
+        )
+    )
+    told = [alt.Tooltip(f"{key}:Q", format=".4f") for key in ("mean", "low", "high")]
+    line = (
+        _base("summary")
+        .mark_rule(strokeWidth=2, color=INK)
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=["arm:N", *told])
+    )
+    mean = (
+        _base("summary")
+        .mark_point(shape="diamond", filled=True, size=90, color=PALETTE[1], opacity=1)
+        .encode(x=alt.X("mean:Q"), y=y, tooltip=["arm:N", *told])
+    )
+    rule = (
+        _base("teacher")
+        .mark_rule(color=PALETTE[2], strokeDash=[5, 3])
+        .encode(x=alt.X("score:Q"), tooltip=["who:N", alt.Tooltip("score:Q", format=".4f")])
+    )
+    return Figure(
+        name,
+        f"{metric} by arm",
+        "A dot is one seed, a diamond the mean with its 95 % interval; the dashed line is the "
+        "teacher.",
+        alt.layer(rule, dots, *_if_any(line, summary), mean).properties(
+            width="container", height=BAND * len(arms)
+        ),
+        {
+            "rows": rows,
+            "summary": summary,
+            "teacher": [{"who": "teacher", "score": score} for score in teachers],
+        },
+    )
+
+
+def differences(name: str, rows: Rows, summary: Rows) -> Figure:
+    """Paired differences by seed, with mean and interval.
+
+    Args:
+        name: Of its files.
+        rows: pair, seed, points.
+        summary: pair, judged, mean, low, high (None with one seed), in points.
+    """
+    pairs = [row["pair"] for row in summary]
+    y = alt.Y("pair:N", sort=pairs, title=None)
+    zero = _base("_zero").mark_rule(color=INK, opacity=QUIET).encode(x="at:Q")
+    dots = (
+        _base()
+        .mark_circle(size=28, opacity=0.55, color=PALETTE[0])
+        .encode(
+            x=alt.X("points:Q", title="difference, points"),
+            y=y,
+            yOffset=alt.YOffset("seed:O", scale=alt.Scale(paddingOuter=1)),
+            tooltip=["pair:N", "seed:O", alt.Tooltip("points:Q", format="+.2f")],
+        )
+    )
+    told = [alt.Tooltip(f"{key}:Q", format="+.2f") for key in ("mean", "low", "high")]
+    line = (
+        _base("summary")
+        .mark_rule(strokeWidth=2, color=INK)
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=["pair:N", *told])
+    )
+    mean = (
+        _base("summary")
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(
+            x=alt.X("mean:Q"),
+            y=y,
+            shape=alt.Shape(
+                "judged:N",
+                title=None,
+                scale=alt.Scale(domain=["judged", "described"], range=["diamond", "circle"]),
+            ),
+            color=alt.Color(
+                "judged:N",
+                title=None,
+                scale=alt.Scale(domain=["judged", "described"], range=[PALETTE[1], PALETTE[8]]),
+            ),
+            tooltip=["pair:N", "judged:N", *told],
+        )
+    )
+    return Figure(
+        name,
+        "Paired differences",
+        "A dot is the difference of two arms at one seed, in points; the line is the 95 % interval "
+        "of the mean. Only what is judged was declared beforehand and has a verdict.",
+        alt.layer(zero, dots, *_if_any(line, summary), mean).properties(
+            width="container", height=BAND * len(pairs)
+        ),
+        {"rows": rows, "summary": summary, "_zero": [{"at": 0}]},
+    )
+
+
+def published(name: str, rows: Rows) -> Figure:
+    """Published scores beside where one run of ours would lie.
+
+    Args:
+        name: Of its files.
+        rows: what, published, mean, low, high, report.
+    """
+    y = alt.Y("what:N", title=None, sort=None)
+    base = _base()
+    line = base.mark_rule(strokeWidth=2, color=PALETTE[0]).encode(
+        x=alt.X("low:Q", title="score", scale=alt.Scale(zero=False)), x2="high:Q", y=y
+    )
+    mean = base.mark_circle(size=60, color=PALETTE[0], opacity=1).encode(x="mean:Q", y=y)
+    theirs = base.mark_point(shape="cross", filled=True, size=90, color=PALETTE[1]).encode(
+        x="published:Q",
+        y=y,
+        tooltip=[
+            "what:N",
+            *(
+                alt.Tooltip(f"{key}:Q", format=".4f")
+                for key in ("published", "mean", "low", "high")
+            ),
+        ],
+    )
+    return Figure(
+        name,
+        "Beside the published scores",
+        "The cross is the published score, the dot our mean; the line is where one more run of "
+        "ours would lie in 95 of 100 cases.",
+        alt.layer(line, mean, theirs).properties(width="container", height={"step": 24}),
+        {"rows": rows},
+    )
+
+
+def size(name: str, metric: str, rows: Rows) -> Figure:
+    """What a score costs in parameters.
+
+    Args:
+        name: Of its files.
+        metric: What is scored.
+        rows: name, kind (teacher or student), parameters (millions), score.
+    """
+    marks = (
+        _base()
+        .mark_point(filled=True, size=80, opacity=0.8)
+        .encode(
+            x=alt.X("parameters:Q", title="parameters, millions", scale=alt.Scale(zero=True)),
+            y=alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False)),
+            color=alt.Color("kind:N", title=None),
+            shape=alt.Shape("kind:N", title=None),
+            tooltip=[
+                "name:N",
+                alt.Tooltip("parameters:Q", format=".1f"),
+                alt.Tooltip("score:Q", format=".4f"),
+            ],
+        )
+    )
+    return Figure(
+        name,
+        "Score against size",
+        "Up is better, left is smaller.",
+        marks.properties(width="container", height=220),
+        {"rows": rows},
+    )
+
+
+# -- over time -------------------------------------------------------------------------------------
+
+
+def by_epoch(name: str, metric: str, rows: Rows, teachers: Sequence[float]) -> Figure:
+    """Scores after every epoch, mean over seeds.
+
+    Args:
+        name: Of its files.
+        metric: What is scored.
+        rows: arm, epoch, score.
+        teachers: The score of every teacher.
+    """
+    epochs = thin(sorted({row["epoch"] for row in rows}), 11)
+    lines = (
+        _base()
+        .mark_line(point={"size": 30})
+        .encode(
+            x=alt.X("epoch:Q", axis=alt.Axis(values=epochs, format="d")),
+            y=alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False)),
+            tooltip=["arm:N", "epoch:Q", alt.Tooltip("score:Q", format=".4f")],
+            **_by_name("arm", (row["arm"] for row in rows)),
+        )
+    )
+    rule = (
+        _base("teacher")
+        .mark_rule(color=INK, strokeDash=[5, 3], opacity=0.6)
+        .encode(y="score:Q", tooltip=["who:N", alt.Tooltip("score:Q", format=".4f")])
+    )
+    return Figure(
+        name,
+        f"{metric} by epoch",
+        "After every epoch, mean over seeds; the dashed line is the teacher.",
+        alt.layer(rule, lines).properties(width="container", height=240),
+        {
+            "rows": rows,
+            "teacher": [{"who": "teacher", "score": score} for score in teachers],
+        },
+    )
+
+
+def losses(name: str, rows: Rows) -> Figure:
+    """Every part of the loss over time, before its weight.
+
+    Args:
+        name: Of its files.
+        rows: part, arm, step, loss.
+    """
+    lines = (
+        _base()
+        .mark_line()
+        .encode(
+            x=alt.X("step:Q", axis=alt.Axis(tickCount=4)),
+            y=alt.Y("loss:Q", title=None, scale=alt.Scale(zero=False)),
+            tooltip=["part:N", "arm:N", "step:Q", alt.Tooltip("loss:Q", format=".4f")],
+            **_by_name("arm", (row["arm"] for row in rows)),
+        )
+    )
+    chart = (
+        lines.properties(width=SMALL, height=140)
+        .facet(facet=_facet("part", rows), columns=3)
+        .resolve_scale(x="independent", y="independent")
+    )
+    return Figure(
+        name,
+        "Parts of the loss",
+        "Each part before its weight, on its own scale, mean over seeds.",
+        chart,
+        {"rows": rows},
+        cell=SMALL,
+    )
+
+
+SMALL = 190
+"""Width of a small multiple in pixels."""
+
+
+def entropy(name: str, rows: Rows, most: float) -> Figure:
+    """The entropy of α over time, by student layer.
+
+    Args:
+        name: Of its files.
+        rows: layer, step, entropy (nats).
+        most: That of a uniform α.
+    """
+    lines = (
+        _base()
+        .mark_line()
+        .encode(
+            x="step:Q",
+            y=alt.Y("entropy:Q", title="H(α), nats", scale=alt.Scale(zero=True)),
+            **_by_name("layer", (row["layer"] for row in rows)),
+            tooltip=["layer:N", "step:Q", alt.Tooltip("entropy:Q", format=".3f")],
+        )
+    )
+    rule = (
+        _base("_uniform").mark_rule(color=INK, strokeDash=[5, 3], opacity=0.6).encode(y="entropy:Q")
+    )
+    return Figure(
+        name,
+        "Entropy of α over time",
+        "The dashed line is a uniform α; at 0 a student layer follows one teacher layer alone.",
+        alt.layer(rule, lines).properties(width="container", height=180),
+        {"rows": rows, "_uniform": [{"entropy": most}]},
+    )
+
+
+# -- α ---------------------------------------------------------------------------------------------
+
+
+def _heat(rows: str = "rows") -> tuple[Any, Any]:
+    """Cells and their numbers, student layer × teacher layer."""
+    base = _base(rows).encode(
+        x=alt.X("teacher:O", title="teacher layer", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("student:O", title="student layer", sort="descending"),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "alpha:Q",
+            title="α",
+            scale=alt.Scale(domain=[0, 1], scheme="viridis"),
+            legend=alt.Legend(gradientLength=140),
+        ),
+        tooltip=[
+            "student:O",
+            "teacher:O",
+            alt.Tooltip("alpha:Q", format=".3f"),
+        ],
+    )
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text("alpha:Q", format=".2f"),
+        color=alt.condition("datum.alpha < 0.6", alt.value("#ffffff"), alt.value("#000000")),
+    )
+    return cells, numbers
+
+
+def alpha(name: str, rows: Rows, steps: Sequence[int]) -> Figure:
+    """α as a heat map with a slider over training time.
+
+    Args:
+        name: Of its files.
+        rows: frame, step, student, teacher, alpha.
+        steps: The step of every frame.
+    """
+    moment = alt.param(name="frame", value=len(steps) - 1)
+    cells, numbers = _heat()
+    teachers = len({row["teacher"] for row in rows})
+    chart = (
+        alt.layer(cells, numbers)
+        .transform_filter("datum.frame == frame")
+        .add_params(moment)
+        .properties(width={"step": 56 if teachers <= 6 else 38}, height={"step": 42})
+    )
+    return Figure(
+        name,
+        "α: what each student layer learned from",
+        "Rows add up to 1. The slider goes through training; it stands at the end.",
+        chart,
+        {"rows": rows},
+        steps=steps,
+        cell=1000,
+    )
+
+
+def alpha_by_seed(name: str, rows: Rows) -> Figure:
+    """The final α of every seed, as small multiples.
+
+    Args:
+        name: Of its files.
+        rows: seed, student, teacher, alpha.
+    """
+    cells, _ = _heat()
+    chart = (
+        cells.encode(tooltip=["seed:O", "student:O", "teacher:O", alt.Tooltip("alpha:Q")])
+        .properties(width=90, height=90)
+        .facet(facet=alt.Facet("seed:O", title="seed"), columns=5)
+    )
+    return Figure(
+        name,
+        "The final α of every seed",
+        "If the pictures look alike, α does not depend on the seed.",
+        chart,
+        {"rows": rows},
+        cell=90,
+    )
+
+
+# -- parts of the gradient, answers ----------------------------------------------------------------
+
+
+def gradient_shares(name: str, rows: Rows) -> Figure:
+    """Which part of the loss pulls how much at the beginning.
+
+    Args:
+        name: Of its files.
+        rows: arm, part, share.
+    """
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    bars = (
+        _base()
+        .mark_bar()
+        .encode(
+            x=alt.X("share:Q", title="share of the gradient", axis=alt.Axis(format="%")),
+            y=alt.Y("arm:N", sort=arms, title=None),
+            color=alt.Color("part:N", title=None, sort=None),
+            tooltip=["arm:N", "part:N", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    return Figure(
+        name,
+        "Shares of the gradient in the first 300 steps",
+        "The norm of each part's gradient on the student, over the sum of all.",
+        bars.properties(width="container", height={"step": 26}),
+        {"rows": rows},
+    )
+
+
+def confusion(name: str, rows: Rows, classes: Sequence[str]) -> Figure:
+    """Answers by true class, one matrix for every model.
+
+    Args:
+        name: Of its files.
+        rows: model, label, answer, share (of the label's rows), rows.
+        classes: In the order of their indices.
+    """
+    base = _base().encode(
+        x=alt.X("answer:N", sort=list(classes), axis=alt.Axis(labelAngle=-40, labelLimit=90)),
+        y=alt.Y("label:N", sort=list(classes), axis=alt.Axis(labelLimit=90)),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], scheme="viridis"), legend=None),
+        tooltip=[
+            "model:N",
+            "label:N",
+            "answer:N",
+            alt.Tooltip("share:Q", format=".1%"),
+            alt.Tooltip("rows:Q", format=",.1f"),
+        ],
+    )
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text("share:Q", format=".0%"),
+        color=alt.condition("datum.share < 0.6", alt.value("#ffffff"), alt.value("#000000")),
+    )
+    wide = max(90, min(190, 34 * len(classes)))
+    layers = [cells, numbers] if len(classes) <= MANY_CLASSES else [cells]
+    chart = (
+        alt.layer(*layers)
+        .properties(width=wide, height=wide)
+        .facet(facet=_facet("model", rows), columns=3)
+    )
+    return Figure(
+        name,
+        "Confusion",
+        "Shares of the rows of a class (down) by the answer given (across), mean over seeds.",
+        chart,
+        {"rows": rows},
+        cell=wide,
+    )
+
+
+MANY_CLASSES = 10
+"""Beyond, a confusion matrix has no room for numbers."""
+
+
+def calibration(name: str, rows: Rows) -> Figure:
+    """How often a model is right when it says how sure it is.
+
+    Args:
+        name: Of its files.
+        rows: model, confidence, accuracy, rows.
+    """
+    even = (
+        _base("_even")
+        .mark_line(color=INK, opacity=QUIET, strokeDash=[5, 3])
+        .encode(x="at:Q", y="at:Q")
+    )
+    lines = (
+        _base()
+        .mark_line(point={"size": 30})
+        .encode(
+            x=alt.X("confidence:Q", title="how sure", axis=alt.Axis(format="%")),
+            y=alt.Y("accuracy:Q", title="how often right", axis=alt.Axis(format="%")),
+            **_by_name("model", (row["model"] for row in rows)),
+            tooltip=[
+                "model:N",
+                alt.Tooltip("confidence:Q", format=".1%"),
+                alt.Tooltip("accuracy:Q", format=".1%"),
+                alt.Tooltip("rows:Q", format=",.0f"),
+            ],
+        )
+    )
+    return Figure(
+        name,
+        "Calibration",
+        "On the dashed line a model is right as often as it believes; below it is too sure. Ten "
+        "bins, answers of all seeds together.",
+        alt.layer(even, lines).properties(width="container", height=260),
+        {"rows": rows, "_even": [{"at": 0}, {"at": 1}]},
+    )
+
+
+def save_all(figures: Iterable[Figure], folder: Path) -> list[Path]:
+    """Write every figure as SVG, PDF and PNG, and its data as CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [file for one in figures for file in one.save(folder)]

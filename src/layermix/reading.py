@@ -1,0 +1,212 @@
+"""A run folder as it lies on disk: finished, going on, failed or damaged, and what is missing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from layermix.errors import ReportError
+from layermix.folder import CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
+
+Status = Literal["ok", "failed", "cancelled", "unfinished"]
+Texts = Mapping[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a student answered on the validation rows, for one seed or several.
+
+    Attributes:
+        row_ids: (N,).
+        labels: (N,), −100 where a row has none.
+        predicted: (S, N), class indices.
+        confidence: (S, N), the probability of the answer.
+        teacher: (N,), its answers, or None if they are not on record.
+        teacher_confidence: (N,), or None.
+    """
+
+    row_ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    teacher: NDArray[np.int64] | None
+    teacher_confidence: NDArray[np.float64] | None
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,), rows that have a label."""
+        return self.labels >= 0
+
+
+def read_answers(files: Sequence[Path], report: str) -> Answers | None:
+    """The answers of one reported epoch.
+
+    Args:
+        files: predictions.parquet of every seed.
+        report: `last`, `best_on_dev` or `selected`.
+
+    Returns:
+        None if the epoch was not reported, or the files have different rows.
+
+    Raises:
+        OSError, ArrowException, KeyError: If a file is damaged.
+    """
+    found = [_one_report(pq.read_table(file), report) for file in files]
+    first = found[0]
+    if not len(first["row_id"]) or any(
+        not np.array_equal(first[name], other[name])
+        for other in found[1:]
+        for name in ("row_id", "label")
+    ):
+        return None
+    confidences = [
+        np.max([values for name, values in one.items() if name.startswith("p_")], axis=0)
+        for one in found
+    ]
+    return Answers(
+        first["row_id"],
+        first["label"],
+        np.stack([one["prediction"] for one in found]),
+        np.stack(confidences),
+        first.get("teacher"),
+        first.get("teacher_confidence"),
+    )
+
+
+def _one_report(table: pa.Table, report: str) -> dict[str, Any]:
+    columns = {name: np.asarray(table[name]) for name in table.column_names}
+    kept = columns.pop("report") == report
+    order = columns["row_id"][kept].argsort()
+    return {name: values[kept][order] for name, values in columns.items()}
+
+
+def read_texts(file: Path) -> Texts:
+    """row_id -> text, or text and text_pair; empty if there is no such file, or it is damaged."""
+    try:
+        rows = pq.read_table(file).to_pydict()
+        ids = rows.pop("row_id")
+    except (OSError, pa.ArrowException, KeyError):
+        return {}
+    return dict(zip(ids, zip(*rows.values(), strict=True), strict=True))
+
+
+class RunFiles:
+    """What can be read of a run folder.
+
+    Args:
+        folder: The run folder, finished or not; `NAME` stands for `NAME.partial` while it works.
+
+    Attributes:
+        folder: Where the files are.
+        missing: What is missing or damaged, in sentences; empty for a run that still goes on.
+        history: Lines of history.jsonl.
+        result: result.json, or what of it is there.
+        environment: environment.json.
+        config: config.yaml as text.
+
+    Raises:
+        ReportError: If it is no run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        partial = folder.with_name(f"{folder.name}.partial")
+        self.name = folder.name.removesuffix(".partial")
+        self.folder = partial if not folder.is_dir() and partial.is_dir() else folder
+        if not any((self.folder / name).is_file() for name in (CONFIG, RESULT, HISTORY)):
+            raise ReportError(
+                f"{folder}: no run and no study; wanted a folder that `layermix teach`, `distill`, "
+                "`study` or `reproduce` has made"
+            )
+        self.missing: list[str] = []
+        self.result: Mapping[str, Any] = self._json(RESULT)
+        if not isinstance(self.result.get("metrics"), Mapping):
+            self.result = {key: self.result[key] for key in self.result if key != "metrics"}
+        self.environment: Mapping[str, Any] = self._json(ENVIRONMENT)
+        self.config = self._text(CONFIG)
+        self.history = self._history()
+        if self.is_working:
+            self.missing.clear()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the folder has its working name, so that it is normal that files are missing."""
+        return self.folder.suffix == ".partial" and "status" not in self.result
+
+    @property
+    def status(self) -> Status:
+        """How the run ended, or that it has not."""
+        found = self.result.get("status")
+        return found if found in ("ok", "failed", "cancelled") else "unfinished"
+
+    @property
+    def role(self) -> str:
+        """`student` for a distillation, `teacher` for a fine-tuning."""
+        return "student" if "student" in self.result or "formula" in self.result else "teacher"
+
+    def answers(self, report: str) -> Answers | None:
+        """The answers of a reported epoch, if they can be read."""
+        file = self.folder / PREDICTIONS
+        if not file.is_file():
+            self._miss(f"{PREDICTIONS} is not there")
+            return None
+        try:
+            return read_answers([file], report)
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            self._miss(f"{PREDICTIONS} is damaged ({_short(error)})")
+            return None
+
+    @cached_property
+    def texts(self) -> Texts:
+        """row_id -> texts of the validation rows."""
+        return read_texts(self.folder / TEXTS)
+
+    def _miss(self, what: str) -> None:
+        if not self.is_working and what not in self.missing:
+            self.missing.append(what)
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            self.missing.append(f"{name} is not there")
+            return ""
+
+    def _json(self, name: str) -> Mapping[str, Any]:
+        text = self._text(name)
+        if not text:
+            return {}
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            self.missing.append(f"{name} is damaged ({_short(error)})")
+            return {}
+        if not isinstance(found, dict):
+            self.missing.append(f"{name} is damaged (not an object)")
+            return {}
+        return found
+
+    def _history(self) -> list[Mapping[str, Any]]:
+        lines: list[Mapping[str, Any]] = []
+        bad = 0
+        for line in self._text(HISTORY).splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                bad += 1
+                continue
+            if isinstance(found, dict):
+                lines.append(found)
+        if bad and not self.is_working:  # a line half written is normal while it works
+            self.missing.append(f"{bad} lines of {HISTORY} are damaged and left out")
+        return lines
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,108 @@
+"""A run's or study's folder -> its page, from its files alone; no torch, no network."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from layermix import figures
+from layermix.conduct import Study
+from layermix.errors import ReportError
+from layermix.findings import plan_file
+from layermix.folder import write_text
+from layermix.page import Page, render
+from layermix.reading import RunFiles
+from layermix.run_page import run_page
+from layermix.study import Plan
+from layermix.study_page import study_page
+
+PLAN_SUFFIX = ".plan.json"
+POLL_SECONDS = 2.0
+
+
+def report(
+    source: Path, out: Path | None = None, figure_folder: Path | None = None, live: bool = False
+) -> tuple[Path, list[Path]]:
+    """Make the page of a run or a study.
+
+    Args:
+        source: The folder; or, where it holds several studies, the file `NAME.json` of one.
+        out: Where the page goes; `report.html` in the folder, or `NAME.html` for a study.
+        figure_folder: Where figures go as SVG, PDF, PNG and CSV; None makes none.
+        live: Let the browser load the page again now and then.
+
+    Returns:
+        The page and the files of its figures.
+
+    Raises:
+        ReportError: If there is no run and no study.
+    """
+    page, place = page_of(source)
+    target = out or place
+    write_text(target, render(page, live))
+    made = figures.save_all(page.figures, figure_folder) if figure_folder else []
+    return target, made
+
+
+def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> None:
+    """Make the page anew whenever the files change, until stopped.
+
+    Args:
+        source: As in `report`.
+        out: As in `report`.
+        told: Called with the page after every time.
+    """
+    before: Any = None
+    while True:
+        now = _state(source)
+        if now != before:
+            told(report(source, out, live=True)[0])
+            before = now
+        time.sleep(POLL_SECONDS)
+
+
+def _state(source: Path) -> dict[str, int]:
+    """The times of the files from which a page is made."""
+    root = source if source.is_dir() else source.with_name(f"{source.name}.partial")
+    if source.is_file():
+        root = source.parent
+    patterns = ("*.json", "*.jsonl", "*.parquet", "cells/*/result.json")
+    return {str(file): file.stat().st_mtime_ns for one in patterns for file in root.glob(one)}
+
+
+def page_of(source: Path) -> tuple[Page, Path]:
+    """The page of a folder, and where it belongs.
+
+    Raises:
+        ReportError: If there is no run and no study, or several studies.
+    """
+    if source.is_file():
+        name = source.name.removesuffix(PLAN_SUFFIX).removesuffix(".json")
+        study = Study(source.parent, name.removesuffix(".declared"))
+        if not plan_file(study).is_file():
+            raise ReportError(
+                f"{source}: found no {plan_file(study).name} beside it; wanted a file of a study "
+                "(NAME.json, or NAME.plan.json), or a folder"
+            )
+        return _study(study)
+    plans = sorted(source.glob(f"*{PLAN_SUFFIX}"))
+    if len(plans) > 1:
+        listed = ", ".join(str(one) for one in plans)
+        raise ReportError(f"{source} holds {len(plans)} studies; give one of {listed}")
+    if plans:
+        return _study(Study(source, plans[0].name.removesuffix(PLAN_SUFFIX)))
+    run = RunFiles(source)
+    return run_page(run), run.folder / "report.html"
+
+
+def _study(study: Study) -> tuple[Page, Path]:
+    file = plan_file(study)
+    try:
+        plan = Plan.from_record(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{file} is damaged ({str(error)[:200]}); the study's own command writes it anew "
+            "(`layermix study STUDY.yaml --out …`; finished cells are not run again)"
+        ) from None
+    return study_page(plan, study), study.folder / f"{study.name}.html"

@@ -1,0 +1,226 @@
+"""The page of one distillation or fine-tuning, finished or not."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from layermix import figures
+from layermix.exhibits import (
+    MOST_ROWS,
+    alpha_figures,
+    answer_figures,
+    class_name,
+    loss_rows,
+    search_note,
+    shown_text,
+)
+from layermix.figures import Figure
+from layermix.page import Page, Search, Section, Table
+from layermix.reading import Answers, RunFiles, Texts
+from layermix.stats import Score, row_bootstrap
+
+
+def run_page(run: RunFiles) -> Page:
+    """The page of one distillation or fine-tuning."""
+    metrics = run.result.get("metrics", {})
+    reported = next((name for name in ("selected", "last") if name in metrics), "last")
+    answers = run.answers(reported)
+    sections = [
+        Section("Scores", tables=_score_tables(run), figures=_run_scores(run)),
+        Section("What was learned", figures=_run_learning(run)),
+        Section("α", figures=_run_alpha(run)),
+    ]
+    classes = _classes(run)
+    if answers is not None:
+        name = "student" if run.role == "student" else "model"
+        sections.append(Section("Answers", figures=answer_figures({name: answers}, classes, "")))
+        if answers.teacher is not None:
+            sections.append(
+                Section(
+                    "Where teacher and student disagree",
+                    search=_run_disagreements(answers, classes, run.texts),
+                )
+            )
+    return Page(
+        f"{run.name}: {run.result.get('task') or run.result.get('data', {}).get('from', 'a run')}",
+        run.status,
+        _run_headline(run, reported, answers),
+        [f"{what}." for what in run.missing],
+        [one for one in sections if one.figures or one.tables or one.search],
+        {
+            "config.yaml": run.config,
+            "What the run said": "\n".join(map(str, run.result.get("notes", ()))),
+            "environment.json": json.dumps(run.environment, indent=2, ensure_ascii=False),
+            "To repeat it": _repeat(run),
+        },
+    )
+
+
+def _repeat(run: RunFiles) -> str:
+    command = "distill" if run.role == "student" else "teach"
+    return f"layermix {command} {run.folder / 'config.yaml'} --out NEW-FOLDER\n"
+
+
+def _classes(run: RunFiles) -> list[str]:
+    found = run.result.get(run.role, {}).get("classes", ())
+    return [str(name) for name in found]
+
+
+def _run_headline(run: RunFiles, reported: str, answers: Answers | None) -> list[str]:
+    told = []
+    if run.status == "unfinished":
+        steps = [line["step"] for line in run.history if "step" in line]
+        where = f"it is at step {steps[-1]}" if steps else "no step is logged yet"
+        told.append(f"This run is not finished: {where}.")
+    elif run.status != "ok":
+        error = str(run.result.get("error", "nothing is said of why"))
+        told.append(f"This run {run.status}: {error}. The same command with --resume goes on.")
+    metric = str(run.result.get("metric", ""))
+    score = _score(run.result, reported, metric)
+    if score is None:
+        return told
+    epoch = run.result["metrics"][reported].get("epoch")
+    own = f"{metric} {score:.4f} on validation ({reported} epoch: {epoch})"
+    teacher = run.result.get("teacher", {}) if run.role == "student" else {}
+    taught = teacher.get("metrics", {}).get("validation", {}).get(metric)
+    if run.role != "student" or taught is None:
+        return [*told, f"{own}."]
+    told.append(
+        f"The student has {own}; its teacher {taught:.4f}, so it keeps {score / taught:.1%}."
+        if taught > 0
+        else f"The student has {own}; its teacher {taught:.4f}."
+    )
+    told += _interval(answers, metric)
+    student = run.result.get("student", {})
+    if (own_size := student.get("parameters")) and (whole := teacher.get("parameters")):
+        disk = student.get("bytes_on_disk")
+        on_disk = f" ({disk / 1e6:.1f} MB on disk)" if disk else ""
+        told.append(
+            f"It has {own_size / 1e6:.1f} million parameters{on_disk}, {own_size / whole:.1%} of "
+            f"the teacher's {whole / 1e6:.1f} million. Its speed was not measured in this run."
+        )
+    told.append(
+        "This is one run. Another seed would give another score: what the distillation brought, "
+        "and which mix is better, only a study tells (`layermix study`)."
+    )
+    return told
+
+
+def _interval(answers: Answers | None, metric: str) -> list[str]:
+    """How sure the difference between student and teacher is, over examples."""
+    if answers is None or answers.teacher is None or metric not in get_args(Score):
+        return []
+    known = answers.known
+    score: Any = metric
+    found = row_bootstrap(
+        answers.predicted[0][known], answers.teacher[known], answers.labels[known], score
+    )
+    same = float((answers.predicted[0] == answers.teacher).mean())
+    return [
+        f"Student minus teacher: {100 * found.difference:+.1f} points, 95 % interval over the "
+        f"{int(known.sum())} examples {100 * found.low:+.1f} to {100 * found.high:+.1f}; they give "
+        f"the same answer on {same:.1%} of the rows."
+    ]
+
+
+def _score(result: Mapping[str, Any], reported: str, metric: str) -> float | None:
+    found = result.get("metrics", {}).get(reported, {}).get("validation", {}).get(metric)
+    return None if found is None else float(found)
+
+
+def _score_tables(run: RunFiles) -> list[Table]:
+    """All scores of the reported epochs beside the teacher's."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    if run.role == "student":
+        for split, found in run.result.get("teacher", {}).get("metrics", {}).items():
+            rows[f"teacher, {split}"] = found
+    for name, report in run.result.get("metrics", {}).items():
+        if name == "test":
+            rows["test"] = report
+            continue
+        for split, found in report.items():
+            if isinstance(found, Mapping):
+                rows[f"{name} (epoch {report.get('epoch')}), {split}"] = found
+    names = list(
+        dict.fromkeys(
+            key for one in rows.values() for key, value in one.items() if isinstance(value, float)
+        )
+    )
+    if not names:
+        return []
+    cells = [
+        [title, *(f"{one[name]:.4f}" if name in one else "–" for name in names)]
+        for title, one in rows.items()
+    ]
+    return [Table("The teacher, and the reported epochs", ["", *names], cells)]
+
+
+def _run_scores(run: RunFiles) -> list[Figure]:
+    metric = str(run.result.get("metric", "")) or _logged_metric(run.history)
+    rows = [
+        {"arm": split, "epoch": round(line["epoch"]), "score": line[f"eval_{split}_{metric}"]}
+        for line in run.history
+        for split in ("validation", "holdout")
+        if f"eval_{split}_{metric}" in line
+    ]
+    teacher = run.result.get("teacher", {}) if run.role == "student" else {}
+    taught = teacher.get("metrics", {}).get("validation", {}).get(metric)
+    found = [figures.by_epoch("by-epoch", metric, rows, [] if taught is None else [taught])]
+    score = _score(run.result, "selected", metric) or _score(run.result, "last", metric)
+    if taught is not None and score is not None:
+        both = [("teacher", teacher, taught), ("student", run.result["student"], score)]
+        sizes = [
+            {
+                "name": name,
+                "kind": name,
+                "parameters": one.get("parameters", 0) / 1e6,
+                "score": value,
+            }
+            for name, one, value in both
+        ]
+        found.append(figures.size("size", metric, sizes))
+    return found if rows else []
+
+
+def _logged_metric(history: Sequence[Mapping[str, Any]]) -> str:
+    """The score of a run that has no result yet: the first that was logged of the usual ones."""
+    logged = {key for line in history for key in line}
+    return next(
+        (name for name in get_args(Score) if f"eval_validation_{name}" in logged), "accuracy"
+    )
+
+
+def _run_learning(run: RunFiles) -> list[Figure]:
+    rows = loss_rows({run.name: [run.history]})
+    return [figures.losses("losses", rows)] if rows else []
+
+
+def _run_alpha(run: RunFiles) -> list[Figure]:
+    mix = run.result.get("mix") or {}
+    return alpha_figures("", {0: run.history}, mix)
+
+
+def _run_disagreements(answers: Answers, classes: Sequence[str], texts: Texts) -> Search:
+    assert answers.teacher is not None
+    assert answers.teacher_confidence is not None
+    student, sure = answers.predicted[0], answers.confidence[0]
+    differ = np.flatnonzero(student != answers.teacher)
+    order = differ[np.argsort(-(sure[differ] + answers.teacher_confidence[differ]))]
+    rows = [
+        [
+            str(answers.row_ids[at]),
+            shown_text(texts, int(answers.row_ids[at])),
+            class_name(classes, answers.labels[at]),
+            f"{class_name(classes, answers.teacher[at])} ({answers.teacher_confidence[at]:.0%})",
+            f"{class_name(classes, student[at])} ({sure[at]:.0%})",
+        ]
+        for at in order[:MOST_ROWS]
+    ]
+    return Search(
+        "Rows with different answers",
+        search_note(len(differ), len(student), len(rows), bool(texts)),
+        ["row", "text", "label", "teacher", "student"],
+        rows,
+    )
