@@ -309,7 +309,8 @@ def distill(
     click.echo(record.score_table(result.record))
     click.echo(
         f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
-        f"Next: layermix predict {out} FILE    or    layermix evaluate {out} --data DATA"
+        f"Next: layermix report {out}    or    layermix predict {out} FILE    or    "
+        f"layermix evaluate {out} --data DATA"
     )
 
 
@@ -585,7 +586,8 @@ def _run_study(
         _print_json(found)
     else:
         click.echo(prose.text(found))
-        click.echo(f"The results are in {findings.results_file(folder)}, cells beside it.")
+        file = findings.results_file(folder)
+        click.echo(f"The results are in {file}, cells beside it.\nNext: layermix report {file}")
 
 
 @command("report", stopped="stopped; the page is the last one that was made")

@@ -59,8 +59,8 @@ def alpha_figures(
     if not common or len(shapes) != 1:
         return []
     ((students, teachers),) = shapes
-    student_names = mix.get("student_layers") or range(students)
-    teacher_names = mix.get("teacher_layers") or range(teachers)
+    student_names = _layers(mix.get("student_layers"), students)
+    teacher_names = _layers(mix.get("teacher_layers"), teachers)
     steps = thin(common)
     means = np.stack([np.mean([trail[step] for trail in trails.values()], 0) for step in steps])
     moves = bool(np.ptp(means, axis=0).max() > 0)
@@ -102,6 +102,11 @@ def alpha_figures(
         ]
         found.append(figures.entropy(f"entropy{name}", lines, math.log(teachers)))
     return found
+
+
+def _layers(names: Sequence[int] | None, count: int) -> Sequence[int]:
+    """The numbers of the layers; those of an α whose layers are not on record count from 0."""
+    return names if names and len(names) == count else range(count)
 
 
 # -- answers ---------------------------------------------------------------------------------------

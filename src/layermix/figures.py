@@ -326,7 +326,7 @@ def published(name: str, rows: Rows) -> Figure:
         "Beside the published scores",
         "The cross is the published score, the dot our mean; the line is where one more run of "
         "ours would lie in 95 of 100 cases.",
-        alt.layer(line, mean, theirs).properties(width="container", height={"step": 24}),
+        alt.layer(line, mean, theirs).properties(width="container", height=24 * len(rows)),
         {"rows": rows},
     )
 
@@ -574,7 +574,7 @@ def gradient_shares(name: str, rows: Rows) -> Figure:
         name,
         "Shares of the gradient in the first 300 steps",
         "The norm of each part's gradient on the student, over the sum of all.",
-        bars.properties(width="container", height={"step": 26}),
+        bars.properties(width="container", height=26 * len(arms)),
         {"rows": rows},
     )
 

@@ -11,12 +11,74 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from layermix.errors import ReportError
 from layermix.folder import CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
 
 Status = Literal["ok", "failed", "cancelled", "unfinished"]
 Texts = Mapping[int, tuple[str, ...]]
+Line = Mapping[str, Any]
+_LINE = TypeAdapter(dict[str, int | float | list[float] | list[list[float]] | None])
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class Side(_Record):
+    """Teacher or student as result.json has it."""
+
+    parameters: int | None = None
+    bytes_on_disk: int | None = None
+    classes: list[str] = []
+    metrics: dict[str, dict[str, Any]] = {}
+
+    def score(self, metric: str) -> float | None:
+        """On the validation rows."""
+        return _number(self.metrics.get("validation", {}).get(metric))
+
+
+class Mix(_Record):
+    """Which layers took part."""
+
+    student_layers: list[int] = []
+    teacher_layers: list[int] = []
+
+
+class Source(_Record):
+    """Where the data came from."""
+
+    place: str = Field("a run", alias="from")
+
+
+class Record(_Record):
+    """What a page needs of result.json."""
+
+    status: str | None = None
+    error: str = "nothing is said of why"
+    task: str | None = None
+    metric: str = ""
+    metrics: dict[str, dict[str, Any]] = {}
+    teacher: Side = Side()
+    student: Side | None = None
+    mix: Mix | None = None
+    formula: str | None = None
+    notes: list[str] = []
+    data: Source = Source.model_construct()
+
+    def score(self, report: str, metric: str) -> float | None:
+        """Of a reported epoch, on the validation rows."""
+        return _number(self.scores(report).get("validation", {}).get(metric))
+
+    def scores(self, report: str) -> dict[str, Mapping[str, Any]]:
+        """Split -> scores of a reported epoch."""
+        found = self.metrics.get(report, {})
+        return {split: one for split, one in found.items() if isinstance(one, Mapping)}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +169,7 @@ class RunFiles:
         folder: Where the files are.
         missing: What is missing or damaged, in sentences; empty for a run that still goes on.
         history: Lines of history.jsonl.
-        result: result.json, or what of it is there.
+        result: What of result.json can be read.
         environment: environment.json.
         config: config.yaml as text.
 
@@ -125,10 +187,8 @@ class RunFiles:
                 "`study` or `reproduce` has made"
             )
         self.missing: list[str] = []
-        self.result: Mapping[str, Any] = self._json(RESULT)
-        if not isinstance(self.result.get("metrics"), Mapping):
-            self.result = {key: self.result[key] for key in self.result if key != "metrics"}
-        self.environment: Mapping[str, Any] = self._json(ENVIRONMENT)
+        self.result = self._record(self._json(RESULT))
+        self.environment = self._json(ENVIRONMENT)
         self.config = self._text(CONFIG)
         self.history = self._history()
         if self.is_working:
@@ -137,18 +197,13 @@ class RunFiles:
     @property
     def is_working(self) -> bool:
         """Whether the folder has its working name, so that it is normal that files are missing."""
-        return self.folder.suffix == ".partial" and "status" not in self.result
+        return self.folder.suffix == ".partial" and self.result.status is None
 
     @property
     def status(self) -> Status:
         """How the run ended, or that it has not."""
-        found = self.result.get("status")
-        return found if found in ("ok", "failed", "cancelled") else "unfinished"
-
-    @property
-    def role(self) -> str:
-        """`student` for a distillation, `teacher` for a fine-tuning."""
-        return "student" if "student" in self.result or "formula" in self.result else "teacher"
+        found = self.result.status
+        return found if found in ("ok", "failed", "cancelled") else "unfinished"  # type: ignore
 
     def answers(self, report: str) -> Answers | None:
         """The answers of a reported epoch, if they can be read."""
@@ -192,17 +247,24 @@ class RunFiles:
             return {}
         return found
 
-    def _history(self) -> list[Mapping[str, Any]]:
-        lines: list[Mapping[str, Any]] = []
+    def _record(self, found: Mapping[str, Any]) -> Record:
+        """What has the shape that a run writes; the rest is told and left out."""
+        try:
+            return Record.model_validate(found)
+        except ValidationError as error:
+            wrong = {str(problem["loc"][0]) for problem in error.errors()}
+            told = ", ".join(sorted(wrong))
+            self.missing.append(f"{RESULT}: not what a run writes, so left out: {told}")
+            return Record.model_validate({k: v for k, v in found.items() if k not in wrong})
+
+    def _history(self) -> list[Line]:
+        lines: list[Line] = []
         bad = 0
         for line in self._text(HISTORY).splitlines():
             try:
-                found = json.loads(line)
-            except ValueError:
+                lines.append(_LINE.validate_json(line))
+            except ValidationError:
                 bad += 1
-                continue
-            if isinstance(found, dict):
-                lines.append(found)
         if bad and not self.is_working:  # a line half written is normal while it works
             self.missing.append(f"{bad} lines of {HISTORY} are damaged and left out")
         return lines

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from layermix import figures
 from layermix.conduct import Study
@@ -45,7 +45,7 @@ def report(
     return target, made
 
 
-def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> None:
+def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> NoReturn:
     """Make the page anew whenever the files change, until stopped.
 
     Args:
@@ -65,7 +65,7 @@ def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> None:
 def _state(source: Path) -> dict[str, int]:
     """The times of the files from which a page is made."""
     root = source if source.is_dir() else source.with_name(f"{source.name}.partial")
-    if source.is_file():
+    if source.suffix == ".json" and not source.is_dir():
         root = source.parent
     patterns = ("*.json", "*.jsonl", "*.parquet", "cells/*/result.json")
     return {str(file): file.stat().st_mtime_ns for one in patterns for file in root.glob(one)}
@@ -77,7 +77,7 @@ def page_of(source: Path) -> tuple[Page, Path]:
     Raises:
         ReportError: If there is no run and no study, or several studies.
     """
-    if source.is_file():
+    if source.suffix == ".json" and not source.is_dir():
         name = source.name.removesuffix(PLAN_SUFFIX).removesuffix(".json")
         study = Study(source.parent, name.removesuffix(".declared"))
         if not plan_file(study).is_file():

@@ -24,8 +24,7 @@ from layermix.stats import Score, row_bootstrap
 
 def run_page(run: RunFiles) -> Page:
     """The page of one distillation or fine-tuning."""
-    metrics = run.result.get("metrics", {})
-    reported = next((name for name in ("selected", "last") if name in metrics), "last")
+    reported = "selected" if "selected" in run.result.metrics else "last"
     answers = run.answers(reported)
     sections = [
         Section("Scores", tables=_score_tables(run), figures=_run_scores(run)),
@@ -34,7 +33,7 @@ def run_page(run: RunFiles) -> Page:
     ]
     classes = _classes(run)
     if answers is not None:
-        name = "student" if run.role == "student" else "model"
+        name = "model" if run.result.student is None else "student"
         sections.append(Section("Answers", figures=answer_figures({name: answers}, classes, "")))
         if answers.teacher is not None:
             sections.append(
@@ -44,14 +43,14 @@ def run_page(run: RunFiles) -> Page:
                 )
             )
     return Page(
-        f"{run.name}: {run.result.get('task') or run.result.get('data', {}).get('from', 'a run')}",
+        f"{run.name}: {run.result.task or run.result.data.place}",
         run.status,
         _run_headline(run, reported, answers),
         [f"{what}." for what in run.missing],
         [one for one in sections if one.figures or one.tables or one.search],
         {
             "config.yaml": run.config,
-            "What the run said": "\n".join(map(str, run.result.get("notes", ()))),
+            "What the run said": "\n".join(run.result.notes),
             "environment.json": json.dumps(run.environment, indent=2, ensure_ascii=False),
             "To repeat it": _repeat(run),
         },
@@ -59,53 +58,58 @@ def run_page(run: RunFiles) -> Page:
 
 
 def _repeat(run: RunFiles) -> str:
-    command = "distill" if run.role == "student" else "teach"
+    command = "teach" if run.result.student is None else "distill"
     return f"layermix {command} {run.folder / 'config.yaml'} --out NEW-FOLDER\n"
 
 
 def _classes(run: RunFiles) -> list[str]:
-    found = run.result.get(run.role, {}).get("classes", ())
-    return [str(name) for name in found]
+    return (run.result.student or run.result.teacher).classes
+
+
+def _taught(run: RunFiles, metric: str) -> float | None:
+    """The teacher's score, if there is a teacher."""
+    return None if run.result.student is None else run.result.teacher.score(metric)
 
 
 def _run_headline(run: RunFiles, reported: str, answers: Answers | None) -> list[str]:
     told = []
+    result = run.result
     if run.status == "unfinished":
         steps = [line["step"] for line in run.history if "step" in line]
         where = f"it is at step {steps[-1]}" if steps else "no step is logged yet"
         told.append(f"This run is not finished: {where}.")
     elif run.status != "ok":
-        error = str(run.result.get("error", "nothing is said of why"))
-        told.append(f"This run {run.status}: {error}. The same command with --resume goes on.")
-    metric = str(run.result.get("metric", ""))
-    score = _score(run.result, reported, metric)
+        told.append(
+            f"This run {run.status}: {result.error}. The same command with --resume goes on."
+        )
+    score, taught = result.score(reported, result.metric), _taught(run, result.metric)
     if score is None:
         return told
-    epoch = run.result["metrics"][reported].get("epoch")
-    own = f"{metric} {score:.4f} on validation ({reported} epoch: {epoch})"
-    teacher = run.result.get("teacher", {}) if run.role == "student" else {}
-    taught = teacher.get("metrics", {}).get("validation", {}).get(metric)
-    if run.role != "student" or taught is None:
+    epoch = result.metrics[reported].get("epoch")
+    own = f"{result.metric} {score:.4f} on validation ({reported} epoch: {epoch})"
+    if taught is None:
         return [*told, f"{own}."]
-    told.append(
-        f"The student has {own}; its teacher {taught:.4f}, so it keeps {score / taught:.1%}."
-        if taught > 0
-        else f"The student has {own}; its teacher {taught:.4f}."
-    )
-    told += _interval(answers, metric)
-    student = run.result.get("student", {})
-    if (own_size := student.get("parameters")) and (whole := teacher.get("parameters")):
-        disk = student.get("bytes_on_disk")
-        on_disk = f" ({disk / 1e6:.1f} MB on disk)" if disk else ""
-        told.append(
-            f"It has {own_size / 1e6:.1f} million parameters{on_disk}, {own_size / whole:.1%} of "
-            f"the teacher's {whole / 1e6:.1f} million. Its speed was not measured in this run."
-        )
+    kept = f", so it keeps {score / taught:.1%}" if taught > 0 else ""
+    told.append(f"The student has {own}; its teacher {taught:.4f}{kept}.")
+    told += [*_interval(answers, result.metric), *_size(run)]
     told.append(
         "This is one run. Another seed would give another score: what the distillation brought, "
         "and which mix is better, only a study tells (`layermix study`)."
     )
     return told
+
+
+def _size(run: RunFiles) -> list[str]:
+    student, teacher = run.result.student, run.result.teacher
+    if student is None or not student.parameters or not teacher.parameters:
+        return []
+    disk = student.bytes_on_disk
+    on_disk = f" ({disk / 1e6:.1f} MB on disk)" if disk else ""
+    return [
+        f"It has {student.parameters / 1e6:.1f} million parameters{on_disk}, "
+        f"{student.parameters / teacher.parameters:.1%} of the teacher's "
+        f"{teacher.parameters / 1e6:.1f} million. Its speed was not measured in this run."
+    ]
 
 
 def _interval(answers: Answers | None, metric: str) -> list[str]:
@@ -125,24 +129,16 @@ def _interval(answers: Answers | None, metric: str) -> list[str]:
     ]
 
 
-def _score(result: Mapping[str, Any], reported: str, metric: str) -> float | None:
-    found = result.get("metrics", {}).get(reported, {}).get("validation", {}).get(metric)
-    return None if found is None else float(found)
-
-
 def _score_tables(run: RunFiles) -> list[Table]:
     """All scores of the reported epochs beside the teacher's."""
     rows: dict[str, Mapping[str, Any]] = {}
-    if run.role == "student":
-        for split, found in run.result.get("teacher", {}).get("metrics", {}).items():
-            rows[f"teacher, {split}"] = found
-    for name, report in run.result.get("metrics", {}).items():
+    if run.result.student is not None:
+        rows = {f"teacher, {split}": one for split, one in run.result.teacher.metrics.items()}
+    for name, report in run.result.metrics.items():
         if name == "test":
             rows["test"] = report
-            continue
-        for split, found in report.items():
-            if isinstance(found, Mapping):
-                rows[f"{name} (epoch {report.get('epoch')}), {split}"] = found
+        for split, found in run.result.scores(name).items():
+            rows[f"{name} (epoch {report.get('epoch')}), {split}"] = found
     names = list(
         dict.fromkeys(
             key for one in rows.values() for key, value in one.items() if isinstance(value, float)
@@ -158,30 +154,31 @@ def _score_tables(run: RunFiles) -> list[Table]:
 
 
 def _run_scores(run: RunFiles) -> list[Figure]:
-    metric = str(run.result.get("metric", "")) or _logged_metric(run.history)
+    metric = run.result.metric or _logged_metric(run.history)
     rows = [
         {"arm": split, "epoch": round(line["epoch"]), "score": line[f"eval_{split}_{metric}"]}
         for line in run.history
         for split in ("validation", "holdout")
-        if f"eval_{split}_{metric}" in line
+        if f"eval_{split}_{metric}" in line and "epoch" in line
     ]
-    teacher = run.result.get("teacher", {}) if run.role == "student" else {}
-    taught = teacher.get("metrics", {}).get("validation", {}).get(metric)
+    if not rows:
+        return []
+    taught = _taught(run, metric)
     found = [figures.by_epoch("by-epoch", metric, rows, [] if taught is None else [taught])]
-    score = _score(run.result, "selected", metric) or _score(run.result, "last", metric)
-    if taught is not None and score is not None:
-        both = [("teacher", teacher, taught), ("student", run.result["student"], score)]
+    scores = [run.result.score(report, metric) for report in ("selected", "last")]
+    score = next((one for one in scores if one is not None), None)
+    if run.result.student is not None and taught is not None and score is not None:
+        both = (
+            ("teacher", run.result.teacher, taught),
+            ("student", run.result.student, score),
+        )
         sizes = [
-            {
-                "name": name,
-                "kind": name,
-                "parameters": one.get("parameters", 0) / 1e6,
-                "score": value,
-            }
+            {"name": name, "kind": name, "parameters": one.parameters / 1e6, "score": value}
             for name, one, value in both
+            if one.parameters
         ]
         found.append(figures.size("size", metric, sizes))
-    return found if rows else []
+    return found
 
 
 def _logged_metric(history: Sequence[Mapping[str, Any]]) -> str:
@@ -198,8 +195,8 @@ def _run_learning(run: RunFiles) -> list[Figure]:
 
 
 def _run_alpha(run: RunFiles) -> list[Figure]:
-    mix = run.result.get("mix") or {}
-    return alpha_figures("", {0: run.history}, mix)
+    mix = run.result.mix
+    return alpha_figures("", {0: run.history}, mix.model_dump() if mix else {})
 
 
 def _run_disagreements(answers: Answers, classes: Sequence[str], texts: Texts) -> Search:

@@ -61,7 +61,10 @@ def _study_headline(found: Mapping[str, Any]) -> list[str]:
     if not found["tasks"]:
         return ["No cell is finished yet."]
     outcomes = [one["outcome"] for one in found["family"]] + ["nothing yet"] * len(found["not_yet"])
-    counted = ", ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(outcomes))
+    shown = {"not attainable": "without a verdict, which these seeds cannot give"}
+    counted = ", ".join(
+        f"{outcomes.count(one)} {shown.get(one, one)}" for one in dict.fromkeys(outcomes)
+    )
     declared = len(outcomes)
     told = [
         f"{declared} comparison{'s' * (declared != 1)} declared beforehand: {counted}."

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from layermix.conduct import Conductor, Study
 from layermix.findings import declare, find, plan_file
 from layermix.prose import plan_text, text, write
 from layermix.stats import multi_bootstrap
-from layermix.study import Cell, Plan, StudyConfig, make_plan
+from layermix.study import Plan
 
-ROWS = 200
-SEEDS = 8
+from ..filed import ROWS, SEEDS, fill, make, right
 
 
 @pytest.fixture
@@ -27,75 +25,9 @@ def plan() -> Plan:
     return make(family=[["learned", "fixed"]])
 
 
-def make(**changes: Any) -> Plan:
-    given = {
-        "title": "small",
-        "base": {"teacher": "T", "data": "D"},
-        "tasks": {"mrpc": {}},
-        "arms": {name: {"mix": name} for name in ("fixed", "uniform", "learned")},
-        "seeds": SEEDS,
-    }
-    return make_plan(StudyConfig.model_validate(given | changes), None)
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return Study(tmp_path / "study")
-
-
-def right(cell: Cell) -> int:
-    """Right answers of a cell: `learned` has two more than the others, whatever the seed."""
-    return 150 + 3 * (cell.seed % 4) + 2 * (cell.arm == "learned")
-
-
-def fill(
-    plan: Plan, study: Study, cells: Callable[[Cell], bool] = lambda _: True, **own: Any
-) -> None:
-    """File cells whose scores are known."""
-    for cell in filter(cells, plan.cells):
-        folder = study.filed(cell.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        labels = np.arange(ROWS) % 2
-        rows = np.random.default_rng(cell.seed).permutation(ROWS)
-        answers = np.where(np.arange(ROWS) < right(cell), labels, 1 - labels)
-        reports = {"last": answers, "best_on_dev": labels}
-        tables = [
-            pa.table(
-                {
-                    "report": [name] * ROWS,
-                    "row_id": rows,
-                    "label": labels[rows],
-                    "prediction": found[rows],
-                }
-            )
-            for name, found in reports.items()
-        ]
-        pq.write_table(pa.concat_tables(tables), folder / "predictions.parquet")
-        scores = {name: float((found == labels).mean()) for name, found in reports.items()}
-        result = {
-            "metric": "accuracy",
-            "metrics": {
-                name: {"epoch": 1, "validation": {"accuracy": score}, "holdout": {"accuracy": 0.5}}
-                for name, score in scores.items()
-            },
-            "teacher": {
-                "fingerprint": "t",
-                "metrics": {"validation": {"accuracy": 0.9}, "holdout": {"accuracy": 0.8}},
-            },
-            "mix": {"strategy": cell.arm},
-            "alpha": [[1.0, 0.0], [0.5, 0.5]] if cell.seed else [[0.8, 0.2], [0.5, 0.5]],
-            "data": {"fingerprint": "d"},
-            "precision": "float32",
-            "timings": {"training_seconds": 60.0},
-        } | own
-        (folder / "result.json").write_text(json.dumps(result))
-        epochs = [{"step": 50, "learning_rate_mix": 0.01}, {"step": 100, "learning_rate_mix": 0.02}]
-        epochs += [{"epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)]
-        history = "".join(json.dumps(line) + "\n" for line in own.get("history", epochs))
-        (folder / "history.jsonl").write_text(history)
-        commit = own.get("commit", "abc")
-        (folder / "environment.json").write_text(json.dumps({"commit": commit}))
-        (folder / "config.yaml").write_text("seed: 0")
 
 
 def test_scores_pairs_and_the_verdict(plan: Plan, study: Study) -> None:

@@ -35,6 +35,9 @@
     if (spec.columns) spec.columns = Math.max(1, Math.min(spec.columns, Math.floor(place.clientWidth / (width + PADDING))));
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const { view } = await vegaEmbed(place, spec, { renderer: "svg", actions: false, tooltip: { theme: dark ? "dark" : "light" } });
+    const svg = place.querySelector("svg"); // its container has the name, and its numbers a table
+    svg.removeAttribute("role");
+    svg.setAttribute("aria-hidden", "true");
     const slider = figure.querySelector("input[type=range]");
     if (!slider) return;
     const shown = figure.querySelector("output");

@@ -1,0 +1,394 @@
+"""What stands on the pages of runs and studies, whole and damaged."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from layermix import report as reports
+from layermix.conduct import Study
+from layermix.errors import ReportError
+from layermix.findings import declare
+from layermix.page import render
+from layermix.reading import RunFiles
+from layermix.report import page_of, report
+from layermix.stats import row_bootstrap
+from layermix.study_page import study_page
+
+from ..filed import fill, make
+from .conftest import NASTY
+
+Make = Callable[..., Any]
+
+
+def data_of(file: Path) -> dict[str, Any]:
+    """What the page's script reads."""
+    text = file.read_text("utf-8")
+    found: dict[str, Any] = json.loads(
+        text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    )
+    return found
+
+
+def rows_of(file: Path, figure: str) -> list[dict[str, Any]]:
+    return list(data_of(file)["figures"][figure]["datasets"]["rows"])
+
+
+# -- a run -----------------------------------------------------------------------------------------
+
+
+def test_the_headline_of_a_run(run_folder: Make) -> None:
+    page, place = page_of(run_folder())
+    assert place.name == "report.html"
+    assert page.title == "run: letters"
+    assert page.status == "ok"
+    assert page.notes == []
+    first, second, third, last = page.headline
+    assert first == (
+        "The student has accuracy 0.8000 on validation (last epoch: 2); its teacher 0.9000, so it "
+        "keeps 88.9%."
+    )
+    assert second.startswith("Student minus teacher: -10.0 points, 95 % interval over the 40 ")
+    assert second.endswith("they give the same answer on 70.0% of the rows.")
+    assert third.startswith("It has 1.0 million parameters (4.1 MB on disk), 25.0% of the teacher")
+    assert "only a study tells" in last
+
+
+def test_the_interval_of_a_run_is_a_paired_bootstrap(run_folder: Make) -> None:
+    folder = run_folder()
+    answers = RunFiles(folder).answers("last")
+    assert answers is not None
+    assert answers.teacher is not None
+    found = row_bootstrap(answers.predicted[0], answers.teacher, answers.labels, "accuracy")
+    shown = page_of(folder)[0].headline[1]
+    assert f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" in shown
+
+
+def test_the_figures_of_a_run(run_folder: Make) -> None:
+    file, _ = report(run_folder())
+    assert list(data_of(file)["figures"]) == [
+        "by-epoch",
+        "size",
+        "losses",
+        "alpha",
+        "entropy",
+        "confusion",
+        "calibration",
+    ]
+    last = [row for row in rows_of(file, "alpha") if row["step"] == 20]
+    assert [(row["student"], row["teacher"], row["alpha"]) for row in last[:3]] == [
+        (0, 2, 0.7),
+        (0, 5, 0.1),
+        (0, 8, 0.2),
+    ]
+    confusion = {(r["model"], r["label"], r["answer"]): r for r in rows_of(file, "confusion")}
+    assert confusion["teacher", "no", "no"]["share"] == 0.9
+    assert confusion["student", "no", "no"]["rows"] == 16
+    sure = [row for row in rows_of(file, "calibration") if row["model"] == "student"]
+    (bin_,) = sure
+    assert (bin_["accuracy"], bin_["rows"]) == (0.8, 40)
+    assert bin_["confidence"] == pytest.approx(0.8)
+
+
+def test_the_rows_on_which_teacher_and_student_disagree(run_folder: Make) -> None:
+    file, _ = report(run_folder())
+    (rows,) = data_of(file)["searches"]
+    assert {row[0] for row in rows} == {str(row) for row in (*range(128, 136), *range(136, 140))}
+    long = next(row for row in rows if row[0] == "130")
+    assert long[1].endswith("… (1,048,576 characters)")
+    assert len(long[1]) < 1000
+    assert long[3:] == ["no (90%)", f"{NASTY} (80%)"]
+    assert file.stat().st_size < 2_000_000
+
+
+def test_without_texts_rows_have_their_numbers_only(run_folder: Make) -> None:
+    folder = run_folder()
+    (folder / "texts.parquet").unlink()
+    page, _ = page_of(folder)
+    search = page.sections[-1].search
+    assert search is not None
+    assert search.note.endswith("The texts are not on record here, only row numbers.")
+    assert search.rows[0][1] == ""
+
+
+def test_a_page_is_made_without_torch_and_asks_no_network(run_folder: Make, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from layermix.report import report; "
+        "report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    )
+    folder = run_folder()
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    text = (folder / "report.html").read_text("utf-8")
+    page = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
+
+
+def test_a_fine_tuning_has_a_page_of_its_own(run_folder: Make) -> None:
+    changes = {"teacher": {"parameters": 9, "classes": ["a", "b"]}, "student": None, "mix": None}
+    folder = run_folder(**changes)
+    result = json.loads((folder / "result.json").read_text())
+    del result["student"]
+    (folder / "result.json").write_text(json.dumps(result))
+    table = pq.read_table(folder / "predictions.parquet")
+    table = table.drop_columns(["teacher", "teacher_confidence"])
+    pq.write_table(table, folder / "predictions.parquet")
+    page, _ = page_of(folder)
+    assert page.headline == ["accuracy 0.8000 on validation (last epoch: 2)."]
+    assert page.record["To repeat it"].startswith("layermix teach ")
+    models = {
+        row["model"] for figure in page.figures for row in figure.data["rows"] if "model" in row
+    }
+    assert models == {"model"}
+
+
+def test_a_teacher_that_is_always_wrong_keeps_no_share(run_folder: Make) -> None:
+    folder = run_folder(teacher={"metrics": {"validation": {"accuracy": 0.0}}})
+    assert page_of(folder)[0].headline[0].endswith("its teacher 0.0000.")
+
+
+def test_a_fixed_alpha_is_one_picture(run_folder: Make) -> None:
+    folder = run_folder()
+    lines = [{"step": step, "alpha": [[1.0, 0.0], [0.0, 1.0]]} for step in (1, 2)]
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page, _ = page_of(folder)
+    (alpha,) = (one for one in page.figures if one.name == "alpha")
+    assert alpha.steps == [2]
+    assert not any(one.name == "entropy" for one in page.figures)
+
+
+# -- unfinished, failed, damaged -------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_has_a_page(run_folder: Make) -> None:
+    folder = run_folder("going.partial")
+    for name in ("result.json", "environment.json", "predictions.parquet", "texts.parquet"):
+        (folder / name).unlink()
+    with (folder / "history.jsonl").open("a") as file:
+        file.write('{"step": 25, "lo')
+    page, place = page_of(folder.with_name("going"))
+    assert place == folder / "report.html"
+    assert page.title.startswith("going: ")
+    assert page.status == "unfinished"
+    assert page.headline == ["This run is not finished: it is at step 20."]
+    assert page.notes == []
+    assert [one.name for one in page.figures] == ["by-epoch", "losses", "alpha", "entropy"]
+    (folder / "history.jsonl").unlink()
+    assert page_of(folder)[0].headline == ["This run is not finished: no step is logged yet."]
+
+
+def test_a_run_that_failed_says_why(run_folder: Make) -> None:
+    folder = run_folder("broken.partial")
+    (folder / "result.json").write_text('{"status": "failed", "error": "OSError(28)"}')
+    page, _ = page_of(folder)
+    assert page.status == "failed"
+    assert page.headline[0].startswith("This run failed: OSError(28). The same command with --res")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["result.json", "environment.json", "history.jsonl", "predictions.parquet", "config.yaml"],
+)
+@pytest.mark.parametrize("how", ["missing", "torn", "another"])
+def test_what_is_missing_or_damaged_is_told(run_folder: Make, name: str, how: str) -> None:
+    folder = run_folder()
+    file = folder / name
+    if how == "missing":
+        file.unlink()
+    elif how == "torn":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + b"\xff")
+    else:
+        file.write_bytes(b"[1, 2]")
+    page, _ = page_of(folder)
+    render(page)
+    told = " ".join(page.notes)
+    if how == "missing":
+        assert f"{name} is not there" in told
+    elif name == "history.jsonl":
+        assert "1 lines of history.jsonl are damaged" in told
+    elif name != "config.yaml":
+        assert f"{name} is damaged" in told
+
+
+def test_every_file_damaged_at_once_still_gives_a_page(run_folder: Make) -> None:
+    folder = run_folder()
+    for file in folder.iterdir():
+        file.write_bytes(b"\x00\xff{")
+    page, _ = page_of(folder)
+    assert len(page.notes) >= 3
+    assert "damaged" in render(page)
+
+
+@pytest.mark.parametrize(
+    "value", [None, 7, [], "text", {"last": None}, {"last": {"validation": 1}}]
+)
+def test_results_of_another_shape_are_no_traceback(run_folder: Make, value: Any) -> None:
+    for number, key in enumerate(("metrics", "teacher", "student", "mix", "notes", "data")):
+        folder = run_folder(f"{key}{number}", **{key: value})
+        render(page_of(folder)[0])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="no run and no study; wanted a folder that `layermix"):
+        page_of(tmp_path)
+    with pytest.raises(ReportError, match="no run and no study"):
+        page_of(tmp_path / "nowhere")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"found no x\.plan\.json beside it"):
+        page_of(tmp_path / "x.json")
+
+
+# -- a study ---------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_study(study_folder: Make) -> None:
+    study = study_folder(published={"mrpc": {"fixed": {"accuracy": 0.7}}})
+    file, _ = report(study.folder)
+    assert file == study.folder / "small.html"
+    page, _ = page_of(study.folder / "small.json")
+    assert page.status == "ok"
+    assert page.headline[0] == "1 comparison declared beforehand: 1 better."
+    assert page.headline[1].startswith("mrpc: the students keep 85.8% to 86.9% of the teacher's")
+    assert page.sections[0].text[0].startswith("Learned is better than fixed on mrpc: ")
+    assert list(data_of(file)["figures"]) == [
+        "scores-mrpc",
+        "differences-mrpc",
+        "by-epoch-mrpc",
+        "losses-mrpc",
+        "alpha-mrpc-learned",
+        "alpha-seeds-mrpc-learned",
+        "entropy-mrpc-learned",
+        "size-mrpc",
+        "confusion-mrpc",
+        "calibration-mrpc",
+        "published",
+    ]
+    dots = rows_of(file, "scores-mrpc")
+    assert len(dots) == 24
+    assert {row["points"] for row in rows_of(file, "differences-mrpc")[:8]} == {1.0}
+    assert "8 of 8" in {cell for row in data_of(file)["searches"][0] for cell in row}
+
+
+def test_a_study_without_a_finished_cell_has_a_page(study_folder: Make, tmp_path: Path) -> None:
+    study = study_folder(family=[])
+    for cell in (study.folder / "cells").iterdir():
+        (cell / "result.json").unlink()
+    page, _ = page_of(study.folder)
+    assert page.headline == ["No cell is finished yet."]
+    assert page.status == "unfinished"
+    assert "0 of 24 cells are finished" in page.notes[0]
+
+
+def test_damaged_cells_are_told_and_left_out(study_folder: Make) -> None:
+    study = study_folder(arms={"fixed": {"mix": "fixed"}, "learned": {"mix": "learned"}})
+    damaged = sorted((study.folder / "cells").iterdir())[:2]
+    (damaged[0] / "predictions.parquet").write_bytes(b"PAR1 or not")
+    (damaged[1] / "result.json").write_text("{")
+    page, _ = page_of(study.folder)
+    render(page)
+    assert sum("is damaged and left out" in note for note in page.notes) == 2
+
+
+def test_cells_without_the_teacher_s_answers_have_no_table_of_disagreements(
+    study_folder: Make,
+) -> None:
+    study = study_folder()
+    for file in (study.folder / "cells").glob("*/predictions.parquet"):
+        table = pq.read_table(file).drop_columns(["teacher", "teacher_confidence"])
+        pq.write_table(table, file)
+    page, _ = page_of(study.folder)
+    assert not any(section.search for section in page.sections)
+    assert any(one.name == "confusion-mrpc" for one in page.figures)
+
+
+def test_arms_scored_on_other_rows_are_not_put_beside(study_folder: Make) -> None:
+    study: Study = study_folder(family=[])
+    plan = json.loads((study.folder / "small.plan.json").read_text())
+    for cell in plan["cells"]:
+        if cell["arm"] == "uniform":
+            file = study.filed(cell["name"]) / "predictions.parquet"
+            table = pq.read_table(file)
+            moved = pa.array([row + 1 for row in table["row_id"].to_pylist()])
+            pq.write_table(table.set_column(1, "row_id", moved), file)
+    page, _ = page_of(study.folder)
+    (confusion,) = (one for one in page.figures if one.name == "confusion-mrpc")
+    assert {row["model"] for row in confusion.data["rows"]} == {"teacher", "fixed", "learned"}
+
+
+def test_a_damaged_plan_is_told_with_the_way_out(study_folder: Make) -> None:
+    study = study_folder()
+    (study.folder / "small.plan.json").write_text('{"study": {}}')
+    with pytest.raises(ReportError, match="the study's own command writes it anew"):
+        page_of(study.folder)
+
+
+def test_of_several_studies_one_must_be_named(study_folder: Make) -> None:
+    study = study_folder()
+    (study.folder / "other.plan.json").write_text("{}")
+    with pytest.raises(ReportError, match=r"holds 2 studies; give one of .*other\.plan\.json, "):
+        page_of(study.folder)
+    assert page_of(study.folder / "small.plan.json")[1].name == "small.html"
+
+
+def test_a_large_study_is_a_small_page(tmp_path: Path) -> None:
+    names = ("fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random")
+    arms: dict[str, Any] = {name: {"mix": name} for name in names}
+    arms |= {
+        "ce_only": {"loss": {"logit_weight": 0, "hidden_weight": 0}},
+        "logit_only": {"loss": {"hidden_weight": 0}},
+    }
+    tasks = {"a": {}, "b": {"data": "E"}, "c": {"data": "F"}}
+    plan = make(tasks=tasks, arms=arms, seeds=20, family=[["learned", "fixed"]])
+    study = Study(tmp_path / "large")
+    declare(plan, study)
+    steps = range(10, 1210, 10)
+    history = [
+        {"step": s, **{f"loss_{part}": 1 / s for part in "abcd"}, "alpha": [[s / 2000, 0.2]] * 4}
+        for s in steps
+    ] + [{"epoch": n, "eval_validation_accuracy": 0.7} for n in range(10)]
+    fill(plan, study, history=history)
+    text = render(study_page(plan, study))
+    assert len(text.encode()) < 8_000_000
+
+
+# -- watching --------------------------------------------------------------------------------------
+
+
+def test_watching_makes_the_page_again_when_a_file_changes(
+    run_folder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "POLL_SECONDS", 0.05)
+    folder = run_folder("going.partial")
+    made: list[str] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def told(page: Path) -> None:
+        made.append(page.read_text("utf-8"))
+        if len(made) == 2:
+            raise EnoughError
+        history = folder / "history.jsonl"
+
+        def grow() -> None:
+            time.sleep(0.2)
+            with history.open("a") as file:
+                file.write('{"step": 30, "loss_hidden": 0.125}\n')
+
+        threading.Thread(target=grow).start()
+
+    with pytest.raises(EnoughError):
+        reports.watch(folder.with_name("going"), None, told)
+    first, second = made
+    assert 'http-equiv="refresh"' in first
+    assert "0.125" not in first.split('id="data"')[1]
+    assert "0.125" in second.split('id="data"')[1]
