@@ -72,6 +72,12 @@ Rows = Annotated[
     BeforeValidator(_split_rows, json_schema_input_type=list[list[float]] | str),
     Field(min_length=1),
 ]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Trackers = Annotated[
+    tuple[Tracker, ...],
+    BeforeValidator(_split_commas, json_schema_input_type=list[Tracker] | str),
+    Field(min_length=1),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -298,6 +304,9 @@ class TrainingConfig(Section):
     gradients_every: Annotated[int, Field(ge=0)] = 0
     """Steps between two measurements of how large each part's gradient on the student is, which
     cost a backward pass per part; 0 measures nothing. The last ones are logged."""
+    report_to: Trackers | None = None
+    """Experiment trackers that get the logs, α included, as they are made; TensorBoard's files go
+    into the run folder."""
     save_every: Positive = 200
     """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
 
@@ -421,7 +430,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
-ALIASES = {"teacher": "teacher.model", "student": "student.model", "data": "data.path"}
+ALIASES = {
+    "teacher": "teacher.model",
+    "student": "student.model",
+    "data": "data.path",
+    "report_to": "training.report_to",
+}
 """What the command line calls `--teacher T` is the field `teacher.model`."""
 
 Config = TypeVar("Config", bound=BaseModel)

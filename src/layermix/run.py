@@ -45,6 +45,7 @@ from layermix.progress import Reporter
 from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
 from layermix.remember import signals_for
 from layermix.signals import Teacher
+from layermix.trackers import trackers
 from layermix.trainer import DistillTrainer, last_checkpoint
 
 Row = Mapping[str, Any]
@@ -401,7 +402,7 @@ class _Training:
                 eval_dataset=self.lesson.evaluated,
                 data_collator=self.lesson.collate,
                 compute_metrics=recorder.score,
-                callbacks=[recorder, bar],
+                callbacks=[recorder, bar, *trackers(self.config.report_to or (), work)],
             )
             trainer.remove_callback(PrinterCallback)
             resume_from = last_checkpoint(checkpoints)

@@ -32,8 +32,8 @@ from layermix.errors import ConfigError
 
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
-NOT_CONTENT = {"cache": ("folder", "max_gb")}
-"""Fields that say where things are kept, not what is computed."""
+NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to",)}
+"""Fields that say where things are kept or told, not what is computed."""
 REPORTED = {"none": ("last", "best_on_dev"), "holdout": ("last", "selected")}
 """Epochs that are reported, by how the epoch is selected."""
 DEFAULTS = 1

@@ -319,3 +319,32 @@ def test_the_environment_says_what_a_repeat_needs() -> None:
     found = environment(3)
     assert found["seed"] == 3
     assert found["packages"]["torch"] == torch.__version__
+
+
+def test_trackers_get_the_logs_as_they_are_made(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    wanted = config(
+        mix={"strategy": "learned"}, training={"report_to": "tensorboard", "log_every": 1}
+    )
+    out = tmp_path / "run"
+    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, wanted, out=out)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    logged = [scalar.value for scalar in events.Scalars("train/alpha/0/1")]
+    alphas = [line["alpha"][0][1] for line in result.history if "alpha" in line]
+    assert logged == pytest.approx(alphas)
+    assert "train/loss_hidden" in events.Tags()["scalars"]
+    assert "eval/validation_accuracy" in events.Tags()["scalars"]
+
+
+def test_a_tracker_that_is_not_installed_is_told(
+    teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "transformers.integrations.integration_utils.is_wandb_available"
+    monkeypatch.setattr(place, lambda: False)
+    wanted = config(training={"report_to": "wandb"})
+    with pytest.raises(ConfigError, match="names wandb, which is not installed; pip install wandb"):
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, wanted)
