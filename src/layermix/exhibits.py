@@ -62,10 +62,11 @@ def alpha_figures(
     student_names = _layers(mix.get("student_layers"), students)
     teacher_names = _layers(mix.get("teacher_layers"), teachers)
     steps = thin(common)
-    means = np.stack([np.mean([trail[step] for trail in trails.values()], 0) for step in steps])
-    moves = bool(np.ptp(means, axis=0).max() > 0)
+    every = np.stack([[trail[step] for step in steps] for trail in trails.values()])
+    moves = bool(np.ptp(every, axis=1).max() > 0)
     if not moves:  # a fixed α: one picture will do
-        steps, means = steps[-1:], means[-1:]
+        steps, every = steps[-1:], every[:, -1:]
+    means = every.mean(0)
     rows = [
         {
             "frame": frame,
@@ -93,8 +94,7 @@ def alpha_figures(
         ]
         found.append(figures.alpha_by_seed(f"alpha-seeds{name}", last))
     if moves:
-        safe = np.clip(means, 1e-12, 1)
-        entropies = -(means * np.log(safe)).sum(-1)
+        entropies = -(every * np.log(np.clip(every, 1e-12, 1))).sum(-1).mean(0)  # not of the mean α
         lines = [
             {"layer": str(student_names[k]), "step": step, "entropy": float(entropies[frame, k])}
             for frame, step in enumerate(steps)

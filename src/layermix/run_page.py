@@ -117,6 +117,8 @@ def _interval(answers: Answers | None, metric: str) -> list[str]:
     if answers is None or answers.teacher is None or metric not in get_args(Score):
         return []
     known = answers.known
+    if not known.any():
+        return []
     score: Any = metric
     found = row_bootstrap(
         answers.predicted[0][known], answers.teacher[known], answers.labels[known], score
@@ -137,6 +139,7 @@ def _score_tables(run: RunFiles) -> list[Table]:
     for name, report in run.result.metrics.items():
         if name == "test":
             rows["test"] = report
+            continue
         for split, found in run.result.scores(name).items():
             rows[f"{name} (epoch {report.get('epoch')}), {split}"] = found
     names = list(

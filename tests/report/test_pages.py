@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from layermix import report as reports
+from layermix import run_page as run_pages
 from layermix.conduct import Study
 from layermix.errors import ReportError
 from layermix.findings import declare
@@ -166,6 +167,58 @@ def test_a_fixed_alpha_is_one_picture(run_folder: Make) -> None:
     assert not any(one.name == "entropy" for one in page.figures)
 
 
+def test_rows_without_labels_have_answers_but_no_confusion(run_folder: Make) -> None:
+    folder = run_folder()
+    table = pq.read_table(folder / "predictions.parquet")
+    unknown = table.set_column(3, "label", pa.array([-100] * 40))
+    pq.write_table(unknown, folder / "predictions.parquet")
+    page, _ = page_of(folder)
+    assert not any(figure.name == "confusion" for figure in page.figures)
+    search = page.sections[-1].search
+    assert search is not None
+    assert {row[2] for row in search.rows} == {"–"}
+
+
+def test_many_disagreements_are_cut_and_that_is_told(
+    run_folder: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_pages, "MOST_ROWS", 5)
+    search = page_of(run_folder())[0].sections[-1].search
+    assert search is not None
+    assert len(search.rows) == 5
+    assert search.note == "12 of 40 rows; the 5 with the largest differences are shown."
+
+
+def test_scores_on_test_rows_stand_in_the_table(run_folder: Make) -> None:
+    metrics = {
+        "last": {"epoch": 2, "validation": {"accuracy": 0.8}},
+        "test": {"accuracy": 0.75, "per_class": {}},
+    }
+    (table,) = page_of(run_folder(metrics=metrics))[0].sections[0].tables
+    assert [row[0] for row in table.rows] == [
+        "teacher, validation",
+        "last (epoch 2), validation",
+        "test",
+    ]
+    assert table.rows[2][1] == "0.7500"
+
+
+def test_the_entropy_of_a_study_is_the_mean_of_the_seeds(study_folder: Make) -> None:
+    study: Study = study_folder(family=[])
+    plan = json.loads((study.folder / "small.plan.json").read_text())
+    learned = [cell["name"] for cell in plan["cells"] if cell["arm"] == "learned"]
+    for number, name in enumerate(learned):
+        row = [1.0, 0.0] if number % 2 else [0.0, 1.0]
+        lines = [{"step": step, "alpha": [[0.5, 0.5], row]} for step in (10,)]
+        lines.append({"step": 20, "alpha": [row, row]})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (study.filed(name) / "history.jsonl").write_text(text)
+    (entropy,) = (one for one in page_of(study.folder)[0].figures if "entropy" in one.name)
+    found = {(row["layer"], row["step"]): row["entropy"] for row in entropy.data["rows"]}
+    assert found["0", 10] == pytest.approx(0.6931, abs=1e-4)
+    assert [found["1", 10], found["0", 20], found["1", 20]] == pytest.approx([0, 0, 0])
+
+
 # -- unfinished, failed, damaged -------------------------------------------------------------------
 
 
@@ -259,6 +312,7 @@ def test_the_page_of_a_study(study_folder: Make) -> None:
     assert page.headline[0] == "1 comparison declared beforehand: 1 better."
     assert page.headline[1].startswith("mrpc: the students keep 85.8% to 86.9% of the teacher's")
     assert page.sections[0].text[0].startswith("Learned is better than fixed on mrpc: ")
+    assert "gradients-mrpc" not in data_of(file)["figures"]
     assert list(data_of(file)["figures"]) == [
         "scores-mrpc",
         "differences-mrpc",
@@ -274,7 +328,8 @@ def test_the_page_of_a_study(study_folder: Make) -> None:
     ]
     dots = rows_of(file, "scores-mrpc")
     assert len(dots) == 24
-    assert {row["points"] for row in rows_of(file, "differences-mrpc")[:8]} == {1.0}
+    judged = [row["points"] for row in rows_of(file, "differences-mrpc")[:8]]
+    assert judged == pytest.approx([1.0] * 8)
     assert "8 of 8" in {cell for row in data_of(file)["searches"][0] for cell in row}
 
 
@@ -286,6 +341,43 @@ def test_a_study_without_a_finished_cell_has_a_page(study_folder: Make, tmp_path
     assert page.headline == ["No cell is finished yet."]
     assert page.status == "unfinished"
     assert "0 of 24 cells are finished" in page.notes[0]
+
+
+def test_a_study_that_is_half_finished_says_so(study_folder: Make) -> None:
+    arms = {name: {"mix": name} for name in ("fixed", "learned", "uniform")}
+    study: Study = study_folder(
+        arms=arms | {"fixed": {"mix": "fixed", "seeds": 1}},
+        family=[["learned", "fixed"], ["learned", "uniform"]],
+    )
+    plan = json.loads((study.folder / "small.plan.json").read_text())
+    for cell in plan["cells"]:
+        if cell["arm"] == "uniform":
+            (study.filed(cell["name"]) / "result.json").unlink()
+        else:
+            history = study.filed(cell["name"]) / "history.jsonl"
+            norms = {"step": 1, "gradient_hidden": 1.0, "gradient_logit": 3.0}
+            history.write_text(history.read_text() + json.dumps(norms) + "\n")
+    page, _ = page_of(study.folder)
+    assert page.status == "unfinished"
+    assert page.headline[0] == (
+        "2 comparisons declared beforehand: 1 without a verdict, which these seeds cannot give, "
+        "1 nothing yet."
+    )
+    assert page.sections[0].text[1] == "learned against uniform on mrpc: nothing is finished yet."
+    (shares,) = (one for one in page.figures if one.name == "gradients-mrpc")
+    assert {row["part"]: row["share"] for row in shares.data["rows"]} == {
+        "hidden": 0.25,
+        "logit": 0.75,
+    }
+    (scores,) = (one for one in page.figures if one.name == "scores-mrpc")
+    assert {row["arm"]: row["low"] for row in scores.data["summary"]}["fixed"] is None
+
+
+def test_a_published_score_needs_two_seeds_to_be_placed(study_folder: Make) -> None:
+    study = study_folder(seeds=1, published={"mrpc": {"fixed": {"accuracy": 0.7}}})
+    section = page_of(study.folder)[0].sections[-1]
+    assert section.title == "Beside the published scores"
+    assert not section.figures
 
 
 def test_damaged_cells_are_told_and_left_out(study_folder: Make) -> None:

@@ -20,6 +20,7 @@ from layermix.stats import (
     judge,
     mcnemar,
     multi_bootstrap,
+    row_bootstrap,
     seeds_needed,
     sign_flip,
     single_run,
@@ -212,6 +213,22 @@ def test_swapped_arms_mirror_the_bootstrap_and_equal_arms_have_p_1():
         (-other.difference, -other.high, -other.low, other.p)
     )
     assert multi_bootstrap(first, first, labels, "f1_macro", draws=50) == Bootstrap(0, 0, 0, 1)
+
+
+def test_two_single_runs_vary_with_the_examples_alone():
+    generator = np.random.default_rng(8)
+    labels = generator.integers(2, size=4000)
+    first = np.where(generator.random(4000) < 0.8, labels, 1 - labels)
+    second = np.where(generator.random(4000) < 0.7, labels, 1 - labels)
+    found = row_bootstrap(first, second, labels, "accuracy")
+    differences = (first == labels).astype(float) - (second == labels)
+    assert found.difference == pytest.approx(differences.mean())
+    half = 1.96 * differences.std() / np.sqrt(4000)
+    assert found.low == pytest.approx(found.difference - half, abs=0.1 * half)
+    assert found.high == pytest.approx(found.difference + half, abs=0.1 * half)
+    for wrong in (first[:5], first[None]):
+        with pytest.raises(ValueError, match="three times; give both runs on the same rows"):
+            row_bootstrap(wrong, second, labels, "accuracy")
 
 
 def test_many_rows_are_drawn_in_parts_and_nothing_else_changes():
@@ -497,7 +514,7 @@ def test_wrong_input_is_told(call, words):
     [
         ({"first": np.zeros((3, 5), int)}, r"shapes \(3, 5\) and \(2, 5\)"),
         ({"labels": np.zeros(4, int)}, r"labels of shape \(4,\)"),
-        (dict.fromkeys(("first", "second"), np.zeros((1, 5), int)), "use mcnemar"),
+        (dict.fromkeys(("first", "second"), np.zeros((1, 5), int)), "use row_bootstrap"),
         (dict.fromkeys(("first", "second"), np.zeros(5, int)), r"shapes \(5,\)"),
         (
             {"labels": np.zeros(0, int)}
