@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from layermix.conduct import LOGS, WORK
+from layermix.folder import is_busy
 from layermix.study import TEACHERS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
@@ -235,6 +238,63 @@ def test_all_problems_of_a_study_are_told_at_once_by_their_lines(
     assert "family: nothing is called fixt; did you mean fixed?" in done.err
     assert not (place / "bad").exists()
     assert "no --out" in cli("study", recipe_file("good")).err
+
+
+@costly
+def test_control_c_stops_the_cells_and_keeps_what_is_done(
+    start: Callable[..., Any],
+    cli: Any,
+    recipe_file: Callable[..., Path],
+    place: Path,
+    finished: tuple[Path, Any],
+) -> None:
+    out = place / "stopped"
+    arms = {"fixed": {"mix": "fixed"}, "learned": {"mix": "learned"}}
+    file = recipe_file("stopped", arms=arms, seeds=1)
+    shutil.copytree(finished[0] / "teachers", out / "teachers")
+    process = start("study", str(file), "--out", str(out), start_new_session=True)
+    until = time.monotonic() + PATIENCE
+    while not list(out.glob("cells/*/result.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    while not list(out.glob("work/*.partial")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, said.decode()
+    assert b"stopped; the same command goes on" in said
+    (left,) = out.glob("work/*.partial")
+    assert not is_busy(left.with_suffix(""))  # its process is gone
+    found = json.loads((out / "stopped.json").read_text())
+    assert found["cells"] == {"planned": 2, "finished": 1}
+    on = cli("study", file, "--out", out)
+    assert on.code == 0, on.err
+    assert "1 runs are finished" in on.err
+    assert "2 of 2: reviews, learned, seed 0" in on.err
+
+
+@costly
+@pytest.mark.slow
+def test_two_conductors_share_a_study_and_students_are_kept_if_wanted(
+    start: Callable[..., Any],
+    recipe_file: Callable[..., Path],
+    place: Path,
+    finished: tuple[Path, Any],
+) -> None:
+    out = place / "shared"
+    arms = {name: {"mix": name} for name in ("fixed", "uniform", "learned")}
+    file = recipe_file("shared", arms=arms, family=[], seeds=1)
+    shutil.copytree(finished[0] / "teachers", out / "teachers")
+    both = [start("study", str(file), "--out", str(out), "--keep_students") for _ in range(2)]
+    said = [process.communicate(timeout=PATIENCE)[1].decode() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    cells = list((out / "cells").iterdir())
+    assert len(cells) == 3
+    for cell in cells:
+        assert (cell / "student" / "model.safetensors").is_file()
+        assert str(place) not in (cell / "student" / "README.md").read_text("utf-8")
+    began = list((out / "logs").glob("*.yaml"))
+    assert len(began) == 3  # every cell once, by one of the two
+    assert not [one for one in (out / "work").iterdir() if one.name != ".filing"]
 
 
 def kill_and_go_on(
