@@ -78,6 +78,19 @@ class Arm:
         }
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """All finished cells of a study.
+
+    Attributes:
+        arms: Task -> arm -> its cells; arms and tasks without any are left out.
+        damaged: What is told of cells that cannot be read.
+    """
+
+    arms: Mapping[str, Mapping[str, Arm]]
+    damaged: Sequence[str]
+
+
 def declare(plan: Plan, study: Study) -> None:
     """Write down the plan, and what will be judged, before cells run; a later change is kept.
 
@@ -131,15 +144,16 @@ def _declarations(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def find(plan: Plan, study: Study) -> dict[str, Any]:
+def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str, Any]:
     """All that the finished cells show; what results.json holds.
 
     Args:
         plan: Says which cells belong to which task and arm.
         study: Where they are filed.
+        evidence: From `gather`, if the cells have been read already.
     """
-    notes: list[str] = []
-    arms = read_arms(plan, study, notes)
+    evidence = evidence or gather(plan, study)
+    arms, notes = evidence.arms, list(evidence.damaged)
     higher = {
         task: HIGHER_IS_BETTER[next(iter(found.values())).metric] for task, found in arms.items()
     }
@@ -212,15 +226,15 @@ def _so_far(plan: Plan, task: str, first: str, second: str, seeds: int) -> str:
     return "" if seeds == planned else f"preliminary, after {seeds} of {planned} seeds: "
 
 
-def read_arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str, Arm]]:
-    """Task -> arm -> its finished cells; arms and tasks without any are left out.
+def gather(plan: Plan, study: Study) -> Evidence:
+    """Read all finished cells, once.
 
     Args:
         plan: Says which cells belong to which task and arm.
         study: Where they are filed.
-        notes: Told of cells that are damaged.
     """
     arms: dict[str, dict[str, Arm]] = {}
+    damaged = []
     for task, of_task in plan.table.items():
         for arm, cells in of_task.items():
             filed = {}
@@ -230,13 +244,13 @@ def read_arms(plan: Plan, study: Study, notes: list[str]) -> dict[str, dict[str,
                 try:
                     filed[seed] = _read(study, cell)
                 except (ValueError, KeyError, pa.ArrowInvalid) as error:
-                    notes.append(
+                    damaged.append(
                         f"the cell of {cell.title} is damaged and left out ({error!r}); remove "
                         f"{study.filed(cell.name)}, and the same command runs it again"
                     )
             if filed:
                 arms.setdefault(task, {})[arm] = Arm(filed, plan.study.report, plan.study.split)
-    return arms
+    return Evidence(arms, damaged)
 
 
 def _read(study: Study, cell: Cell) -> Filed:
@@ -245,10 +259,11 @@ def _read(study: Study, cell: Cell) -> Filed:
     pq.read_schema(folder / PREDICTIONS)
     commit = json.loads((folder / ENVIRONMENT).read_text("utf-8"))["commit"]
     lines = (folder / HISTORY).read_text("utf-8").splitlines()
+    history = json.loads(f"[{','.join(lines)}]")  # at once: a study has many lines
     result = study.result(cell.name)
     if not {"metric", "metrics", "teacher", "data", "precision"} <= result.keys():
         raise ValueError("result.json is not that of a finished run")
-    return Filed(cell, result, [json.loads(line) for line in lines], commit)
+    return Filed(cell, result, history, commit)
 
 
 def _comparisons(

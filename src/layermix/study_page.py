@@ -20,7 +20,7 @@ from layermix.exhibits import (
     shown_text,
 )
 from layermix.figures import Figure
-from layermix.findings import Arm, find, read_arms
+from layermix.findings import Arm, find, gather
 from layermix.folder import PREDICTIONS
 from layermix.page import Page, Search, Section, Table
 from layermix.reading import Answers, Texts, read_answers, read_texts
@@ -30,8 +30,8 @@ from layermix.study import Plan
 
 def study_page(plan: Plan, study: Study) -> Page:
     """The page of a study, finished or not."""
-    found = find(plan, study)
-    arms = read_arms(plan, study, [])
+    evidence = gather(plan, study)
+    found, arms = find(plan, study, evidence), evidence.arms
     sections = [_verdicts(found)]
     slugs = _slugs(list(found["tasks"]))
     for task, of_task in found["tasks"].items():
