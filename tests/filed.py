@@ -72,7 +72,11 @@ def fill(
                 "metrics": {"validation": {"accuracy": 0.9}, "holdout": {"accuracy": 0.8}},
             },
             "student": {"parameters": 500, "classes": ["no", "yes"]},
-            "mix": {"strategy": cell.arm, "student_layers": [0, 1], "teacher_layers": [1, 3]},
+            "mix": {
+                "strategy": cell.content["mix"]["strategy"],
+                "student_layers": [0, 1],
+                "teacher_layers": [1, 3],
+            },
             "alpha": [[1.0, 0.0], [0.5, 0.5]] if cell.seed else [[0.8, 0.2], [0.5, 0.5]],
             "data": {"fingerprint": "d"},
             "precision": "float32",

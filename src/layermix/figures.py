@@ -331,36 +331,48 @@ def published(name: str, rows: Rows) -> Figure:
     )
 
 
-def size(name: str, metric: str, rows: Rows) -> Figure:
-    """What a score costs in parameters.
+COSTS = {"parameters": "parameters, millions", "milliseconds": "milliseconds for one text"}
+"""What a score can cost, and the title of its axis."""
+
+
+def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
+    """What a score costs in parameters and in time, as far as that is known.
 
     Args:
-        name: Of its files.
+        name: The end of the names of its files.
         metric: What is scored.
-        rows: name, kind (teacher or student), parameters (millions), score.
+        rows: name, kind (teacher or student), score, parameters (millions), milliseconds; the last
+            two may be None.
     """
-    marks = (
-        _base()
-        .mark_point(filled=True, size=80, opacity=0.8)
-        .encode(
-            x=alt.X("parameters:Q", title="parameters, millions", scale=alt.Scale(zero=True)),
-            y=alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False)),
-            color=alt.Color("kind:N", title=None),
-            shape=alt.Shape("kind:N", title=None),
-            tooltip=[
-                "name:N",
-                alt.Tooltip("parameters:Q", format=".1f"),
-                alt.Tooltip("score:Q", format=".4f"),
-            ],
+    drawn = []
+    for cost, title in COSTS.items():
+        known = [
+            {key: row[key] for key in ("name", "kind", "score", cost)} for row in rows if row[cost]
+        ]
+        marks = (
+            _base()
+            .mark_point(filled=True, size=80, opacity=0.8)
+            .encode(
+                x=alt.X(f"{cost}:Q", title=title, scale=alt.Scale(zero=True)),
+                y=alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False)),
+                color=alt.Color("kind:N", title=None),
+                shape=alt.Shape("kind:N", title=None),
+                tooltip=[
+                    "name:N",
+                    alt.Tooltip(f"{cost}:Q", format=".1f"),
+                    alt.Tooltip("score:Q", format=".4f"),
+                ],
+            )
         )
-    )
-    return Figure(
-        name,
-        "Score against size",
-        "Up is better, left is smaller.",
-        marks.properties(width="container", height=220),
-        {"rows": rows},
-    )
+        figure = Figure(
+            f"{cost}{name}",
+            f"Score against {cost}",
+            "Up is better, left is " + ("smaller." if cost == "parameters" else "faster."),
+            marks.properties(width="container", height=220),
+            {"rows": known},
+        )
+        drawn += [figure] if known else []
+    return drawn
 
 
 # -- over time -------------------------------------------------------------------------------------

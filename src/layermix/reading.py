@@ -52,6 +52,12 @@ class Source(_Record):
     place: str = Field("a run", alias="from")
 
 
+class Timings(_Record):
+    """What took how long."""
+
+    milliseconds_per_text: dict[str, float] = {}
+
+
 class Record(_Record):
     """What a page needs of result.json."""
 
@@ -66,6 +72,7 @@ class Record(_Record):
     formula: str | None = None
     notes: list[str] = []
     data: Source = Source.model_construct()
+    timings: Timings = Timings()
 
     def score(self, report: str, metric: str) -> float | None:
         """Of a reported epoch, on the validation rows."""

@@ -1,5 +1,6 @@
 """One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
 
+import itertools
 import json
 import tempfile
 import time
@@ -37,6 +38,7 @@ from layermix.hf import (
     fresh_student,
     load_classifier,
 )
+from layermix.latency import milliseconds_per_text
 from layermix.lesson import Lesson, prepare, tokenize_for
 from layermix.machine import choose_precision, reuse_memory
 from layermix.objective import Objective, build_objective
@@ -271,10 +273,26 @@ def distill_lesson(
         "signals": _kind_of(signals),
     }
     name = config.mix.strategy if config.loss.hidden_weight else "distill"
+    speed = None if run is None else _speed(lesson, {"teacher": teacher, "student": student})
     training = _Training(
-        objective, signals, lesson, student, config.training, config.mix, config.seed
+        objective, signals, lesson, student, config.training, config.mix, config.seed, speed
     )
     return training.run(name, "student", extra, run, reporter)
+
+
+SPEED_TEXTS = 20
+"""Validation rows on which teacher and student are timed in turns, some of them to warm up."""
+
+
+def _speed(lesson: Lesson, classifiers: Mapping[str, Classifier]) -> dict[str, float]:
+    """Milliseconds for one text; what the weights are does not matter, so before they are trained.
+
+    Rough, since other processes may run beside it; its ratio less so.
+    """
+    rows = lesson.texts.splits["validation"][:SPEED_TEXTS]
+    columns = [rows[name] for name in ("text", "text_pair") if name in rows]
+    texts = itertools.islice(itertools.cycle(zip(*columns, strict=True)), SPEED_TEXTS)
+    return milliseconds_per_text(classifiers, list(texts), lesson.max_length)
 
 
 def _kind_of(signals: Teacher | None) -> str | None:
@@ -359,6 +377,7 @@ class _Training:
     config: TrainingConfig
     mix: MixConfig
     seed: int
+    speed: Row | None = None
 
     def run(
         self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
@@ -450,6 +469,8 @@ class _Training:
             "precision": str(self.objective.precision).removeprefix("torch."),
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
+        if self.speed is not None:
+            record["timings"]["milliseconds_per_text"] = self.speed
         if run is not None:
             self._write(role, record, history, reports, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)

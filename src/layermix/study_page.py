@@ -154,8 +154,7 @@ def _task_section(
     if shares:
         drawn.append(figures.gradient_shares(f"gradients-{slug}", shares))
     drawn += _study_alpha(arms, slug)
-    sizes = _sizes(arms, records, of_task["teacher"])
-    drawn.append(figures.size(f"size-{slug}", metric, sizes))
+    drawn += figures.costs(f"-{slug}", metric, _costs(arms, records, of_task["teacher"]))
     answers = _study_answers(study, arms)
     classes = _study_classes(arms)
     search = None
@@ -236,24 +235,36 @@ def _study_alpha(arms: Mapping[str, Arm], slug: str) -> list[Figure]:
     return drawn
 
 
-def _sizes(
+def _costs(
     arms: Mapping[str, Arm], records: Mapping[str, Any], teachers: Sequence[float]
 ) -> list[dict[str, Any]]:
-    results = [next(iter(arm.results.values())) for arm in arms.values()]
-    rows = [
-        {
-            "name": "teacher",
-            "kind": "teacher",
-            "parameters": results[0]["teacher"].get("parameters", 0) / 1e6,
-            "score": float(np.mean(teachers)),
-        }
-    ]
-    for (name, record), result in zip(records.items(), results, strict=True):
-        parameters = result.get("student", {}).get("parameters", 0) / 1e6
-        rows.append(
-            {"name": name, "kind": "student", "parameters": parameters, "score": record["mean"]}
-        )
+    """Teacher and arms: mean score, parameters, milliseconds (median over seeds) if measured."""
+    first = next(iter(next(iter(arms.values())).results.values()))
+    every = [result for arm in arms.values() for result in arm.results.values()]
+    rows = [_cost("teacher", "teacher", float(np.mean(teachers)), first["teacher"], every)]
+    for name, arm in arms.items():
+        results = list(arm.results.values())
+        student = results[0].get("student", {})
+        rows.append(_cost(name, "student", records[name]["mean"], student, results))
     return rows
+
+
+def _cost(
+    name: str, kind: str, score: float, model: Mapping[str, Any], results: Sequence[Any]
+) -> dict[str, Any]:
+    taken = [
+        result["timings"]["milliseconds_per_text"][kind]
+        for result in results
+        if "milliseconds_per_text" in result.get("timings", {})
+    ]
+    parameters = model.get("parameters")
+    return {
+        "name": name,
+        "kind": kind,
+        "score": score,
+        "parameters": parameters and parameters / 1e6,
+        "milliseconds": float(np.median(taken)) if taken else None,
+    }
 
 
 def _study_answers(study: Study, arms: Mapping[str, Arm]) -> dict[str, Answers]:

@@ -60,6 +60,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
             "teacher": {"parameters": 4_000_000, "metrics": {"validation": {"accuracy": 0.9}}},
             "student": {"parameters": 1_000_000, "bytes_on_disk": 4_100_000, "classes": CLASSES},
             "mix": {"strategy": "learned", "student_layers": [0, 1], "teacher_layers": [2, 5, 8]},
+            "timings": {"milliseconds_per_text": {"teacher": 9.0, "student": 2.5}},
             "notes": ["at most 9 tokens per row"],
         } | changes
         (folder / "result.json").write_text(json.dumps(result))

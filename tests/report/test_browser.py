@@ -64,9 +64,10 @@ def run_page(run_folder: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def study_page(study_folder: Callable[..., Any]) -> Path:
-    return report(
-        study_folder(title=NASTY, published={"mrpc": {"fixed": {"accuracy": 0.7}}}).folder
-    )[0]
+    arms = {"fixed": {"mix": "fixed"}, NASTY: {"mix": "learned"}, "uniform": {"mix": "uniform"}}
+    published = {"mrpc": {"fixed": {"accuracy": 0.7}}}
+    study = study_folder(title=NASTY, arms=arms, family=[[NASTY, "fixed"]], published=published)
+    return report(study.folder)[0]
 
 
 def numbers(page: Page, figure: str) -> list[str]:

@@ -61,6 +61,7 @@ def test_the_headline_of_a_run(run_folder: Make) -> None:
     assert second.startswith("Student minus teacher: -10.0 points, 95 % interval over the 40 ")
     assert second.endswith("they give the same answer on 70.0% of the rows.")
     assert third.startswith("It has 1.0 million parameters (4.1 MB on disk), 25.0% of the teacher")
+    assert "A text takes 2.5 ms instead of 9.0, so it is 3.6 times as fast (medians" in third
     assert "only a study tells" in last
 
 
@@ -78,7 +79,8 @@ def test_the_figures_of_a_run(run_folder: Make) -> None:
     file, _ = report(run_folder())
     assert list(data_of(file)["figures"]) == [
         "by-epoch",
-        "size",
+        "parameters",
+        "milliseconds",
         "losses",
         "alpha",
         "entropy",
@@ -321,7 +323,7 @@ def test_the_page_of_a_study(study_folder: Make) -> None:
         "alpha-mrpc-learned",
         "alpha-seeds-mrpc-learned",
         "entropy-mrpc-learned",
-        "size-mrpc",
+        "parameters-mrpc",
         "confusion-mrpc",
         "calibration-mrpc",
         "published",

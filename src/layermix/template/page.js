@@ -38,6 +38,7 @@
     const svg = place.querySelector("svg"); // its container has the name, and its numbers a table
     svg.removeAttribute("role");
     svg.setAttribute("aria-hidden", "true");
+    if (place.scrollWidth > place.clientWidth) place.tabIndex = 0; // so that a keyboard can scroll it
     const slider = figure.querySelector("input[type=range]");
     if (!slider) return;
     const shown = figure.querySelector("output");
