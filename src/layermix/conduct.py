@@ -44,11 +44,8 @@ FILING = ".filing"
 KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
 """Files of a run that are filed; the student is not, unless it is wanted."""
 TEXT_FOLDER = "texts"
-"""Validation texts by fingerprint of the data, for the report."""
-IGNORED = (
-    "# Large, only of use while cells run, or your data.\n"
-    f"/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n/{TEXT_FOLDER}/\n"
-)
+"""Validation texts by fingerprint of the data, for the report; it ignores itself."""
+IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
 """How long a stopped cell may take to leave its folder in order."""
@@ -114,9 +111,7 @@ class Study:
         for leftover in (writing, target):  # of a kill, or a cell that somebody has taken apart
             shutil.rmtree(leftover, ignore_errors=True)
         writing.mkdir(parents=True)
-        texts = self.texts(json.loads((work / RESULT).read_text("utf-8"))["data"]["fingerprint"])
-        texts.parent.mkdir(exist_ok=True)
-        shutil.copy(work / TEXTS, texts)  # the same from every cell
+        self._keep_texts(work)
         for name in KEPT:
             if name == PREDICTIONS:
                 shutil.copy(work / name, writing)
@@ -129,6 +124,17 @@ class Study:
             text = _portable(card.read_text(encoding="utf-8"), places)
             card.write_text(text, encoding="utf-8")
         writing.rename(target)
+
+    def _keep_texts(self, work: Path) -> None:
+        """Once for all cells of the same data; a run of an older version has none."""
+        texts = self.texts(json.loads((work / RESULT).read_text("utf-8"))["data"]["fingerprint"])
+        if texts.is_file() or not (work / TEXTS).is_file():
+            return
+        texts.parent.mkdir(exist_ok=True)
+        write_text(texts.with_name(".gitignore"), "# Your data.\n*\n")
+        partial = texts.with_suffix(".writing")
+        shutil.copy(work / TEXTS, partial)
+        partial.rename(texts)
 
 
 def _places(cell: Cell) -> dict[str, str]:

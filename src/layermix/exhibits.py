@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from layermix import figures
+from layermix.answers import Answers
 from layermix.figures import Figure, thin
-from layermix.reading import Answers, Texts
+from layermix.reading import Texts
 
 MOST_ROWS = 1000
 """Rows of the table of disagreements; those on which most answers differ are kept."""
@@ -31,7 +32,7 @@ def loss_rows(
             by_step: dict[int, list[float]] = {}
             for lines in of_arm:
                 for line in lines:
-                    if part in line:
+                    if line.get(part) is not None and "step" in line:
                         by_step.setdefault(line["step"], []).append(line[part])
             steps = sorted(step for step, found in by_step.items() if len(found) == len(of_arm))
             rows += [
@@ -79,7 +80,7 @@ def alpha_figures(
         for k in range(students)
         for index in range(teachers)
     ]
-    found = [figures.alpha(f"alpha{name}", rows, steps)]
+    found = [figures.alpha(f"alpha{name}", rows, steps, len(trails))]
     if moves and len(trails) > 1:
         last = [
             {
@@ -120,8 +121,12 @@ def answer_figures(
     calibration: list[dict[str, Any]] = []
     first = next(iter(models.values()))
     everybody: dict[str, tuple[Any, Any]] = {}
-    if first.teacher is not None and first.teacher_confidence is not None:
-        everybody["teacher"] = first.teacher[None], first.teacher_confidence[None]
+    taught = [one for one in models.values() if one.taught.any()]
+    if taught:
+        answers = np.concatenate([one.teacher[one.taught] for one in taught])
+        sure = np.concatenate([one.teacher_confidence[one.taught] for one in taught])
+        _, each = np.unique(answers, axis=0, return_index=True)  # each teacher once
+        everybody["teacher"] = answers[each], sure[each]
     for model, one in models.items():
         everybody[model] = one.predicted, one.confidence
     known, labels = first.known, first.labels[first.known]
@@ -132,9 +137,10 @@ def answer_figures(
         confusion += _confusion_rows(model, answers, labels, classes)
         calibration += _calibration_rows(model, sure.ravel(), (answers == labels).ravel())
     shown = list(classes) or [str(index) for index in range(int(labels.max()) + 1)]
+    seeds = max(len(one.predicted) for one in models.values())
     return [
-        figures.confusion(f"confusion{name}", confusion, shown),
-        figures.calibration(f"calibration{name}", calibration),
+        figures.confusion(f"confusion{name}", confusion, shown, seeds),
+        figures.calibration(f"calibration{name}", calibration, seeds),
     ]
 
 
@@ -150,6 +156,8 @@ def _confusion_rows(
             continue
         for answer in range(count):
             given = float((of_label == answer).sum(1).mean())
+            if not given and count > figures.MANY_CLASSES:
+                continue
             share = given / of_label.shape[1]
             rows.append(
                 {
@@ -196,5 +204,5 @@ def search_note(differ: int, rows: int, shown: int, texts: bool) -> str:
     """What a table of disagreements holds."""
     told = f"{differ} of {rows} rows"
     if shown < differ:
-        told += f"; the {shown} with the largest differences are shown"
+        told += f"; {shown} are shown, those on which most differ or are surest first"
     return told + ("." if texts else ". The texts are not on record here, only row numbers.")

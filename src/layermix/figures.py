@@ -33,6 +33,8 @@ INK = "currentColor"
 PAPER_INK = "#1b1b1b"
 QUIET = 0.35
 """Opacity of what is not the message: grids, single seeds."""
+DARK = 0.43
+"""Below, a cell of a heat map is dark enough for white numbers, above it takes black ones."""
 FRAMES = 60
 """Most moments in time that a figure keeps of a run."""
 PNG_SCALE = 2
@@ -74,7 +76,7 @@ class Figure:
         import vl_convert
 
         spec = json.loads(json.dumps(self.spec()).replace(INK, PAPER_INK))
-        if not self.cell:
+        if spec.get("width") == "container":
             spec["width"] = 420
         svg = vl_convert.vegalite_to_svg(spec)
         made = {
@@ -109,7 +111,7 @@ _QUIET_AXIS = {
     "gridOpacity": 0.12,
     "domainOpacity": QUIET,
     "tickOpacity": QUIET,
-    "labelLimit": 150,
+    "labelLimit": 200,
     "titleFontWeight": "normal",
 }
 CONFIG: dict[str, Any] = {
@@ -125,7 +127,8 @@ CONFIG: dict[str, Any] = {
         "orient": "top",
         "direction": "horizontal",
         "columns": 3,
-        "labelLimit": 200,
+        "labelLimit": 320,
+        "symbolStrokeWidth": 2,
     },
     "header": {"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
     "range": {"category": list(PALETTE)},
@@ -152,7 +155,10 @@ def _by_name(field: str, names: Iterable[str]) -> dict[str, Any]:
     """Colour and dashes of lines by a name, in the order given; one line needs no legend."""
     order = list(dict.fromkeys(names))
     dashes = [DASHES[index % len(DASHES)] for index in range(len(order))]
-    legend: Any = alt.Legend(title=field) if len(order) > 1 else None
+    wide = max(map(len, order), default=0) > LONG_NAME
+    legend: Any = None
+    if len(order) > 1:
+        legend = alt.Legend(title=field, symbolType="stroke", columns=1 if wide else 3)
     return {
         "color": alt.Color(
             f"{field}:N", legend=legend, scale=alt.Scale(domain=order, range=_cycle(PALETTE, order))
@@ -172,6 +178,10 @@ def _cycle(colours: Sequence[str], names: Sequence[str]) -> list[str]:
     return [colours[index % len(colours)] for index in range(len(names))]
 
 
+LONG_NAME = 24
+"""Characters, beyond which a legend has one column and a pair stands on two lines."""
+IN_LINES = alt.Axis(labelExpr="split(datum.label, /, |\\n/)")
+"""Names of arms with axes, and pairs, stand on several lines: cut, they would all look alike."""
 BAND = 34
 """Height of one arm or pair with its seeds, in pixels."""
 
@@ -195,7 +205,7 @@ def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence
         teachers: The score of every teacher.
     """
     arms = [row["arm"] for row in summary]
-    y = alt.Y("arm:N", sort=arms, title=None)
+    y = alt.Y("arm:N", sort=arms, title=None, axis=IN_LINES)
     x = alt.X("score:Q", title=metric, scale=alt.Scale(zero=False))
     dots = (
         _base()
@@ -220,14 +230,14 @@ def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence
     )
     rule = (
         _base("teacher")
-        .mark_rule(color=PALETTE[2], strokeDash=[5, 3])
+        .mark_rule(color=PALETTE[2], strokeDash=[10, 4])
         .encode(x=alt.X("score:Q"), tooltip=["who:N", alt.Tooltip("score:Q", format=".4f")])
     )
     return Figure(
         name,
         f"{metric} by arm",
-        "A dot is one seed, a diamond the mean with its 95 % interval; the dashed line is the "
-        "teacher.",
+        "A dot is one seed, a diamond the mean with its 95 % interval; the long-dashed line is "
+        "the teacher.",
         alt.layer(rule, dots, *_if_any(line, summary), mean).properties(
             width="container", height=BAND * len(arms)
         ),
@@ -248,7 +258,7 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
         summary: pair, judged, mean, low, high (None with one seed), in points.
     """
     pairs = [row["pair"] for row in summary]
-    y = alt.Y("pair:N", sort=pairs, title=None)
+    y = alt.Y("pair:N", sort=pairs, title=None, axis=IN_LINES)
     zero = _base("_zero").mark_rule(color=INK, opacity=QUIET).encode(x="at:Q")
     dots = (
         _base()
@@ -304,7 +314,7 @@ def published(name: str, rows: Rows) -> Figure:
         name: Of its files.
         rows: what, published, mean, low, high, report.
     """
-    y = alt.Y("what:N", title=None, sort=None)
+    y = alt.Y("what:N", title=None, sort=None, axis=IN_LINES)
     base = _base()
     line = base.mark_rule(strokeWidth=2, color=PALETTE[0]).encode(
         x=alt.X("low:Q", title="score", scale=alt.Scale(zero=False)), x2="high:Q", y=y
@@ -326,7 +336,7 @@ def published(name: str, rows: Rows) -> Figure:
         "Beside the published scores",
         "The cross is the published score, the dot our mean; the line is where one more run of "
         "ours would lie in 95 of 100 cases.",
-        alt.layer(line, mean, theirs).properties(width="container", height=24 * len(rows)),
+        alt.layer(line, mean, theirs).properties(width="container", height=BAND * len(rows)),
         {"rows": rows},
     )
 
@@ -364,11 +374,16 @@ def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
                 ],
             )
         )
+        names = (
+            _base()
+            .mark_text(align="right", dx=-9, fontSize=11, color=INK)
+            .encode(x=f"{cost}:Q", y="score:Q", text="name:N")
+        )
         figure = Figure(
             f"{cost}{name}",
             f"Score against {cost}",
             "Up is better, left is " + ("smaller." if cost == "parameters" else "faster."),
-            marks.properties(width="container", height=220),
+            alt.layer(marks, names).properties(width="container", height=240),
             {"rows": known},
         )
         drawn += [figure] if known else []
@@ -378,7 +393,13 @@ def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
 # -- over time -------------------------------------------------------------------------------------
 
 
-def by_epoch(name: str, metric: str, rows: Rows, teachers: Sequence[float]) -> Figure:
+def _of_seeds(seeds: int) -> str:
+    return f", mean over {seeds} seeds" if seeds > 1 else ""
+
+
+def by_epoch(
+    name: str, metric: str, rows: Rows, teachers: Sequence[float], seeds: int = 1
+) -> Figure:
     """Scores after every epoch, mean over seeds.
 
     Args:
@@ -386,6 +407,7 @@ def by_epoch(name: str, metric: str, rows: Rows, teachers: Sequence[float]) -> F
         metric: What is scored.
         rows: arm, epoch, score.
         teachers: The score of every teacher.
+        seeds: Of an arm, the most.
     """
     epochs = thin(sorted({row["epoch"] for row in rows}), 11)
     lines = (
@@ -400,14 +422,15 @@ def by_epoch(name: str, metric: str, rows: Rows, teachers: Sequence[float]) -> F
     )
     rule = (
         _base("teacher")
-        .mark_rule(color=INK, strokeDash=[5, 3], opacity=0.6)
+        .mark_rule(color=INK, strokeDash=[10, 4], opacity=0.6)
         .encode(y="score:Q", tooltip=["who:N", alt.Tooltip("score:Q", format=".4f")])
     )
     return Figure(
         name,
         f"{metric} by epoch",
-        "After every epoch, mean over seeds; the dashed line is the teacher.",
-        alt.layer(rule, lines).properties(width="container", height=240),
+        f"After every epoch{_of_seeds(seeds)}."
+        + " The long-dashed line is the teacher." * bool(teachers),
+        alt.layer(*([rule] if teachers else []), lines).properties(width="container", height=240),
         {
             "rows": rows,
             "teacher": [{"who": "teacher", "score": score} for score in teachers],
@@ -415,12 +438,13 @@ def by_epoch(name: str, metric: str, rows: Rows, teachers: Sequence[float]) -> F
     )
 
 
-def losses(name: str, rows: Rows) -> Figure:
+def losses(name: str, rows: Rows, seeds: int = 1) -> Figure:
     """Every part of the loss over time, before its weight.
 
     Args:
         name: Of its files.
         rows: part, arm, step, loss.
+        seeds: Of an arm, the most.
     """
     lines = (
         _base()
@@ -440,7 +464,7 @@ def losses(name: str, rows: Rows) -> Figure:
     return Figure(
         name,
         "Parts of the loss",
-        "Each part before its weight, on its own scale, mean over seeds.",
+        f"Each part before its weight, on its own scale{_of_seeds(seeds)}.",
         chart,
         {"rows": rows},
         cell=SMALL,
@@ -470,7 +494,9 @@ def entropy(name: str, rows: Rows, most: float) -> Figure:
         )
     )
     rule = (
-        _base("_uniform").mark_rule(color=INK, strokeDash=[5, 3], opacity=0.6).encode(y="entropy:Q")
+        _base("_uniform")
+        .mark_rule(color=INK, strokeDash=[10, 4], opacity=0.6)
+        .encode(y="entropy:Q")
     )
     return Figure(
         name,
@@ -505,18 +531,19 @@ def _heat(rows: str = "rows") -> tuple[Any, Any]:
     )
     numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("alpha:Q", format=".2f"),
-        color=alt.condition("datum.alpha < 0.6", alt.value("#ffffff"), alt.value("#000000")),
+        color=alt.condition(f"datum.alpha < {DARK}", alt.value("#ffffff"), alt.value("#000000")),
     )
     return cells, numbers
 
 
-def alpha(name: str, rows: Rows, steps: Sequence[int]) -> Figure:
+def alpha(name: str, rows: Rows, steps: Sequence[int], seeds: int = 1) -> Figure:
     """α as a heat map with a slider over training time.
 
     Args:
         name: Of its files.
         rows: frame, step, student, teacher, alpha.
         steps: The step of every frame.
+        seeds: How many there are, of which α is the mean.
     """
     moment = alt.param(name="frame", value=len(steps) - 1)
     cells, numbers = _heat()
@@ -530,11 +557,11 @@ def alpha(name: str, rows: Rows, steps: Sequence[int]) -> Figure:
     return Figure(
         name,
         "α: what each student layer learned from",
-        "Rows add up to 1. The slider goes through training; it stands at the end.",
+        f"Rows add up to 1{_of_seeds(seeds)}."
+        + " The slider goes through training; it stands at the end." * (len(steps) > 1),
         chart,
         {"rows": rows},
         steps=steps,
-        cell=1000,
     )
 
 
@@ -591,17 +618,23 @@ def gradient_shares(name: str, rows: Rows) -> Figure:
     )
 
 
-def confusion(name: str, rows: Rows, classes: Sequence[str]) -> Figure:
+def confusion(name: str, rows: Rows, classes: Sequence[str], seeds: int = 1) -> Figure:
     """Answers by true class, one matrix for every model.
 
     Args:
         name: Of its files.
         rows: model, label, answer, share (of the label's rows), rows.
         classes: In the order of their indices.
+        seeds: Of a model, the most.
     """
+    few = len(classes) <= MANY_CLASSES
     base = _base().encode(
-        x=alt.X("answer:N", sort=list(classes), axis=alt.Axis(labelAngle=-40, labelLimit=90)),
-        y=alt.Y("label:N", sort=list(classes), axis=alt.Axis(labelLimit=90)),
+        x=alt.X(
+            "answer:N",
+            sort=list(classes),
+            axis=alt.Axis(labelAngle=-40, labelLimit=90, labels=few, ticks=few),
+        ),
+        y=alt.Y("label:N", sort=list(classes), axis=alt.Axis(labelLimit=90, labels=few, ticks=few)),
     )
     cells = base.mark_rect().encode(
         color=alt.Color("share:Q", scale=alt.Scale(domain=[0, 1], scheme="viridis"), legend=None),
@@ -615,10 +648,10 @@ def confusion(name: str, rows: Rows, classes: Sequence[str]) -> Figure:
     )
     numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("share:Q", format=".0%"),
-        color=alt.condition("datum.share < 0.6", alt.value("#ffffff"), alt.value("#000000")),
+        color=alt.condition(f"datum.share < {DARK}", alt.value("#ffffff"), alt.value("#000000")),
     )
     wide = max(90, min(190, 34 * len(classes)))
-    layers = [cells, numbers] if len(classes) <= MANY_CLASSES else [cells]
+    layers = [cells, numbers] if few else [cells]
     chart = (
         alt.layer(*layers)
         .properties(width=wide, height=wide)
@@ -627,7 +660,7 @@ def confusion(name: str, rows: Rows, classes: Sequence[str]) -> Figure:
     return Figure(
         name,
         "Confusion",
-        "Shares of the rows of a class (down) by the answer given (across), mean over seeds.",
+        f"Shares of the rows of a class (down) by the answer given (across){_of_seeds(seeds)}.",
         chart,
         {"rows": rows},
         cell=wide,
@@ -635,19 +668,20 @@ def confusion(name: str, rows: Rows, classes: Sequence[str]) -> Figure:
 
 
 MANY_CLASSES = 10
-"""Beyond, a confusion matrix has no room for numbers."""
+"""Beyond, a confusion matrix has no room for names and numbers."""
 
 
-def calibration(name: str, rows: Rows) -> Figure:
+def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
     """How often a model is right when it says how sure it is.
 
     Args:
         name: Of its files.
         rows: model, confidence, accuracy, rows.
+        seeds: Of a model, the most.
     """
     even = (
         _base("_even")
-        .mark_line(color=INK, opacity=QUIET, strokeDash=[5, 3])
+        .mark_line(color=INK, opacity=QUIET, strokeDash=[10, 4])
         .encode(x="at:Q", y="at:Q")
     )
     lines = (
@@ -668,8 +702,9 @@ def calibration(name: str, rows: Rows) -> Figure:
     return Figure(
         name,
         "Calibration",
-        "On the dashed line a model is right as often as it believes; below it is too sure. Ten "
-        "bins, answers of all seeds together.",
+        "On the grey line a model is right as often as it believes; below it is too sure. Ten bins"
+        + ", answers of all seeds together." * (seeds > 1)
+        + "." * (seeds == 1),
         alt.layer(even, lines).properties(width="container", height=260),
         {"rows": rows, "_even": [{"at": 0}, {"at": 1}]},
     )

@@ -4,6 +4,7 @@ Reads files only, so it can be asked at any time, also while cells still run.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -13,9 +14,11 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
+from layermix.answers import Rows, put_together, read_rows
 from layermix.conduct import Study
+from layermix.errors import StudyError
 from layermix.folder import ENVIRONMENT, HISTORY, PREDICTIONS, write_text
 from layermix.metrics import HIGHER_IS_BETTER
 from layermix.stats import (
@@ -36,12 +39,54 @@ EARLY_STEPS = 300
 
 @dataclass(frozen=True)
 class Filed:
-    """What a finished cell left, read once: result.json, the history, the commit of the code."""
+    """What a finished cell left, read once.
+
+    Attributes:
+        cell: Which one.
+        result: result.json.
+        history: Lines of history.jsonl.
+        environment: environment.json.
+        answers: Reported epoch -> answers on the validation rows.
+    """
 
     cell: Cell
     result: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    commit: str | None
+    environment: Mapping[str, Any]
+    answers: Mapping[str, Rows]
+
+    @property
+    def commit(self) -> str | None:
+        """Of the code that ran it."""
+        found: str | None = self.environment["commit"]
+        return found
+
+
+class _Teacher(BaseModel):
+    fingerprint: str
+    metrics: dict[str, dict[str, Any]]
+
+
+class _Data(BaseModel):
+    fingerprint: str
+
+
+class _Mix(BaseModel):
+    strategy: str
+
+
+class _Result(BaseModel):
+    """What findings need of result.json; another shape is a damaged cell."""
+
+    model_config = ConfigDict(strict=True)
+
+    metric: str
+    metrics: dict[str, dict[str, Any]]
+    teacher: _Teacher
+    data: _Data
+    precision: str
+    mix: _Mix | None
+    alpha: list[list[float]] | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +112,13 @@ class Arm:
     def metric(self) -> str:
         """The task's primary score."""
         return str(next(iter(self.results.values()))["metric"])
+
+    def taught(self) -> dict[int, float]:
+        """Seed -> score of its teacher."""
+        return {
+            seed: float(result["teacher"]["metrics"][self.split][self.metric])
+            for seed, result in self.results.items()
+        }
 
     def scores(self, report: str | None = None, metric: str | None = None) -> dict[int, float]:
         """Seed -> score at a reported epoch, the primary one if not told otherwise."""
@@ -140,7 +192,17 @@ def results_file(study: Study) -> Path:
 
 def _declarations(study: Study) -> list[dict[str, Any]]:
     file = declared_file(study)
-    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        found: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))
+        for one in found:
+            one["finished_cells"], one["judged"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StudyError(
+            f"{file} is damaged ({str(error)[:100]}): it says what was declared beforehand, so "
+            "put a whole copy there, or remove it to declare anew"
+        ) from None
     return found
 
 
@@ -157,7 +219,7 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
     higher = {
         task: HIGHER_IS_BETTER[next(iter(found.values())).metric] for task, found in arms.items()
     }
-    judged = _comparisons(plan, study, arms, higher, plan.judged, notes)
+    judged = _comparisons(plan, arms, higher, plan.judged, notes)
     family = len(plan.judged)
     verdicts = {
         (verdict.comparison.name, verdict.comparison.first, verdict.comparison.second): verdict
@@ -171,7 +233,7 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
         if arm != baseline
         if (task, arm, baseline) not in judged and (task, baseline, arm) not in judged
     ]
-    described = _comparisons(plan, study, arms, higher, others, notes)
+    described = _comparisons(plan, arms, higher, others, notes)
     return {
         "title": plan.study.title,
         "report": plan.study.report,
@@ -243,7 +305,7 @@ def gather(plan: Plan, study: Study) -> Evidence:
                     continue
                 try:
                     filed[seed] = _read(study, cell)
-                except (ValueError, KeyError, pa.ArrowInvalid) as error:
+                except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
                     damaged.append(
                         f"the cell of {cell.title} is damaged and left out ({error!r}); remove "
                         f"{study.filed(cell.name)}, and the same command runs it again"
@@ -254,21 +316,25 @@ def gather(plan: Plan, study: Study) -> Evidence:
 
 
 def _read(study: Study, cell: Cell) -> Filed:
-    """A filed cell, if all of its files can be read."""
+    """A filed cell, if all of its files can be read and are what a run writes."""
     folder = study.filed(cell.name)
-    pq.read_schema(folder / PREDICTIONS)
-    commit = json.loads((folder / ENVIRONMENT).read_text("utf-8"))["commit"]
+    environment = json.loads((folder / ENVIRONMENT).read_text("utf-8"))
+    environment["commit"]  # its absence is told here
     lines = (folder / HISTORY).read_text("utf-8").splitlines()
     history = json.loads(f"[{','.join(lines)}]")  # at once: a study has many lines
+    if not any("step" in line for line in history):
+        raise ValueError(f"{HISTORY} has no step")
     result = study.result(cell.name)
-    if not {"metric", "metrics", "teacher", "data", "precision"} <= result.keys():
-        raise ValueError("result.json is not that of a finished run")
-    return Filed(cell, result, history, commit)
+    checked = _Result.model_validate(result)
+    for found in (*checked.metrics.values(), *checked.teacher.metrics.values()):
+        scores = found.get("validation", found)
+        if not math.isfinite(scores.get(checked.metric, 0.0)):
+            raise ValueError(f"{checked.metric} is {scores[checked.metric]}")
+    return Filed(cell, result, history, environment, read_rows(folder / PREDICTIONS))
 
 
 def _comparisons(
     plan: Plan,
-    study: Study,
     arms: Mapping[str, Mapping[str, Arm]],
     higher: Mapping[str, bool],
     pairs: Sequence[tuple[str, str, str]],
@@ -289,7 +355,7 @@ def _comparisons(
         differences = [sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
         bootstrap = None
         if len(seeds) > 1 and one.metric in get_args(Score) and one.split == "validation":
-            stored = _predictions(study, plan.study.report, one, two, seeds)
+            stored = _predictions(plan.study.report, one, two, seeds)
             score: Any = one.metric
             if stored is None:
                 notes.append(f"the cells of {task} were not scored on the same rows")
@@ -301,28 +367,18 @@ def _comparisons(
     return found
 
 
-def _predictions(study: Study, report: str, one: Arm, two: Arm, seeds: Sequence[int]) -> Any:
+def _predictions(report: str, one: Arm, two: Arm, seeds: Sequence[int]) -> Any:
     """Predicted classes of both arms (seeds, examples), and labels (examples,).
 
     None if the cells do not have the same rows with the same labels.
     """
-    known: Any = None
-    both = []
-    for arm in (one, two):
-        rows = []
-        for seed in seeds:
-            file = study.filed(arm.filed[seed].cell.name) / PREDICTIONS
-            table = pq.read_table(file, columns=["report", "row_id", "label", "prediction"])
-            frame = {name: np.asarray(table[name]) for name in table.column_names}
-            kept = (frame["report"] == report) & (frame["label"] >= 0)
-            order = frame["row_id"][kept].argsort()
-            asked = np.stack([frame[name][kept][order] for name in ("row_id", "label")])
-            known = asked if known is None else known
-            if not np.array_equal(asked, known):
-                return None
-            rows.append(frame["prediction"][kept][order])
-        both.append(np.stack(rows))
-    return *both, known[1]
+    runs = [arm.filed[seed].answers for arm in (one, two) for seed in seeds]
+    answers = put_together(runs, report)
+    if answers is None:
+        return None
+    known = answers.known
+    first, second = np.split(answers.predicted[:, known], 2)
+    return first, second, answers.labels[known]
 
 
 def _order(first: Arm, second: Arm, higher: bool) -> float | None:
@@ -337,6 +393,8 @@ def _arm_record(arm: Arm) -> dict[str, Any]:
     scores = arm.scores()
     spread = asdict(summarise(list(scores.values())))
     record = {"seeds": list(scores), **spread, "values": list(scores.values())}
+    taught = float(np.mean([arm.taught()[seed] for seed in scores]))
+    record["of_teacher"] = record["mean"] / taught if taught > 0 else None
     best = arm.scores("best_on_dev")
     if best and arm.report == "last":
         record["best_on_dev"] = list(best.values())
@@ -481,7 +539,11 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
         notes.append(
             f"{finished} of {len(plan.runs)} cells are finished: what follows is preliminary"
         )
-    late = [one["finished_cells"] for one in _declarations(study) if one["finished_cells"]]
+    try:
+        late = [one["finished_cells"] for one in _declarations(study) if one["finished_cells"]]
+    except StudyError as error:
+        notes.append(str(error))
+        late = []
     if late and plan.judged:
         notes.append(
             f"what is judged (pairs, seeds, settings, scores) was declared or changed when "

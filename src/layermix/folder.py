@@ -108,6 +108,7 @@ class RunFolder:
                     shutil.rmtree(old)
                 elif old.name != LOCK:
                     old.unlink()
+        (self.work / RESULT).unlink(missing_ok=True)  # it says how an earlier attempt ended
         write_text(self.work / CONFIG, self._config)
 
     def leave(self) -> None:

@@ -44,7 +44,7 @@ def text(found: Mapping[str, Any]) -> str:
             interval = (
                 "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}"
             )
-            kept = f"{record['mean'] / np.mean(teachers):.1%}"
+            kept = "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}"
             added = f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–"
             lines.append(
                 f"| {arm} | {len(record['values'])} | {record['mean']:.4f}{spread} | {interval} | "

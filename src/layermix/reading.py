@@ -1,25 +1,42 @@
 """A run folder as it lies on disk: finished, going on, failed or damaged, and what is missing."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from layermix.answers import Answers, put_together, read_rows
 from layermix.errors import ReportError
 from layermix.folder import CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
 
 Status = Literal["ok", "failed", "cancelled", "unfinished"]
 Texts = Mapping[int, tuple[str, ...]]
 Line = Mapping[str, Any]
-_LINE = TypeAdapter(dict[str, int | float | list[float] | list[list[float]] | None])
+UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
+"""How reading a damaged file can fail."""
+
+
+class _Line(BaseModel):
+    """A line of history.jsonl: numbers by name, and α."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, float | list[float] | None]
+
+    step: int
+    epoch: float | None = None
+    alpha: list[list[float]] | None = None
+
+    @field_validator("alpha")
+    @classmethod
+    def _rectangular(cls, rows: list[list[float]] | None) -> list[list[float]] | None:
+        if rows is not None and len({len(row) for row in rows}) != 1:
+            raise ValueError("rows of different lengths")
+        return rows
 
 
 class _Record(BaseModel):
@@ -88,82 +105,22 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a student answered on the validation rows, for one seed or several.
-
-    Attributes:
-        row_ids: (N,).
-        labels: (N,), −100 where a row has none.
-        predicted: (S, N), class indices.
-        confidence: (S, N), the probability of the answer.
-        teacher: (N,), its answers, or None if they are not on record.
-        teacher_confidence: (N,), or None.
-    """
-
-    row_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    teacher: NDArray[np.int64] | None
-    teacher_confidence: NDArray[np.float64] | None
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """(N,), rows that have a label."""
-        return self.labels >= 0
-
-
-def read_answers(files: Sequence[Path], report: str) -> Answers | None:
-    """The answers of one reported epoch.
+def read_texts(file: Path, told: list[str]) -> Texts:
+    """row_id -> text, or text and text_pair; empty if there is no such file, or it is damaged.
 
     Args:
-        files: predictions.parquet of every seed.
-        report: `last`, `best_on_dev` or `selected`.
-
-    Returns:
-        None if the epoch was not reported, or the files have different rows.
-
-    Raises:
-        OSError, ArrowException, KeyError: If a file is damaged.
+        file: texts.parquet.
+        told: Gets a sentence if it is damaged.
     """
-    found = [_one_report(pq.read_table(file), report) for file in files]
-    first = found[0]
-    if not len(first["row_id"]) or any(
-        not np.array_equal(first[name], other[name])
-        for other in found[1:]
-        for name in ("row_id", "label")
-    ):
-        return None
-    confidences = [
-        np.max([values for name, values in one.items() if name.startswith("p_")], axis=0)
-        for one in found
-    ]
-    return Answers(
-        first["row_id"],
-        first["label"],
-        np.stack([one["prediction"] for one in found]),
-        np.stack(confidences),
-        first.get("teacher"),
-        first.get("teacher_confidence"),
-    )
-
-
-def _one_report(table: pa.Table, report: str) -> dict[str, Any]:
-    columns = {name: np.asarray(table[name]) for name in table.column_names}
-    kept = columns.pop("report") == report
-    order = columns["row_id"][kept].argsort()
-    return {name: values[kept][order] for name, values in columns.items()}
-
-
-def read_texts(file: Path) -> Texts:
-    """row_id -> text, or text and text_pair; empty if there is no such file, or it is damaged."""
+    if not file.is_file():
+        return {}
     try:
         rows = pq.read_table(file).to_pydict()
         ids = rows.pop("row_id")
-    except (OSError, pa.ArrowException, KeyError):
+        return dict(zip(ids, zip(*rows.values(), strict=True), strict=True))
+    except (*UNREADABLE, TypeError) as error:
+        told.append(f"{file.name} is damaged ({short(error)})")
         return {}
-    return dict(zip(ids, zip(*rows.values(), strict=True), strict=True))
 
 
 class RunFiles:
@@ -185,26 +142,28 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        partial = folder.with_name(f"{folder.name}.partial")
-        self.name = folder.name.removesuffix(".partial")
-        self.folder = partial if not folder.is_dir() and partial.is_dir() else folder
+        final = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
+        partial = final.with_name(f"{final.name}.partial")
+        self.name = final.name
+        self.folder = final if final.is_dir() or not partial.is_dir() else partial
         if not any((self.folder / name).is_file() for name in (CONFIG, RESULT, HISTORY)):
+            older = (folder / "cells").is_dir() or any(folder.glob("*.declared.json"))
             raise ReportError(
                 f"{folder}: no run and no study; wanted a folder that `layermix teach`, `distill`, "
                 "`study` or `reproduce` has made"
+                + "; its cells are from an older version: give the study's own command again, "
+                "which writes the plan that a page needs, and runs no finished cell again" * older
             )
         self.missing: list[str] = []
         self.result = self._record(self._json(RESULT))
         self.environment = self._json(ENVIRONMENT)
         self.config = self._text(CONFIG)
         self.history = self._history()
-        if self.is_working:
-            self.missing.clear()
 
     @property
     def is_working(self) -> bool:
         """Whether the folder has its working name, so that it is normal that files are missing."""
-        return self.folder.suffix == ".partial" and self.result.status is None
+        return self.folder.suffix == ".partial"
 
     @property
     def status(self) -> Status:
@@ -216,28 +175,28 @@ class RunFiles:
         """The answers of a reported epoch, if they can be read."""
         file = self.folder / PREDICTIONS
         if not file.is_file():
-            self._miss(f"{PREDICTIONS} is not there")
+            self._absent(PREDICTIONS)
             return None
         try:
-            return read_answers([file], report)
-        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-            self._miss(f"{PREDICTIONS} is damaged ({_short(error)})")
+            return put_together([read_rows(file)], report)
+        except (*UNREADABLE, TypeError) as error:
+            self.missing.append(f"{PREDICTIONS} is damaged ({short(error)})")
             return None
 
     @cached_property
     def texts(self) -> Texts:
         """row_id -> texts of the validation rows."""
-        return read_texts(self.folder / TEXTS)
+        return read_texts(self.folder / TEXTS, self.missing)
 
-    def _miss(self, what: str) -> None:
-        if not self.is_working and what not in self.missing:
-            self.missing.append(what)
+    def _absent(self, name: str) -> None:
+        if not self.is_working:
+            self.missing.append(f"{name} is not there")
 
     def _text(self, name: str) -> str:
         try:
             return (self.folder / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            self.missing.append(f"{name} is not there")
+            self._absent(name)
             return ""
 
     def _json(self, name: str) -> Mapping[str, Any]:
@@ -247,7 +206,7 @@ class RunFiles:
         try:
             found = json.loads(text)
         except ValueError as error:
-            self.missing.append(f"{name} is damaged ({_short(error)})")
+            self.missing.append(f"{name} is damaged ({short(error)})")
             return {}
         if not isinstance(found, dict):
             self.missing.append(f"{name} is damaged (not an object)")
@@ -267,15 +226,17 @@ class RunFiles:
     def _history(self) -> list[Line]:
         lines: list[Line] = []
         bad = 0
-        for line in self._text(HISTORY).splitlines():
+        written = self._text(HISTORY).splitlines(keepends=True)
+        for line in written:
             try:
-                lines.append(_LINE.validate_json(line))
+                lines.append(_Line.model_validate_json(line).model_dump(exclude_none=True))
             except ValidationError:
-                bad += 1
-        if bad and not self.is_working:  # a line half written is normal while it works
+                bad += line.endswith("\n") or not self.is_working  # one is written just now
+        if bad:
             self.missing.append(f"{bad} lines of {HISTORY} are damaged and left out")
         return lines
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """The first line of what it says."""
     return str(error).partition("\n")[0][:200] or type(error).__name__

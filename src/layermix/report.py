@@ -28,7 +28,8 @@ def report(
 
     Args:
         source: The folder; or, where it holds several studies, the file `NAME.json` of one.
-        out: Where the page goes; `report.html` in the folder, or `NAME.html` for a study.
+        out: Where the page goes; `report.html` in the folder of a run, `NAME.report.html` beside
+            one that is not finished, `NAME.html` for a study.
         figure_folder: Where figures go as SVG, PDF, PNG and CSV; None makes none.
         live: Let the browser load the page again now and then.
 
@@ -40,7 +41,7 @@ def report(
     """
     page, place = page_of(source)
     target = out or place
-    write_text(target, render(page, live))
+    write_text(target, render(page, live and page.status == "unfinished"))
     made = figures.save_all(page.figures, figure_folder) if figure_folder else []
     return target, made
 
@@ -55,20 +56,31 @@ def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> NoRet
     """
     before: Any = None
     while True:
-        now = _state(source)
-        if now != before:
-            told(report(source, out, live=True)[0])
-            before = now
+        try:
+            now = _state(source)
+            if now != before:
+                told(report(source, out, live=True)[0])
+                before = now
+        except (OSError, ReportError):
+            if before is None:  # it was never there; else it is being renamed
+                raise
         time.sleep(POLL_SECONDS)
 
 
 def _state(source: Path) -> dict[str, int]:
     """The times of the files from which a page is made."""
-    root = source if source.is_dir() else source.with_name(f"{source.name}.partial")
     if source.suffix == ".json" and not source.is_dir():
-        root = source.parent
-    patterns = ("*.json", "*.jsonl", "*.parquet", "cells/*/result.json")
-    return {str(file): file.stat().st_mtime_ns for one in patterns for file in root.glob(one)}
+        roots = [source.parent]
+    else:
+        final = source.absolute().with_name(source.absolute().name.removesuffix(".partial"))
+        roots = [final, final.with_name(f"{final.name}.partial")]
+    patterns = ("*.json", "*.jsonl", "*.parquet", "cells/[!.]*/result.json")
+    return {
+        str(file): file.stat().st_mtime_ns
+        for root in roots
+        for pattern in patterns
+        for file in root.glob(pattern)
+    }
 
 
 def page_of(source: Path) -> tuple[Page, Path]:
@@ -93,7 +105,9 @@ def page_of(source: Path) -> tuple[Page, Path]:
     if plans:
         return _study(Study(source, plans[0].name.removesuffix(PLAN_SUFFIX)))
     run = RunFiles(source)
-    return run_page(run), run.folder / "report.html"
+    # An unfinished folder will be renamed, and a browser would lose the page.
+    unfinished = run.folder.with_name(f"{run.name}.report.html")
+    return run_page(run), unfinished if run.is_working else run.folder / "report.html"
 
 
 def _study(study: Study) -> tuple[Page, Path]:

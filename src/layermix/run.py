@@ -40,14 +40,14 @@ from layermix.hf import (
 )
 from layermix.latency import milliseconds_per_text
 from layermix.lesson import Lesson, prepare, tokenize_for
-from layermix.machine import choose_precision, reuse_memory
+from layermix.machine import choose_precision, default_device, reuse_memory
 from layermix.objective import Objective, build_objective
 from layermix.predict import logits_of
 from layermix.progress import Reporter
 from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
 from layermix.remember import signals_for
 from layermix.signals import Teacher
-from layermix.trackers import trackers
+from layermix.trackers import check_trackers, trackers
 from layermix.trainer import DistillTrainer, last_checkpoint
 
 Row = Mapping[str, Any]
@@ -146,6 +146,7 @@ def objective_for(student: Classifier, teacher: Classifier, config: DistillConfi
 def _open(
     out: Path | str | None, config: DistillConfig | TeachConfig, resume: bool, restart: bool
 ) -> RunFolder | None:
+    check_trackers(config.training.report_to or ())
     if out is None:
         return None
     return RunFolder(Path(out), to_yaml(config), resume=resume, restart=restart)
@@ -291,6 +292,9 @@ def _speed(lesson: Lesson, classifiers: Mapping[str, Classifier]) -> dict[str, f
     """
     rows = lesson.texts.splits["validation"][:SPEED_TEXTS]
     columns = [rows[name] for name in ("text", "text_pair") if name in rows]
+    for one in classifiers.values():  # the teacher is there already, the student would stay behind
+        model: Any = one.model
+        model.to(default_device())
     texts = itertools.islice(itertools.cycle(zip(*columns, strict=True)), SPEED_TEXTS)
     return milliseconds_per_text(classifiers, list(texts), lesson.max_length)
 

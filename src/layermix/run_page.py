@@ -1,12 +1,14 @@
 """The page of one distillation or fine-tuning, finished or not."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 
-from layermix import figures
+from layermix import figures, metrics
+from layermix.answers import Answers
 from layermix.exhibits import (
     MOST_ROWS,
     alpha_figures,
@@ -18,7 +20,7 @@ from layermix.exhibits import (
 )
 from layermix.figures import Figure
 from layermix.page import Page, Search, Section, Table
-from layermix.reading import Answers, RunFiles, Texts
+from layermix.reading import RunFiles, Texts
 from layermix.stats import Score, row_bootstrap
 
 
@@ -35,7 +37,7 @@ def run_page(run: RunFiles) -> Page:
     if answers is not None:
         name = "model" if run.result.student is None else "student"
         sections.append(Section("Answers", figures=answer_figures({name: answers}, classes, "")))
-        if answers.teacher is not None:
+        if answers.taught.all():
             sections.append(
                 Section(
                     "Where teacher and student disagree",
@@ -59,7 +61,7 @@ def run_page(run: RunFiles) -> Page:
 
 def _repeat(run: RunFiles) -> str:
     command = "teach" if run.result.student is None else "distill"
-    return f"layermix {command} {run.folder / 'config.yaml'} --out NEW-FOLDER\n"
+    return shlex.join(["layermix", command, str(run.folder / "config.yaml"), "--out", "NEW"]) + "\n"
 
 
 def _classes(run: RunFiles) -> list[str]:
@@ -91,12 +93,25 @@ def _run_headline(run: RunFiles, reported: str, answers: Answers | None) -> list
         return [*told, f"{own}."]
     kept = f", so it keeps {score / taught:.1%}" if taught > 0 else ""
     told.append(f"The student has {own}; its teacher {taught:.4f}{kept}.")
-    told += [*_interval(answers, result.metric), *_size(run)]
+    told += [*_interval(answers, result.metric), *_majority(run, answers), *_size(run)]
     told.append(
         "This is one run. Another seed would give another score: what the distillation brought, "
         "and which mix is better, only a study tells (`layermix study`)."
     )
     return told
+
+
+def _majority(run: RunFiles, answers: Answers | None) -> list[str]:
+    """What a score is worth: that of always answering the commonest class."""
+    if answers is None or not answers.known.any():
+        return []
+    share = metrics.majority_share(answers.labels)
+    given = np.unique(answers.predicted[0])
+    warned = ""
+    if len(given) == 1 and len(np.unique(answers.labels[answers.known])) > 1:
+        only = class_name(_classes(run), int(given[0]))
+        warned = f" This student answers {only} on every row: it has learned nothing else."
+    return [f"Always answering the commonest class is right on {share:.1%}.{warned}"]
 
 
 def _size(run: RunFiles) -> list[str]:
@@ -125,16 +140,16 @@ def _speed(run: RunFiles) -> str:
 
 def _interval(answers: Answers | None, metric: str) -> list[str]:
     """How sure the difference between student and teacher is, over examples."""
-    if answers is None or answers.teacher is None or metric not in get_args(Score):
+    if answers is None or not answers.taught.all() or metric not in get_args(Score):
         return []
     known = answers.known
     if not known.any():
         return []
     score: Any = metric
     found = row_bootstrap(
-        answers.predicted[0][known], answers.teacher[known], answers.labels[known], score
+        answers.predicted[0][known], answers.teacher[0][known], answers.labels[known], score
     )
-    same = float((answers.predicted[0] == answers.teacher).mean())
+    same = float((answers.predicted[0] == answers.teacher[0]).mean())
     return [
         f"Student minus teacher: {100 * found.difference:+.1f} points, 95 % interval over the "
         f"{int(known.sum())} examples {100 * found.low:+.1f} to {100 * found.high:+.1f}; they give "
@@ -160,11 +175,12 @@ def _score_tables(run: RunFiles) -> list[Table]:
     )
     if not names:
         return []
-    cells = [
-        [title, *(f"{one[name]:.4f}" if name in one else "–" for name in names)]
-        for title, one in rows.items()
-    ]
+    cells = [[title, *(_four(one.get(name)) for name in names)] for title, one in rows.items()]
     return [Table("The teacher, and the reported epochs", ["", *names], cells)]
+
+
+def _four(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "–"
 
 
 def _run_scores(run: RunFiles) -> list[Figure]:
@@ -173,7 +189,7 @@ def _run_scores(run: RunFiles) -> list[Figure]:
         {"arm": split, "epoch": round(line["epoch"]), "score": line[f"eval_{split}_{metric}"]}
         for line in run.history
         for split in ("validation", "holdout")
-        if f"eval_{split}_{metric}" in line and "epoch" in line
+        if line.get(f"eval_{split}_{metric}") is not None and "epoch" in line
     ]
     if not rows:
         return []
@@ -220,17 +236,16 @@ def _run_alpha(run: RunFiles) -> list[Figure]:
 
 
 def _run_disagreements(answers: Answers, classes: Sequence[str], texts: Texts) -> Search:
-    assert answers.teacher is not None
-    assert answers.teacher_confidence is not None
     student, sure = answers.predicted[0], answers.confidence[0]
-    differ = np.flatnonzero(student != answers.teacher)
-    order = differ[np.argsort(-(sure[differ] + answers.teacher_confidence[differ]))]
+    teacher, teacher_sure = answers.teacher[0], answers.teacher_confidence[0]
+    differ = np.flatnonzero(student != teacher)
+    order = differ[np.argsort(-(sure[differ] + teacher_sure[differ]), kind="stable")]
     rows = [
         [
             str(answers.row_ids[at]),
             shown_text(texts, int(answers.row_ids[at])),
             class_name(classes, answers.labels[at]),
-            f"{class_name(classes, answers.teacher[at])} ({answers.teacher_confidence[at]:.0%})",
+            f"{class_name(classes, teacher[at])} ({teacher_sure[at]:.0%})",
             f"{class_name(classes, student[at])} ({sure[at]:.0%})",
         ]
         for at in order[:MOST_ROWS]

@@ -1,14 +1,16 @@
 """The page of a study, finished or not."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import yaml
 
 from layermix import figures
+from layermix.answers import Answers, put_together
 from layermix.conduct import Study
 from layermix.exhibits import (
     MOST_ROWS,
@@ -21,9 +23,8 @@ from layermix.exhibits import (
 )
 from layermix.figures import Figure
 from layermix.findings import Arm, find, gather
-from layermix.folder import PREDICTIONS
 from layermix.page import Page, Search, Section, Table
-from layermix.reading import Answers, Texts, read_answers, read_texts
+from layermix.reading import Texts, read_texts
 from layermix.stats import summarise
 from layermix.study import Plan
 
@@ -39,24 +40,22 @@ def study_page(plan: Plan, study: Study) -> Page:
     if found["published"]:
         sections.append(_published_section(found))
     cells = found["cells"]
-    status = "ok" if cells["finished"] == cells["planned"] else "unfinished"
+    whole = cells["finished"] == cells["planned"] and not evidence.damaged
+    status = "ok" if whole else "unfinished"
     return Page(
         found["title"],
         status,
-        _study_headline(found),
+        _study_headline(found, arms),
         [f"{_first_upper(note)}." for note in found["notes"]],
         sections,
         {
-            f"{study.name}.plan.json": json.dumps(
-                plan.record()["study"], indent=2, ensure_ascii=False
-            ),
             "Environment of the cells": _environments(arms),
-            "To repeat it": f"layermix study {study.name}.yaml --out {study.folder}\n",
+            "To repeat it": _repeat(plan, study),
         },
     )
 
 
-def _study_headline(found: Mapping[str, Any]) -> list[str]:
+def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
     """How the declared comparisons ended, and what of the teacher is kept."""
     if not found["tasks"]:
         return ["No cell is finished yet."]
@@ -73,13 +72,32 @@ def _study_headline(found: Mapping[str, Any]) -> list[str]:
     ]
     for task, of_task in found["tasks"].items():
         taught = float(np.mean(of_task["teacher"]))
-        means = [record["mean"] for record in of_task["arms"].values()]
-        if taught > 0:
+        kept = [record["of_teacher"] for record in of_task["arms"].values()]
+        if None not in kept:
             told.append(
-                f"{task}: the students keep {min(means) / taught:.1%} to {max(means) / taught:.1%} "
-                f"of the teacher's {of_task['metric']} of {taught:.4f}, means over seeds."
+                f"{task}: by arm, the students keep {min(kept):.1%} to {max(kept):.1%} of the "
+                f"teacher's {of_task['metric']} of {taught:.4f}, means over seeds."
             )
+        told += _cost_sentences(task, arms[task], of_task)
     return told
+
+
+def _cost_sentences(task: str, arms: Mapping[str, Arm], of_task: Mapping[str, Any]) -> list[str]:
+    """How much smaller and faster the students are."""
+    teacher, *students = _costs(arms, of_task["arms"], of_task["teacher"])
+    told = []
+    sizes = [one["parameters"] for one in students if one["parameters"]]
+    if sizes and teacher["parameters"]:
+        told.append(
+            f"{max(sizes):.1f} million parameters instead of {teacher['parameters']:.1f} million"
+        )
+    times = [one["milliseconds"] for one in students if one["milliseconds"]]
+    if times and teacher["milliseconds"]:
+        told.append(
+            f"{np.median(times):.1f} ms for one text instead of {teacher['milliseconds']:.1f} "
+            "(medians, beside the other cells that ran)"
+        )
+    return [f"{task}: the students have {' and take '.join(told)}."] if told else []
 
 
 def _first_upper(text: str) -> str:
@@ -136,16 +154,18 @@ def _task_section(
     ]
     drawn = [figures.scores(f"scores-{slug}", metric, dots, summary, of_task["teacher"])]
     drawn += _difference_figures(task, found, arms, slug)
+    seeds = max(len(arm.filed) for arm in arms.values())
     epochs = [
         {"arm": arm, "epoch": epoch, "score": score}
         for arm, record in records.items()
         for epoch, score in enumerate(record.get("by_epoch", ()), 1)
     ]
     if epochs:
-        drawn.append(figures.by_epoch(f"by-epoch-{slug}", metric, epochs, of_task["teacher"]))
+        teachers = of_task["teacher"]
+        drawn.append(figures.by_epoch(f"by-epoch-{slug}", metric, epochs, teachers, seeds))
     histories = {arm: [one.history for one in a.filed.values()] for arm, a in arms.items()}
     if rows := loss_rows(histories):
-        drawn.append(figures.losses(f"losses-{slug}", rows))
+        drawn.append(figures.losses(f"losses-{slug}", rows, seeds))
     shares = [
         {"arm": arm, "part": part, "share": share}
         for arm, record in records.items()
@@ -155,14 +175,22 @@ def _task_section(
         drawn.append(figures.gradient_shares(f"gradients-{slug}", shares))
     drawn += _study_alpha(arms, slug)
     drawn += figures.costs(f"-{slug}", metric, _costs(arms, records, of_task["teacher"]))
-    answers = _study_answers(study, arms)
-    classes = _study_classes(arms)
     search = None
-    if answers:
-        drawn += answer_figures(answers, classes, f"-{slug}")
-        search = _study_disagreements(answers, classes, _study_texts(study, arms))
+    told: list[str] = []
+    if found["split"] == "validation":
+        if answers := _study_answers(arms):
+            classes = _study_classes(arms)
+            drawn += answer_figures(answers, classes, f"-{slug}")
+            search = _study_disagreements(answers, classes, _study_texts(study, arms, told))
+        if left := [name for name in arms if name not in answers]:
+            told.append(f"Not scored on the same rows, so without answers here: {', '.join(left)}.")
+    else:
+        told.append(
+            f"Scores are those on {found['split']}. The answers on the validation rows are left "
+            "out: what is chosen on held-out rows is to be confirmed on rows nobody has looked at."
+        )
     return Section(
-        f"Task: {task}", tables=[_arm_table(of_task, found)], figures=drawn, search=search
+        f"Task: {task}", told, tables=[_arm_table(of_task, found)], figures=drawn, search=search
     )
 
 
@@ -179,7 +207,7 @@ def _arm_table(of_task: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
                 str(len(record["values"])),
                 f"{record['mean']:.4f}{spread}",
                 interval,
-                f"{record['mean'] / taught:.1%}" if taught > 0 else "–",
+                "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}",
                 added,
             ]
         )
@@ -199,7 +227,9 @@ def _difference_figures(
         for one in found[judged]:
             if one["task"] != task:
                 continue
-            pair = f"{one['first']} − {one['second']}"
+            both_names = len(one["first"]) + len(one["second"])
+            new_line = "\n" if both_names > figures.LONG_NAME else " "
+            pair = f"{one['first']} −{new_line}{one['second']}"
             both = [arms[one[which]].scores() for which in ("first", "second")]
             seeds = sorted(both[0].keys() & both[1].keys())
             points = [100 * value for value in one["differences"]]
@@ -267,19 +297,13 @@ def _cost(
     }
 
 
-def _study_answers(study: Study, arms: Mapping[str, Arm]) -> dict[str, Answers]:
+def _study_answers(arms: Mapping[str, Arm]) -> dict[str, Answers]:
     """Arm -> answers of all its seeds, for arms scored on the same rows."""
     found: dict[str, Answers] = {}
     for name, arm in arms.items():
-        stored = [study.filed(one.cell.name) / PREDICTIONS for one in arm.filed.values()]
-        try:
-            answers = read_answers(stored, arm.report)
-        except (OSError, pa.ArrowException, KeyError, ValueError):
-            continue  # findings have told it
-        if answers is None:
-            continue
+        answers = put_together([one.answers for one in arm.filed.values()], arm.report)
         first = next(iter(found.values()), answers)
-        if np.array_equal(first.row_ids, answers.row_ids):
+        if answers and first and np.array_equal(first.row_ids, answers.row_ids):
             found[name] = answers
     return found
 
@@ -289,9 +313,9 @@ def _study_classes(arms: Mapping[str, Arm]) -> list[str]:
     return [str(name) for name in result.get("student", {}).get("classes", ())]
 
 
-def _study_texts(study: Study, arms: Mapping[str, Arm]) -> Texts:
+def _study_texts(study: Study, arms: Mapping[str, Arm], told: list[str]) -> Texts:
     result = next(iter(next(iter(arms.values())).results.values()))
-    return read_texts(study.texts(result["data"]["fingerprint"]))
+    return read_texts(study.texts(result["data"]["fingerprint"]), told)
 
 
 def _study_disagreements(
@@ -299,10 +323,16 @@ def _study_disagreements(
 ) -> Search | None:
     """Rows on which an arm, in most seeds, answers otherwise than the teacher."""
     first = next(iter(answers.values()))
-    teacher = first.teacher
-    if teacher is None:
+    taught = {name: one for name, one in answers.items() if one.taught.any()}
+    if not taught:
         return None
-    otherwise = np.stack([(one.predicted != teacher).mean(0) for one in answers.values()])
+    differs = {
+        name: (one.predicted != one.teacher)[one.taught] for name, one in taught.items()
+    }  # (S, N), each seed against its own teacher
+    otherwise = np.stack([one.mean(0) for one in differs.values()])
+    teachers = np.unique(
+        np.concatenate([one.teacher[one.taught] for one in taught.values()]), axis=0
+    )
     differ = np.flatnonzero(otherwise.max(0) >= 0.5)
     order = differ[np.argsort(-otherwise.mean(0)[differ], kind="stable")]
     rows = [
@@ -310,47 +340,77 @@ def _study_disagreements(
             str(first.row_ids[at]),
             shown_text(texts, int(first.row_ids[at])),
             class_name(classes, first.labels[at]),
-            class_name(classes, teacher[at]),
-            *(
-                f"{int((one.predicted[:, at] != teacher[at]).sum())} of {len(one.predicted)}"
-                for one in answers.values()
-            ),
+            ", ".join(class_name(classes, answer) for answer in dict.fromkeys(teachers[:, at])),
+            *(f"{int(one[:, at].sum())} of {len(one)}" for one in differs.values()),
         ]
         for at in order[:MOST_ROWS]
     ]
     return Search(
         "Rows on which an arm, in at least half of its seeds, answers otherwise than the teacher",
-        search_note(len(differ), len(teacher), len(rows), bool(texts))
+        search_note(len(differ), len(first.row_ids), len(rows), bool(texts))
         + " Columns of arms: seeds that answer otherwise.",
-        ["row", "text", "label", "teacher", *answers],
+        ["row", "text", "label", "teacher", *differs],
         rows,
     )
 
 
 def _published_section(found: Mapping[str, Any]) -> Section:
-    rows = []
+    rows, lines = [], []
     for one in found["published"]:
         for report in ("best_on_dev", "last"):
-            ours = one[report]
-            if ours is None or ours["single_run"] is None:
+            if (ours := one[report]) is None:
                 continue
-            rows.append(
-                {
-                    "what": f"{one['task']}, {one['arm']}, {one['metric']}, {report}",
-                    "published": one["published"],
-                    "mean": ours["mean"],
-                    "low": ours["single_run"][0],
-                    "high": ours["single_run"][1],
-                }
+            what = f"{one['task']}, {one['arm']}, {one['metric']}, {report}"
+            interval = ours["single_run"]
+            lines.append(
+                [
+                    what,
+                    f"{one['published']:.4f}",
+                    f"{ours['mean']:.4f}",
+                    "one seed: no interval"
+                    if interval is None
+                    else f"{interval[0]:.4f} to {interval[1]:.4f}",
+                    "–" if interval is None else ("within" if ours["within"] else "outside"),
+                ]
             )
+            if interval is not None:
+                low, high = interval
+                rows.append(
+                    {
+                        "what": what,
+                        "published": one["published"],
+                        "mean": ours["mean"],
+                        "low": low,
+                        "high": high,
+                    }
+                )
     drawn = [figures.published("published", rows)] if rows else []
-    return Section("Beside the published scores", figures=drawn)
+    columns = ["score", "published", "ours", "where one more run would lie", "published is"]
+    caption = "Published scores and ours; the interval holds 95 of 100 runs"
+    return Section(
+        "Beside the published scores", tables=[Table(caption, columns, lines)], figures=drawn
+    )
 
 
 def _environments(arms: Mapping[str, Mapping[str, Arm]]) -> str:
-    commits: dict[str, int] = {}
-    for of_task in arms.values():
-        for arm in of_task.values():
-            for one in arm.filed.values():
-                commits[str(one.commit)] = commits.get(str(one.commit), 0) + 1
-    return "".join(f"{count} cells by layermix {commit}\n" for commit, count in commits.items())
+    """The states of the code that ran the cells, and the environment of the first."""
+    cells = {
+        one.cell.name: one
+        for of_task in arms.values()
+        for arm in of_task.values()
+        for one in arm.filed.values()
+    }
+    if not cells:
+        return ""
+    commits = [one.commit or "an installed version" for one in cells.values()]
+    told = [f"{commits.count(one)} cell(s) by layermix {one}" for one in dict.fromkeys(commits)]
+    first = next(iter(cells.values())).environment
+    told += ["", "of the first:", json.dumps(first, indent=2, ensure_ascii=False)]
+    return "\n".join(told)
+
+
+def _repeat(plan: Plan, study: Study) -> str:
+    """The study as it was run, and the command."""
+    text = yaml.safe_dump(plan.record()["study"], sort_keys=False, allow_unicode=True)
+    command = shlex.join(["layermix", "study", f"{study.name}.yaml", "--out", str(study.folder)])
+    return f"# Save this as {study.name}.yaml, then:\n# {command}\n{text}"

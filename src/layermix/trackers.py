@@ -14,26 +14,34 @@ TENSORBOARD = "tensorboard"
 """The tracker's name, and the folder of its files in a run folder."""
 
 
+def check_trackers(names: Sequence[Tracker]) -> None:
+    """Before the work: every tracker is installed.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    for name in names:
+        kind: Any = INTEGRATION_TO_CALLBACK[name]
+        try:
+            kind()
+        except (RuntimeError, ImportError):
+            raise ConfigError(
+                f"training.report_to names {name}, which is not installed; pip install {name}, or "
+                "leave it out"
+            ) from None
+
+
 def trackers(names: Sequence[Tracker], folder: Path) -> list[TrainerCallback]:
     """A callback for every tracker.
 
     Args:
         names: Of the trackers; each is set up by its own environment variables.
         folder: The run folder, in which TensorBoard writes.
-
-    Raises:
-        ConfigError: If one is not installed.
     """
     found: list[TrainerCallback] = []
     for name in dict.fromkeys(names):
         kind: Any = INTEGRATION_TO_CALLBACK[name]
-        try:
-            found.append(kind(_writer(folder)) if name == TENSORBOARD else kind())
-        except (RuntimeError, ImportError):
-            raise ConfigError(
-                f"training.report_to names {name}, which is not installed; pip install {name}, or "
-                "leave it out"
-            ) from None
+        found.append(kind(_writer(folder)) if name == TENSORBOARD else kind())
     return found
 
 

@@ -86,7 +86,8 @@ class DistillTrainer(Trainer):
         output: Output = model(inputs, signal, num_items_in_batch)
         self.meter.add(output, self.state.global_step)
         every = self.config.gradients_every
-        if every and self.state.global_step % every == 0:
+        last = self.accelerator.sync_gradients  # of the batches of this step
+        if every and last and self.state.global_step % every == 0:
             self.meter.norms = gradient_norms(output, self.objective.student)
         # Gradients are averaged over processes, but num_items already counts the rows of all.
         loss = output.loss * self.accelerator.num_processes

@@ -123,9 +123,10 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
         assert config["teacher"]["model"].startswith("teachers/")
         assert pq.read_table(cell / "predictions.parquet").num_rows == 2 * 24
     assert [file.name for file in (folder / "work").iterdir()] == [".filing"]
-    (texts,) = (folder / "texts").iterdir()
+    (texts,) = (folder / "texts").glob("*.parquet")
     assert pq.read_table(texts).column_names == ["row_id", "text"]
-    assert {f"/{name}/" for name in (WORK, LOGS, TEACHERS, "texts")} <= set(
+    assert "\n*\n" in (folder / "texts" / ".gitignore").read_text()
+    assert {f"/{name}/" for name in (WORK, LOGS, TEACHERS)} <= set(
         (folder / ".gitignore").read_text().splitlines()
     )
 

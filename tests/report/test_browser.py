@@ -166,6 +166,19 @@ def test_nothing_keeps_a_reader_out(
     assert [one["id"] for one in found if one["impact"] in SERIOUS] == []
 
 
+def test_a_page_that_reloads_itself_can_be_stopped(
+    opened: Callable[..., Page], run_folder: Callable[..., Path]
+) -> None:
+    folder = run_folder("going.partial")
+    (folder / "result.json").unlink()
+    page = opened(report(folder.with_name("going"), live=True)[0])
+    assert [v["id"] for v in Axe().run(page).response["violations"] if v["impact"] in SERIOUS] == []
+    page.get_by_role("button", name="Reloads as the run goes on").click()
+    assert (
+        page.get_by_role("button", name="Does not reload").get_attribute("aria-pressed") == "false"
+    )
+
+
 @pytest.mark.parametrize("kind", ["run_page", "study_page"])
 def test_a_telephone_scrolls_one_way_only(
     opened: Callable[..., Page], request: pytest.FixtureRequest, kind: str

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,25 @@ def test_many_classes_have_no_room_for_numbers() -> None:
     few = figures.confusion("c", [row], names[:2]).spec()["spec"]["layer"]
     many = figures.confusion("c", [row], names).spec()["spec"]["layer"]
     assert (len(few), len(many)) == (2, 1)
+
+
+def test_numbers_are_read_on_every_shade() -> None:
+    import vl_convert
+
+    values = [{"alpha": n / 100} for n in range(101)]
+    encoding = {
+        "x": {"field": "alpha", "type": "ordinal"},
+        "color": {
+            "field": "alpha",
+            "type": "quantitative",
+            "scale": {"domain": [0, 1], "scheme": "viridis"},
+        },
+    }
+    spec = {"data": {"values": values}, "mark": "rect", "encoding": encoding}
+    svg = vl_convert.vegalite_to_svg(spec)
+    found = re.findall(r'aria-label="alpha: ([\d.]+)".{0,200}?fill="(rgb[^"]+)"', svg)
+    assert len(found) == 101
+    for alpha, colour in found:
+        shade = "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour))
+        ink = "#ffffff" if float(alpha) < figures.DARK else "#000000"
+        assert contrast(shade, ink) >= 4.5, alpha

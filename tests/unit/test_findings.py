@@ -100,7 +100,7 @@ def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: 
 
 
 def test_alpha_of_one_layer_cannot_move(plan: Plan, study: Study) -> None:
-    fill(plan, study, lambda cell: cell.seed == 0, alpha=[[1.0], [1.0]], history=[])
+    fill(plan, study, lambda cell: cell.seed == 0, alpha=[[1.0], [1.0]], history=[{"step": 1}])
     alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]
     assert alpha == {"mean": [[1], [1]], "moved": None, "reachable": None, "between_seeds": None}
     assert "layer 0: 1.00; layer 1: 1.00." in text(find(plan, study))

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const { figures, searches } = JSON.parse(document.getElementById("data").textContent);
-  const PAGE = 20, DIGITS = 4, PADDING = 70;
+  const PAGE = 20, DIGITS = 4, PADDING = 70, RELOAD_MS = 10000;
 
   const cell = (row, value, kind = "td") => {
     const made = row.appendChild(document.createElement(kind));
@@ -70,9 +70,26 @@
     show();
   };
 
+  // A page of a run that goes on loads itself again, but not under the hands of a reader.
+  const keepLive = (button) => {
+    const busy = () =>
+      document.activeElement.matches("input, summary") ||
+      document.querySelector("figure details[open]") ||
+      [...document.querySelectorAll("input[type=search]")].some((input) => input.value);
+    const isOn = () => button.getAttribute("aria-pressed") === "true";
+    button.addEventListener("click", () => {
+      button.setAttribute("aria-pressed", String(!isOn()));
+      button.textContent = isOn() ? "Reloads as the run goes on" : "Does not reload";
+    });
+    setInterval(() => { if (isOn() && !busy()) location.reload(); }, RELOAD_MS);
+  };
+
   document.querySelectorAll(".search").forEach(makeSearch);
+  document.querySelectorAll("#live").forEach(keepLive);
   (async () => {
-    for (const figure of document.querySelectorAll("figure[data-figure]")) await draw(figure);
+    for (const figure of document.querySelectorAll("figure[data-figure]")) {
+      try { await draw(figure); } catch (error) { console.error(`${figure.dataset.figure}: ${error}`); }
+    }
     document.documentElement.dataset.drawn = "yes";
   })();
 })();

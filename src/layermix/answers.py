@@ -1,0 +1,130 @@
+"""What models answered on the validation rows: predictions.parquet, of one run or of many seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+UNKNOWN = -1
+"""A teacher's answer that is not on record."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One run's answers at one reported epoch, in the order of the row numbers, each (N,).
+
+    Attributes:
+        row_id: Which rows.
+        label: Class indices, −100 where a row has none.
+        prediction: Class indices.
+        confidence: The probability of the answer.
+        teacher: Class indices, `UNKNOWN` where they are not on record.
+        teacher_confidence: The probability of the teacher's answer.
+    """
+
+    row_id: NDArray[np.integer[Any]]
+    label: NDArray[np.integer[Any]]
+    prediction: NDArray[np.integer[Any]]
+    confidence: NDArray[np.floating[Any]]
+    teacher: NDArray[np.integer[Any]]
+    teacher_confidence: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of one seed or several on the same rows.
+
+    Attributes:
+        row_ids: (N,).
+        labels: (N,), −100 where a row has none.
+        predicted: (S, N), class indices.
+        confidence: (S, N), the probability of the answer.
+        teacher: (S, N), the answers of the teacher of each seed, `UNKNOWN` if not on record.
+        teacher_confidence: (S, N).
+    """
+
+    row_ids: NDArray[np.integer[Any]]
+    labels: NDArray[np.integer[Any]]
+    predicted: NDArray[np.integer[Any]]
+    confidence: NDArray[np.floating[Any]]
+    teacher: NDArray[np.integer[Any]]
+    teacher_confidence: NDArray[np.floating[Any]]
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(N,), rows that have a label."""
+        return self.labels >= 0
+
+    @property
+    def taught(self) -> NDArray[np.bool_]:
+        """(S,), seeds whose teacher's answers are on record."""
+        found: NDArray[np.bool_] = (self.teacher != UNKNOWN).all(1)
+        return found
+
+
+def read_rows(file: Path) -> dict[str, Rows]:
+    """Reported epoch -> its rows.
+
+    Args:
+        file: predictions.parquet.
+
+    Raises:
+        OSError, ArrowException: If it cannot be read.
+        ValueError, KeyError: If it is not what a run writes.
+    """
+    table = pq.read_table(file)
+    columns = {name: np.asarray(table[name]) for name in table.column_names}
+    for name in ("row_id", "label", "prediction"):
+        if not np.issubdtype(columns[name].dtype, np.integer):
+            raise ValueError(f"the column {name} holds other things than integers")
+    chances = [values for name, values in columns.items() if name.startswith("p_")]
+    count = len(columns["row_id"])
+    columns["confidence"] = np.max(chances, axis=0) if chances else np.full(count, np.nan)
+    if not {"teacher", "teacher_confidence"} <= columns.keys():
+        columns["teacher"] = np.full(count, UNKNOWN)
+        columns["teacher_confidence"] = np.full(count, np.nan)
+    found = {}
+    for report in dict.fromkeys(columns["report"].tolist()):
+        kept = columns["report"] == report
+        order = columns["row_id"][kept].argsort()
+        found[str(report)] = Rows(*(_small(columns[one.name][kept][order]) for one in fields(Rows)))
+    return found
+
+
+def _small(values: Any) -> Any:
+    """Half the memory: a study may hold millions of rows."""
+    return values.astype(np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32)
+
+
+def put_together(runs: Sequence[Mapping[str, Rows]], report: str) -> Answers | None:
+    """The answers of several seeds at one reported epoch.
+
+    Args:
+        runs: From `read_rows`.
+        report: `last`, `best_on_dev` or `selected`.
+
+    Returns:
+        None if there are no such rows, or the seeds have different rows or labels.
+    """
+    found = [run[report] for run in runs if report in run]
+    if len(found) < len(runs) or not len(found[0].row_id):
+        return None
+    first = found[0]
+    for other in found[1:]:
+        same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
+            first.label, other.label
+        )
+        if not same:
+            return None
+    return Answers(
+        first.row_id,
+        first.label,
+        *(
+            np.stack([getattr(one, name) for one in found])
+            for name in ("prediction", "confidence", "teacher", "teacher_confidence")
+        ),
+    )
