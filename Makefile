@@ -9,19 +9,20 @@ HEART := src/layermix/signals.py,src/layermix/seeds.py,src/layermix/mixing.py,sr
 # Tests run in two processes of one thread each: on two cores that is faster than two threads.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-.PHONY: demo test test-slow lint unit wheel clean
+.PHONY: demo test test-slow lint unit wheel docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       the whole job on data and a teacher that need no download"
 	@echo "make test       linters, types, import contract, tests, coverage, the built wheel"
 	@echo "make test-slow  the tests marked slow"
-	@echo "make clean      remove the virtual environment, caches and the demo's output"
+	@echo "make docs       the site of the documentation, into site/"
+	@echo "make clean      remove the virtual environment, caches, the demo's output and the site"
 
 $(READY): pyproject.toml constraints.txt
 	@date +%s > .setup-started
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,report,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,report,docs,dev]'
 	@echo "set-up took $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
 	@touch $@
 
@@ -55,5 +56,11 @@ wheel: $(READY)
 test-slow: $(READY)
 	$(PYTEST) -m slow
 
+# The variable keeps the theme from printing, at every build, until when it is maintained (May 2027).
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "The site is in site/. To read it with its search: $(BIN)/python -m http.server --directory site"
+
 clean:
-	rm -rf $(VENV) .cache dist demo-out .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache dist demo-out site .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache

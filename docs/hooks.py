@@ -1,0 +1,237 @@
+"""What MkDocs does beside its own: tables are made from the code, and pages ask no other host.
+
+A line `{{ table: NAME }}` of a page becomes the table NAME, a key of `TABLES`.
+"""
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+
+import layermix
+from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
+from layermix.data import LABEL_COLUMNS, TEXT_COLUMNS
+from layermix.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
+from layermix.metrics import TASKS
+from layermix.mixing import MIXES, MixRow
+from layermix.sources import FORMATS, SPLIT_NAMES
+
+MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
+POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; worker-src 'self'"
+)
+"""What a browser may load: files of the site. The theme's script could ask for more."""
+
+
+# -- what MkDocs calls -----------------------------------------------------------------------------
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Put tables in the places of their markers.
+
+    Raises:
+        PluginError: There is no table of the name.
+    """
+
+    def table(marker: re.Match[str]) -> str:
+        if marker[1] not in TABLES:
+            raise PluginError(
+                f"{page.file.src_path}: no table {marker[1]}; wanted one of {', '.join(TABLES)}"
+            )
+        return TABLES[marker[1]]()
+
+    return MARKER.sub(table, markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Forbid requests to other hosts."""
+    return output.replace(
+        "<head>", f'<head>\n<meta http-equiv="Content-Security-Policy" content="{POLICY}">', 1
+    )
+
+
+def on_post_template(output_content: str, *, template_name: str, **_: Any) -> str:
+    """The same for the page of addresses that do not exist."""
+    return on_post_page(output_content) if template_name.endswith(".html") else output_content
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _code(value: Any) -> str:
+    return f"`{value}`"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(map(_code, values))
+
+
+def _named(rows: Mapping[str, MixRow | LossRow]) -> str:
+    """The rows of a table of mixes or of losses."""
+    return _markdown(
+        ["name", "what it does", "from"],
+        ([_code(name), row.summary, row.paper] for name, row in rows.items()),
+    )
+
+
+def _tasks() -> str:
+    return _markdown(
+        ["task", "question", "classes, in order", "scores"],
+        (
+            [_code(one.name), one.summary, _listed(one.label_names or ()), _listed(one.metrics)]
+            for one in TASKS.values()
+        ),
+    )
+
+
+def _column_names() -> str:
+    pairs = ["`" + "` and `".join(names) + "`" for names in TEXT_COLUMNS if len(names) == 2]
+    single = [names[0] for names in TEXT_COLUMNS if len(names) == 1]
+    rows = [
+        ["two texts", "; ".join(pairs)],
+        ["one text", _listed(single)],
+        ["the label", _listed(LABEL_COLUMNS)],
+    ]
+    return _markdown(["column", "found by the name"], rows)
+
+
+def _split_names() -> str:
+    return _markdown(
+        ["rows for", "name of the file or split"],
+        ([split, _listed(names)] for split, names in SPLIT_NAMES.items()),
+    )
+
+
+def _formats() -> str:
+    return _markdown(
+        ["ending", "is read as"],
+        ([_code(f".{ending}"), FORMAT_WORDS[ending]] for ending in FORMATS),
+    )
+
+
+FORMAT_WORDS = {
+    "tsv": "fields with tabs between, a header line",
+    "csv": "fields with commas between, quoted where needed, a header line",
+    "jsonl": "one JSON object per line",
+    "json": "the same: one JSON object per line, not an array",
+    "parquet": "Parquet",
+    "txt": "one text per line, no header, no label: texts without labels, and `predict`",
+}
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return _code("true" if value else "false")
+    if isinstance(value, list | tuple):
+        return _code(",".join(map(str, value)))
+    return _code(f"{value:g}" if isinstance(value, float) else value)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """What a field may be, if that is a few words."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return typing.get_args(annotation)
+    return tuple(
+        word for part in typing.get_args(annotation) for word in _choices(part) if part is not None
+    )
+
+
+def _meaning(field: Any) -> str:
+    told = " ".join((field.description or "").split())
+    if words := _choices(field.annotation):
+        told += f" One of {_listed(words)}."
+    return told
+
+
+def _fields(kind: type, section: str) -> str:
+    """The fields of one section of a config, or those outside of all sections."""
+    defaults = kind().model_dump()
+    rows = []
+    for dotted, field in field_names(kind).items():
+        of, _, leaf = dotted.rpartition(".")
+        if of == section:
+            value = (defaults[section] if section else defaults)[leaf]
+            rows.append([_code(dotted), _default(value), _meaning(field)])
+    return _markdown(["field", "default", "meaning"], rows)
+
+
+def _teach() -> str:
+    """What `teach` has otherwise than `distill`."""
+    ours, theirs = TeachConfig().model_dump(), DistillConfig().model_dump()
+    rows = []
+    for dotted, field in field_names(TeachConfig).items():
+        section, _, leaf = dotted.rpartition(".")
+        value = (ours[section] if section else ours)[leaf]
+        if value != (theirs[section] if section else theirs).get(leaf, ...):
+            rows.append([_code(dotted), _default(value), _meaning(field)])
+    return _markdown(["field", "default", "meaning"], rows)
+
+
+def _presets() -> str:
+    """Every field that a preset sets, beside the default."""
+    names = [name for name in PRESETS if name != "default"]
+    flat = {
+        name: {
+            f"{section}.{leaf}": value
+            for section, values in preset.items()
+            for leaf, value in values.items()
+        }
+        for name, preset in PRESETS.items()
+    }
+    defaults = DistillConfig().model_dump()
+    rows = []
+    for dotted in field_names(DistillConfig):
+        if any(dotted in flat[name] for name in names):
+            section, _, leaf = dotted.rpartition(".")
+            default = defaults[section][leaf]
+            rows.append(
+                [_code(dotted), _default(default)]
+                + [_default(flat[name][dotted]) if dotted in flat[name] else "" for name in names]
+            )
+    return _markdown(["field", "default", *map(_code, names)], rows)
+
+
+def _public() -> str:
+    """The public names, with the first line of what they say of themselves."""
+    rows = []
+    for name in layermix.__all__:
+        found = getattr(layermix, name)
+        module = importlib.import_module(found.__module__)
+        told = (inspect.getdoc(found) or "").partition("\n")[0]
+        rows.append([f"[`{name}`][{module.__name__}.{name}]", told])
+    return _markdown(["name", "what it is"], rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "mix.strategy": partial(_named, MIXES),
+    "loss.supervised": partial(_named, SUPERVISED),
+    "loss.logit": partial(_named, LOGIT),
+    "loss.hidden": partial(_named, HIDDEN),
+    "data.task": _tasks,
+    "data.columns": _column_names,
+    "data.splits": _split_names,
+    "data.formats": _formats,
+    "config": partial(_fields, DistillConfig, ""),
+    **{
+        f"config.{name}": partial(_fields, DistillConfig, name)
+        for name in section_kinds(DistillConfig)
+    },
+    "config.teach": _teach,
+    "presets": _presets,
+    "public": _public,
+}
