@@ -59,12 +59,16 @@ Seeds = (
 
 
 class Variant(Section):
-    """A task or an arm: fields of a distillation that it changes, and perhaps seeds of its own."""
+    """A task or an arm: fields of a distillation that it changes, and perhaps seeds of its own.
+
+    A task may also choose its arms, and change how its teacher is fine-tuned.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     seeds: Seeds | None = None
     arms: list[str] | None = None
+    teach: Overrides | None = None
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -87,8 +91,8 @@ class StudyConfig(Section):
     tasks: dict[str, Annotated[Variant, BeforeValidator(_or_empty)]] = Field(
         default_factory=lambda: {"task": Variant()}, min_length=1
     )
-    """Name -> what the task changes in the base, such as its data. `seeds` and `arms` there are
-    the task's own."""
+    """Name -> what the task changes in the base, such as its data. `seeds`, `arms` and `teach`
+    there are the task's own; `teach` is laid over that of the study."""
     arms: dict[str, Annotated[Variant, BeforeValidator(_or_empty)]] = Field(min_length=1)
     """Name -> what the arm changes in the base. `seeds` there are the arm's own."""
     axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
@@ -321,11 +325,17 @@ def _teacher(study: StudyConfig, task: str, seed: int, *, resolve: bool) -> Teac
     data: dict[str, Any] = {}
     for changes in (spell_out(DistillConfig, study.base), study.tasks[task].changes):
         data = merge(data, changes.get("data", {}))
-    wanted = merge(spell_out(TeachConfig, study.teach), {"data": data})
+    wanted = merge(_teach_of(study, task), {"data": data})
     if study.teachers == "per_seed":
         wanted["seed"] = seed
     config = TeachConfig.model_validate(wanted) if resolve else None
     return TeacherRun(_name(TeachConfig, wanted), task, config)
+
+
+def _teach_of(study: StudyConfig, task: str) -> dict[str, Any]:
+    """How a task's teacher is fine-tuned, but for its data."""
+    own = spell_out(TeachConfig, study.tasks[task].teach or {})
+    return merge(spell_out(TeachConfig, study.teach or {}), own)
 
 
 def _content(kind: type[Config], given: Mapping[str, Any], **options: Any) -> dict[str, Any]:
@@ -377,6 +387,8 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
             ] = None
     if study.teach is not None:
         check(TeachConfig, spell_out(TeachConfig, study.teach), "teach")
+        for task in study.tasks:
+            check(TeachConfig, _teach_of(study, task), f"tasks.{task}.teach", "teach")
     return list(found)
 
 
@@ -437,9 +449,15 @@ def _misplaced(study: StudyConfig) -> list[str]:
         if "seed" in one
     ]
     problems += [
-        f"arms.{name}.arms: only a task may choose its arms"
+        f"arms.{name}.{field}: only a task may have {field}"
         for name, one in study.arms.items()
-        if one.arms is not None
+        for field in ("arms", "teach")
+        if getattr(one, field) is not None
+    ]
+    problems += [
+        f"tasks.{name}.teach: the study has no teach over which it could be laid"
+        for name, one in study.tasks.items()
+        if one.teach is not None and study.teach is None
     ]
     return list(dict.fromkeys(problems))
 

@@ -97,6 +97,15 @@ def test_names_change_when_a_default_does() -> None:
     assert (study.DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "87f23ba7")
 
 
+def test_a_task_may_change_how_its_teacher_is_fine_tuned() -> None:
+    tasks = {"a": {"data": "A"}, "b": {"data": "B", "teach": {"training": {"epochs": 9}}}}
+    found = plan(tasks=tasks, teach={"model": "M", "training": {"learning_rate": 1e-3}})
+    plain = plan(tasks=tasks | {"b": {"data": "B"}}, teach=found.study.teach)
+    names = [[cell.teacher.name for cell in one.cells if cell.teacher] for one in (found, plain)]
+    same = [cell.task for cell, one, two in zip(found.cells, *names, strict=True) if one == two]
+    assert set(same) == {"a"}
+
+
 def test_equal_cells_of_two_arms_are_run_once() -> None:
     arms = {"learned": {"mix": "learned"}, "plain": {}}
     found = plan(tasks={"a": {"data": "A"}}, arms=arms, seeds=2, family=[])
@@ -192,6 +201,15 @@ family:
         ({"base": {"teacher": "T", "seeds": 3}}, "seeds: unknown key; did you mean seed?"),
         ({"arms": {"fixed": {"mix": "fixed", "seeds": 0}, "learned": {}}}, "arms: "),
         ({"arms": {"fixed": {"arms": ["x"]}, "learned": {}}}, "arms.fixed.arms: only a task may"),
+        ({"arms": {"fixed": {"teach": {}}, "learned": {}}}, "arms.fixed.teach: only a task may"),
+        ({"tasks": {"a": {"data": "A", "teach": {}}}}, "tasks.a.teach: the study has no teach"),
+        (
+            {
+                "teach": {"model": "M"},
+                "tasks": {"a": {"data": "A", "teach": {"training": {"x": 1}}}},
+            },
+            "unknown key",
+        ),
         ({"tasks": {"a": {"data": "A", "arms": "fixed"}}}, "tasks: "),
         ({"base": {}}, "fixed has no teacher: give teach (how to fine-tune one), or base:"),
         ({"teach": {"model": "M"}}, "fixed names a teacher, but teach fine-tunes one"),
