@@ -9,9 +9,11 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
 
 import layermix
 from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
@@ -19,6 +21,8 @@ from layermix.data import LABEL_COLUMNS, TEXT_COLUMNS
 from layermix.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.metrics import TASKS
 from layermix.mixing import MIXES, MixRow
+from layermix.page import render
+from layermix.report import page_of
 from layermix.sources import FORMATS, SPLIT_NAMES
 
 MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
@@ -30,6 +34,16 @@ POLICY = (
 
 
 # -- what MkDocs calls -----------------------------------------------------------------------------
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """Add the page of every committed study, beside its files in results/."""
+    docs = Path(config["docs_dir"])
+    for plan in sorted(docs.glob("results/*/*.plan.json")):
+        page, place = page_of(plan)
+        name = place.with_suffix(".report.html").relative_to(docs).as_posix()
+        files.append(File.generated(config, name, content=render(page)))
+    return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

@@ -22,7 +22,9 @@ from layermix.mixing import MIXES
 from layermix.study import load_study, make_plan
 
 SOURCE = Path(__file__).parents[2]
-PAGES = sorted((SOURCE / "docs").glob("*.md"))
+DOCS = SOURCE / "docs"
+PAGES = sorted(page for page in DOCS.rglob("*.md") if "cells" not in page.parts)
+REPORTS = {plan.name.removesuffix(".plan.json") for plan in DOCS.glob("results/*/*.plan.json")}
 READMES = [SOURCE / "README.md", SOURCE / "README.ko.md"]
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
 LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
@@ -60,10 +62,15 @@ def test_the_site(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     pages = sorted(site.rglob("*.html"))
-    assert {page.stem for page in pages} == {page.stem for page in PAGES} | {"404"}
+    expected = [*(page.stem for page in PAGES), "404", *(f"{name}.report" for name in REPORTS)]
+    assert sorted(page.stem for page in pages) == sorted(expected)
+    assert not list(site.rglob("*.parquet"))
     for page in pages:
         loaded = Loaded(page)
-        assert len(loaded.places) > 3  # styles and a script, at the least
+        if page.name.endswith(".report.html"):
+            assert not loaded.places  # it is one file
+        else:
+            assert len(loaded.places) > 3  # styles and a script, at the least
         assert not [place for place in loaded.places if ELSEWHERE.match(place)], page
         assert len(loaded.policies) == 1
         assert "default-src 'none'" in loaded.policies[0]
@@ -89,7 +96,9 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     inner = [link.partition("#")[0] for link in links if not ELSEWHERE.match(link)]
     assert page not in READMES or len(inner) > 4
-    assert not [link for link in inner if link and not (page.parent / link).is_file()]
+    made = (".report.html", ".plan.json")  # a study's page is made when the site is
+    files = [page.parent / link.replace(*made) for link in inner if link]
+    assert not [file for file in files if not file.is_file()]
 
 
 def commands(page: Path) -> Iterator[str]:
