@@ -7,8 +7,9 @@ finite, intervals are of 95 % and not corrected for the size of a family.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -248,13 +249,14 @@ def _bootstrap(
         arms = _weighted_scores(rows, weights, score)
         return arms[:, :seeds] - arms[:, seeds:]
 
-    generator = np.random.default_rng(seed)
-    on_seeds = _drawn(generator, draws, seeds) / seeds
-    chunk = max(1, 2**22 // examples)  # 32 MiB of weights
+    few = draws * examples <= REMEMBERED_WEIGHTS
+    drawn = (
+        _remembered(draws, seeds, examples, seed) if few else _parts(draws, seeds, examples, seed)
+    )
     found = np.concatenate(
         [
-            (differences(_drawn(generator, len(part), examples)) * part).sum(-1)
-            for part in np.split(on_seeds, range(chunk, draws, chunk))
+            (differences(on_examples.astype(float)) * on_seeds).sum(-1)
+            for on_seeds, on_examples in drawn
         ]
     )
     low, high = np.quantile(found, TAILS).tolist()
@@ -550,6 +552,31 @@ def _least_seeds(level: float) -> int:
     return math.ceil(1 - math.log2(level))
 
 
+REMEMBERED_WEIGHTS = 2**25
+"""A study asks for the same draws again and again: up to 64 MiB of them are remembered."""
+
+
+def _parts(
+    draws: int, seeds: int, examples: int, seed: int
+) -> Iterator[tuple[Array, NDArray[np.uint16]]]:
+    """Weights of seeds (draws, seeds), that add up to 1, and counts of examples (draws, examples).
+
+    They come in parts of the draws, 32 MiB of weights each.
+    """
+    generator = np.random.default_rng(seed)
+    on_seeds = _drawn(generator, draws, seeds) / seeds
+    part = max(1, 2**22 // examples)
+    for chosen in np.split(on_seeds, range(part, draws, part)):
+        yield chosen, _drawn(generator, len(chosen), examples).astype(np.uint16)
+
+
+@lru_cache(maxsize=4)
+def _remembered(
+    draws: int, seeds: int, examples: int, seed: int
+) -> tuple[tuple[Array, NDArray[np.uint16]], ...]:
+    return tuple(_parts(draws, seeds, examples, seed))
+
+
 def _drawn(generator: np.random.Generator, draws: int, items: int) -> Array:
     """(draws, items): how often each item comes up when as many are drawn with replacement."""
     picked = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
@@ -558,6 +585,9 @@ def _drawn(generator: np.random.Generator, draws: int, items: int) -> Array:
 
 def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
     """Answers of runs and, in the last row, labels; weights (draws, examples) -> (draws, runs)."""
+    if score == "accuracy":  # needs no counts by class
+        hits = (rows[:-1] == rows[-1]).T.astype(float)
+        return _ratio(weights @ hits, weights.sum(-1, keepdims=True))
     classes = np.arange(max(rows.max(), 1) + 1)
     chosen = rows[:, None] == classes[:, None]
 
@@ -569,8 +599,6 @@ def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
     given, right = counts(chosen), counts(chosen[:-1] & chosen[-1])
     given, wanted = given[:, :-1], given[:, -1:]
     total = wanted.sum(-1)
-    if score == "accuracy":
-        return _ratio(right.sum(-1), total)
     if score == "matthews":
         covariance = right.sum(-1) * total - (given * wanted).sum(-1)
         spread = (total**2 - (given**2).sum(-1)) * (total**2 - (wanted**2).sum(-1))
