@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -76,11 +77,7 @@ def render(page: Page, live: bool = False) -> str:
         live: Let the browser load it again now and then.
     """
     import jinja2
-    import vl_convert
 
-    bundle: Any = (
-        vl_convert.javascript_bundle
-    )  # its stub asks for an argument that it can do without
     folder = files("layermix") / "template"
     asset = {one: (folder / one).read_text(encoding="utf-8") for one in TEMPLATE}
     environment = jinja2.Environment(
@@ -93,7 +90,7 @@ def render(page: Page, live: bool = False) -> str:
         live=live,
         style=asset["page.css"],
         script=asset["page.js"],
-        vega=_inside_script(bundle()) if specs else "",
+        vega=_vega() if specs else "",
         data=_json({"figures": specs, "searches": searches}),
     )
 
@@ -113,5 +110,11 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _inside_script(code: str) -> str:
+@cache
+def _vega() -> str:
+    """The drawing library as one script; to put it together takes a second."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle  # its stub wants an argument that may be left out
+    code: str = bundle()
     return code.replace("</script", "<\\/script")
