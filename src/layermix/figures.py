@@ -405,10 +405,11 @@ def by_epoch(
     Args:
         name: Of its files.
         metric: What is scored.
-        rows: arm, epoch, score.
+        rows: arm (or, of one run, split), epoch, score.
         teachers: The score of every teacher.
         seeds: Of an arm, the most.
     """
+    line = "split" if rows and "split" in rows[0] else "arm"
     epochs = thin(sorted({row["epoch"] for row in rows}), 11)
     lines = (
         _base()
@@ -416,8 +417,8 @@ def by_epoch(
         .encode(
             x=alt.X("epoch:Q", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False)),
-            tooltip=["arm:N", "epoch:Q", alt.Tooltip("score:Q", format=".4f")],
-            **_by_name("arm", (row["arm"] for row in rows)),
+            tooltip=[f"{line}:N", "epoch:Q", alt.Tooltip("score:Q", format=".4f")],
+            **_by_name(line, (row[line] for row in rows)),
         )
     )
     rule = (

@@ -186,7 +186,7 @@ def _four(value: Any) -> str:
 def _run_scores(run: RunFiles) -> list[Figure]:
     metric = run.result.metric or _logged_metric(run.history)
     rows = [
-        {"arm": split, "epoch": round(line["epoch"]), "score": line[f"eval_{split}_{metric}"]}
+        {"split": split, "epoch": round(line["epoch"]), "score": line[f"eval_{split}_{metric}"]}
         for line in run.history
         for split in ("validation", "holdout")
         if line.get(f"eval_{split}_{metric}") is not None and "epoch" in line
