@@ -25,6 +25,10 @@ from layermix.cli import main
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
 COMMAND = [INSTALLED] if INSTALLED else [sys.executable, "-m", "layermix"]
+SOURCE_ONLY = pytest.mark.skipif(
+    INSTALLED is not None,
+    reason="nothing in it depends on how layermix is installed, and every call is a process",
+)
 WORDS = [f"word{number}" for number in range(30)]
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "poor", *WORDS]
 RECIPE = (

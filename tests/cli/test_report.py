@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .conftest import SOURCE_ONLY
+
 
 def test_a_run_gets_its_page_and_figures(cli: Any, student: Path, place: Path) -> None:
     done = cli("report", student, "--out", "page.html", "--figures", "figures")
@@ -25,11 +27,13 @@ def test_a_run_gets_its_page_and_figures(cli: Any, student: Path, place: Path) -
     (student / "report.html").unlink()
 
 
+@SOURCE_ONLY
 def test_a_teacher_gets_its_page(cli: Any, teacher: Path, place: Path) -> None:
     assert cli("report", teacher, "--out", "teacher.html").code == 0
     assert "layermix teach " in (place / "teacher.html").read_text("utf-8")
 
 
+@SOURCE_ONLY
 def test_something_else_gets_none(cli: Any, data: Path, untouched: None) -> None:
     done = cli("report", data)
     assert done.code == 2
@@ -39,6 +43,7 @@ def test_something_else_gets_none(cli: Any, data: Path, untouched: None) -> None
     assert "--watch makes the page only" in done.err
 
 
+@SOURCE_ONLY
 def test_watching_ends_with_control_c(
     start: Callable[..., Any], student: Path, place: Path
 ) -> None:

@@ -19,13 +19,11 @@ from layermix.conduct import LOGS, WORK
 from layermix.folder import is_busy
 from layermix.study import TEACHERS
 
+from .conftest import SOURCE_ONLY
+
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
 VARYING = ("written", "timings", "threads")  # of environment.json and result.json
 PATIENCE = 300.0  # seconds, on a busy machine
-costly = pytest.mark.skipif(
-    "LAYERMIX_CLI" in os.environ,
-    reason="dozens of processes, and nothing in them depends on how layermix is installed",
-)
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +77,7 @@ def contents(folder: Path) -> dict[str, Any]:
     return found | {"results": json.loads((folder / "killed.json").read_text())}
 
 
+@SOURCE_ONLY
 def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None:
     folder, done = finished
     assert "tiny: 6 runs, 1 teachers to make" in done.err
@@ -102,6 +101,7 @@ def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None
     assert (folder / "study.md").read_text() in done.out
 
 
+@SOURCE_ONLY
 def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
     finished: tuple[Path, Any], place: Path
 ) -> None:
@@ -131,7 +131,7 @@ def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
     )
 
 
-@costly
+@SOURCE_ONLY
 def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     cli: Any, finished: tuple[Path, Any], recipe_file: Callable[..., Path]
 ) -> None:
@@ -158,7 +158,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     assert first.out != more.out
 
 
-@costly
+@SOURCE_ONLY
 def test_a_failing_cell_does_not_stop_the_others(
     cli: Any, recipe_file: Callable[..., Path], place: Path, teacher: Path
 ) -> None:
@@ -184,7 +184,7 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert found["notes"][0].startswith("1 of 2 cells are finished")
 
 
-@costly
+@SOURCE_ONLY
 def test_without_its_teacher_no_cell_is_run(
     cli: Any, recipe_file: Callable[..., Path], place: Path
 ) -> None:
@@ -196,7 +196,7 @@ def test_without_its_teacher_no_cell_is_run(
     assert not (place / "untaught" / "cells").exists()
 
 
-@costly
+@SOURCE_ONLY
 @pytest.mark.parametrize("file", sorted(CONFIGS.rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_study_has_a_plan_without_data(
     cli: Any, file: Path, monkeypatch: pytest.MonkeyPatch, untouched: None
@@ -241,7 +241,7 @@ def test_all_problems_of_a_study_are_told_at_once_by_their_lines(
     assert "no --out" in cli("study", recipe_file("good")).err
 
 
-@costly
+@SOURCE_ONLY
 def test_control_c_stops_the_cells_and_keeps_what_is_done(
     start: Callable[..., Any],
     cli: Any,
@@ -273,7 +273,7 @@ def test_control_c_stops_the_cells_and_keeps_what_is_done(
     assert "2 of 2: reviews, learned, seed 0" in on.err
 
 
-@costly
+@SOURCE_ONLY
 @pytest.mark.slow
 def test_two_conductors_share_a_study_and_students_are_kept_if_wanted(
     start: Callable[..., Any],
@@ -320,7 +320,7 @@ def kill_and_go_on(
     assert process.returncode == 0, said.decode()
 
 
-@costly
+@SOURCE_ONLY
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_it_ends_as_an_undisturbed_one(
     kills: int,
