@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import vl_convert
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -73,8 +74,6 @@ class Figure:
 
     def save(self, folder: Path) -> list[Path]:
         """Write SVG, PDF and PNG, and every data set as CSV; the slider stands at its end."""
-        import vl_convert
-
         spec = json.loads(json.dumps(self.spec()).replace(INK, PAPER_INK))
         if spec.get("width") == "container":
             spec["width"] = 420
@@ -186,9 +185,38 @@ BAND = 34
 """Height of one arm or pair with its seeds, in pixels."""
 
 
-def _if_any(line: Any, summary: Rows) -> list[Any]:
-    """The intervals, if there are any: one seed has none."""
-    return [line] if any(row["low"] is not None for row in summary) else []
+def _seeds_and_interval(
+    field: str, summary: Rows, x: Any, format: str
+) -> tuple[Any, Any, list[Any], list[Any]]:
+    """What every seed and the mean's interval look like, one line for each name of a field.
+
+    Args:
+        field: arm or pair.
+        summary: Its name, low, high (None with one seed).
+        x: What a seed has.
+        format: Of the numbers.
+
+    Returns:
+        The axis of the names; dots; intervals (none if every name has one seed); their tooltip.
+    """
+    y = alt.Y(f"{field}:N", sort=[row[field] for row in summary], title=None, axis=IN_LINES)
+    dots = (
+        _base()
+        .mark_circle(size=28, opacity=0.55, color=PALETTE[0])
+        .encode(
+            x=x,
+            y=y,
+            yOffset=alt.YOffset("seed:O", scale=alt.Scale(paddingOuter=1)),
+            tooltip=[f"{field}:N", "seed:O", alt.Tooltip(x.shorthand, format=format)],
+        )
+    )
+    told = [alt.Tooltip(f"{key}:Q", format=format) for key in ("mean", "low", "high")]
+    line = (
+        _base("summary")
+        .mark_rule(strokeWidth=2, color=INK)
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=[f"{field}:N", *told])
+    )
+    return y, dots, [line] if any(row["low"] is not None for row in summary) else [], told
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -204,24 +232,8 @@ def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence
         summary: arm, mean, low, high (None with one seed).
         teachers: The score of every teacher.
     """
-    arms = [row["arm"] for row in summary]
-    y = alt.Y("arm:N", sort=arms, title=None, axis=IN_LINES)
-    x = alt.X("score:Q", title=metric, scale=alt.Scale(zero=False))
-    dots = (
-        _base()
-        .mark_circle(size=28, opacity=0.55, color=PALETTE[0])
-        .encode(
-            x=x,
-            y=y,
-            yOffset=alt.YOffset("seed:O", scale=alt.Scale(paddingOuter=1)),
-            tooltip=["arm:N", "seed:O", alt.Tooltip("score:Q", format=".4f")],
-        )
-    )
-    told = [alt.Tooltip(f"{key}:Q", format=".4f") for key in ("mean", "low", "high")]
-    line = (
-        _base("summary")
-        .mark_rule(strokeWidth=2, color=INK)
-        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=["arm:N", *told])
+    y, dots, line, told = _seeds_and_interval(
+        "arm", summary, alt.X("score:Q", title=metric, scale=alt.Scale(zero=False)), ".4f"
     )
     mean = (
         _base("summary")
@@ -238,8 +250,8 @@ def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence
         f"{metric} by arm",
         "A dot is one seed, a diamond the mean with its 95 % interval; the long-dashed line is "
         "the teacher.",
-        alt.layer(rule, dots, *_if_any(line, summary), mean).properties(
-            width="container", height=BAND * len(arms)
+        alt.layer(rule, dots, *line, mean).properties(
+            width="container", height=BAND * len(summary)
         ),
         {
             "rows": rows,
@@ -257,25 +269,10 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
         rows: pair, seed, points.
         summary: pair, judged, mean, low, high (None with one seed), in points.
     """
-    pairs = [row["pair"] for row in summary]
-    y = alt.Y("pair:N", sort=pairs, title=None, axis=IN_LINES)
+    y, dots, line, told = _seeds_and_interval(
+        "pair", summary, alt.X("points:Q", title="difference, points"), "+.2f"
+    )
     zero = _base("_zero").mark_rule(color=INK, opacity=QUIET).encode(x="at:Q")
-    dots = (
-        _base()
-        .mark_circle(size=28, opacity=0.55, color=PALETTE[0])
-        .encode(
-            x=alt.X("points:Q", title="difference, points"),
-            y=y,
-            yOffset=alt.YOffset("seed:O", scale=alt.Scale(paddingOuter=1)),
-            tooltip=["pair:N", "seed:O", alt.Tooltip("points:Q", format="+.2f")],
-        )
-    )
-    told = [alt.Tooltip(f"{key}:Q", format="+.2f") for key in ("mean", "low", "high")]
-    line = (
-        _base("summary")
-        .mark_rule(strokeWidth=2, color=INK)
-        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=["pair:N", *told])
-    )
     mean = (
         _base("summary")
         .mark_point(filled=True, size=90, opacity=1)
@@ -300,8 +297,8 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
         "Paired differences",
         "A dot is the difference of two arms at one seed, in points; the line is the 95 % interval "
         "of the mean. Only what is judged was declared beforehand and has a verdict.",
-        alt.layer(zero, dots, *_if_any(line, summary), mean).properties(
-            width="container", height=BAND * len(pairs)
+        alt.layer(zero, dots, *line, mean).properties(
+            width="container", height=BAND * len(summary)
         ),
         {"rows": rows, "summary": summary, "_zero": [{"at": 0}]},
     )

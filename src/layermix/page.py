@@ -8,6 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import jinja2
+import vl_convert
+
 from layermix.figures import Figure
 
 TEMPLATE = ("page.html", "page.css", "page.js")
@@ -76,8 +79,6 @@ def render(page: Page, live: bool = False) -> str:
         page: What stands on it.
         live: Let the browser load it again now and then.
     """
-    import jinja2
-
     folder = files("layermix") / "template"
     asset = {one: (folder / one).read_text(encoding="utf-8") for one in TEMPLATE}
     environment = jinja2.Environment(
@@ -113,8 +114,6 @@ def _finite(value: Any) -> Any:
 @cache
 def _vega() -> str:
     """The drawing library as one script; to put it together takes a second."""
-    import vl_convert
-
     bundle: Any = vl_convert.javascript_bundle  # its stub wants an argument that may be left out
     code: str = bundle()
     return code.replace("</script", "<\\/script")

@@ -35,21 +35,11 @@ def text(found: Mapping[str, Any]) -> str:
             "",
         ]
         lines += [
-            f"| arm | seeds | {found['report']}, mean ± sd | 95 % interval | of the teacher | "
-            "best epoch adds |",
+            f"| arm | {' | '.join(arm_columns(found['report']))} |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for arm, record in of_task["arms"].items():
-            spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
-            interval = (
-                "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}"
-            )
-            kept = "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}"
-            added = f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–"
-            lines.append(
-                f"| {arm} | {len(record['values'])} | {record['mean']:.4f}{spread} | {interval} | "
-                f"{kept} | {added} |"
-            )
+            lines.append(f"| {' | '.join([arm, *arm_cells(record)])} |")
         lines += _epoch_lines(of_task["arms"])
         lines += _gradient_lines(of_task["arms"])
         lines += _alpha_lines(of_task["arms"])
@@ -68,6 +58,23 @@ def text(found: Mapping[str, Any]) -> str:
         lines += ["", "## Without verdict", ""]
         lines += [f"- {one['sentence']}" for one in found["descriptive"]]
     return "\n".join(lines) + "\n"
+
+
+def arm_columns(report: str) -> list[str]:
+    """What `arm_cells` holds, of the epoch that is reported."""
+    return ["seeds", f"{report}, mean ± sd", "95 % interval", "of the teacher", "best epoch adds"]
+
+
+def arm_cells(record: Mapping[str, Any]) -> list[str]:
+    """An arm's line in a table of scores, without its name."""
+    spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
+    return [
+        str(len(record["values"])),
+        f"{record['mean']:.4f}{spread}",
+        "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}",
+        "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}",
+        f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–",
+    ]
 
 
 def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:

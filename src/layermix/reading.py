@@ -78,7 +78,7 @@ class Timings(_Record):
 class Record(_Record):
     """What a page needs of result.json."""
 
-    status: str | None = None
+    status: Literal["ok", "failed", "cancelled"] | None = None
     error: str = "nothing is said of why"
     task: str | None = None
     metric: str = ""
@@ -86,10 +86,14 @@ class Record(_Record):
     teacher: Side = Side()
     student: Side | None = None
     mix: Mix | None = None
-    formula: str | None = None
     notes: list[str] = []
     data: Source = Source.model_construct()
     timings: Timings = Timings()
+
+    @property
+    def reported(self) -> str:
+        """The epoch that a page is about: the selected one, where one was."""
+        return "selected" if "selected" in self.metrics else "last"
 
     def score(self, report: str, metric: str) -> float | None:
         """Of a reported epoch, on the validation rows."""
@@ -123,6 +127,12 @@ def read_texts(file: Path, told: list[str]) -> Texts:
         return {}
 
 
+def both_names(folder: Path) -> tuple[Path, Path]:
+    """A run folder's final name, and the one it has while it works, whichever is given."""
+    final = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
+    return final, final.with_name(f"{final.name}.partial")
+
+
 class RunFiles:
     """What can be read of a run folder.
 
@@ -142,8 +152,7 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        final = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
-        partial = final.with_name(f"{final.name}.partial")
+        final, partial = both_names(folder)
         self.name = final.name
         self.folder = final if final.is_dir() or not partial.is_dir() else partial
         if not any((self.folder / name).is_file() for name in (CONFIG, RESULT, HISTORY)):
@@ -168,8 +177,7 @@ class RunFiles:
     @property
     def status(self) -> Status:
         """How the run ended, or that it has not."""
-        found = self.result.status
-        return found if found in ("ok", "failed", "cancelled") else "unfinished"  # type: ignore
+        return self.result.status or "unfinished"
 
     def answers(self, report: str) -> Answers | None:
         """The answers of a reported epoch, if they can be read."""

@@ -12,7 +12,7 @@ from layermix.errors import ReportError
 from layermix.findings import plan_file
 from layermix.folder import write_text
 from layermix.page import Page, render
-from layermix.reading import RunFiles
+from layermix.reading import RunFiles, both_names
 from layermix.run_page import run_page
 from layermix.study import Plan
 from layermix.study_page import study_page
@@ -69,11 +69,8 @@ def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> NoRet
 
 def _state(source: Path) -> dict[str, int]:
     """The times of the files from which a page is made."""
-    if source.suffix == ".json" and not source.is_dir():
-        roots = [source.parent]
-    else:
-        final = source.absolute().with_name(source.absolute().name.removesuffix(".partial"))
-        roots = [final, final.with_name(f"{final.name}.partial")]
+    named = source.suffix == ".json" and not source.is_dir()
+    roots = (source.parent,) if named else both_names(source)
     patterns = ("*.json", "*.jsonl", "*.parquet", "cells/[!.]*/result.json")
     return {
         str(file): file.stat().st_mtime_ns

@@ -26,7 +26,7 @@ from layermix.stats import Score, row_bootstrap
 
 def run_page(run: RunFiles) -> Page:
     """The page of one distillation or fine-tuning."""
-    reported = "selected" if "selected" in run.result.metrics else "last"
+    reported = run.result.reported
     answers = run.answers(reported)
     sections = [
         Section("Scores", tables=_score_tables(run), figures=_run_scores(run)),
@@ -77,8 +77,8 @@ def _run_headline(run: RunFiles, reported: str, answers: Answers | None) -> list
     told = []
     result = run.result
     if run.status == "unfinished":
-        steps = [line["step"] for line in run.history if "step" in line]
-        where = f"it is at step {steps[-1]}" if steps else "no step is logged yet"
+        steps = run.history and run.history[-1]["step"]
+        where = f"it is at step {steps}" if steps else "no step is logged yet"
         told.append(f"This run is not finished: {where}.")
     elif run.status != "ok":
         told.append(
@@ -195,8 +195,7 @@ def _run_scores(run: RunFiles) -> list[Figure]:
         return []
     taught = _taught(run, metric)
     found = [figures.by_epoch("by-epoch", metric, rows, [] if taught is None else [taught])]
-    scores = [run.result.score(report, metric) for report in ("selected", "last")]
-    score = next((one for one in scores if one is not None), None)
+    score = run.result.score(run.result.reported, metric)
     if run.result.student is not None and taught is not None and score is not None:
         both = (
             ("teacher", run.result.teacher, taught),

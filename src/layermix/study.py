@@ -386,7 +386,6 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
                 f"validation{' and holdout' * (selection == 'holdout')}"
             ] = None
     if study.teach is not None:
-        check(TeachConfig, spell_out(TeachConfig, study.teach), "teach")
         for task in study.tasks:
             check(TeachConfig, _teach_of(study, task), f"tasks.{task}.teach", "teach")
     return list(found)

@@ -24,6 +24,7 @@ from layermix.exhibits import (
 from layermix.figures import Figure
 from layermix.findings import Arm, find, gather
 from layermix.page import Page, Search, Section, Table
+from layermix.prose import arm_cells, arm_columns
 from layermix.reading import Texts, read_texts
 from layermix.stats import summarise
 from layermix.study import Plan
@@ -196,25 +197,10 @@ def _task_section(
 
 def _arm_table(of_task: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
     taught = float(np.mean(of_task["teacher"]))
-    rows = []
-    for arm, record in of_task["arms"].items():
-        interval = "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}"
-        spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
-        added = f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–"
-        rows.append(
-            [
-                arm,
-                str(len(record["values"])),
-                f"{record['mean']:.4f}{spread}",
-                interval,
-                "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}",
-                added,
-            ]
-        )
     return Table(
-        f"{of_task['metric']} on {found['split']} ({found['report']} epoch); teacher {taught:.4f}",
-        ["arm", "seeds", "mean ± sd", "95 % interval", "of the teacher", "best epoch adds"],
-        rows,
+        f"{of_task['metric']} on {found['split']}; teacher {taught:.4f}",
+        ["arm", *arm_columns(found["report"])],
+        [[arm, *arm_cells(record)] for arm, record in of_task["arms"].items()],
     )
 
 

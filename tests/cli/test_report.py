@@ -2,10 +2,14 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from .conftest import SOURCE_ONLY
 
@@ -57,3 +61,15 @@ def test_watching_ends_with_control_c(
     assert process.returncode == 130, err.decode()
     assert b"stopped; the page is the last one that was made" in err
     assert 'id="live"' not in page.read_text("utf-8")  # this run is finished
+
+
+@SOURCE_ONLY
+@pytest.mark.parametrize("name", ["altair", "jinja2", "vl_convert"])
+def test_a_missing_extra_is_told(name: str, student: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; from layermix.cli import main; "
+        f"main(['report', {str(student)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{name} is not installed; a report needs the extra" in done.stderr

@@ -293,8 +293,6 @@ def test_two_conductors_share_a_study_and_students_are_kept_if_wanted(
     for cell in cells:
         assert (cell / "student" / "model.safetensors").is_file()
         assert str(place) not in (cell / "student" / "README.md").read_text("utf-8")
-    began = list((out / "logs").glob("*.yaml"))
-    assert len(began) == 3  # every cell once, by one of the two
     assert not [one for one in (out / "work").iterdir() if one.name != ".filing"]
 
 
