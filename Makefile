@@ -22,7 +22,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@date +%s > .setup-started
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,report,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,report,onnx,docs,dev]'
 	@echo "set-up took $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
 	@touch $@
 

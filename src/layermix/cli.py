@@ -235,6 +235,14 @@ BATCH_SIZE = click.option(
     show_default=True,
     help="Rows per forward pass.",
 )
+RUNTIME = click.option(
+    "--runtime",
+    type=click.Choice(["auto", "torch", "onnx", "int8"]),
+    metavar="torch|onnx|int8",
+    default="auto",
+    help="What runs the model: PyTorch, or a file that `layermix export` made.  [default: PyTorch "
+    "where there are weights for it, else onnx]",
+)
 GO_ON = "stopped; the same command with --resume goes on"
 
 
@@ -316,12 +324,15 @@ def distill(
 
 @command("evaluate")
 @MODEL
+@RUNTIME
 @BATCH_SIZE
 @JSON
 @config_options(
     TeachConfig, only=("data.path", "data.text_columns", "data.label_column", "data.quoting")
 )
-def evaluate(model: str, batch_size: int, as_json: bool, quiet: bool, **fields: Any) -> None:
+def evaluate(
+    model: str, runtime: Any, batch_size: int, as_json: bool, quiet: bool, **fields: Any
+) -> None:
     """Score MODEL on labelled data.
 
     MODEL is a run folder, a model folder or a hub id. Of a folder or hub data set the validation
@@ -331,7 +342,9 @@ def evaluate(model: str, batch_size: int, as_json: bool, quiet: bool, **fields: 
     from layermix import predict
     from layermix.progress import Reporter
 
-    scores = predict.evaluate(model, data, batch_size=batch_size, reporter=Reporter(quiet))
+    scores = predict.evaluate(
+        model, data, runtime=runtime, batch_size=batch_size, reporter=Reporter(quiet)
+    )
     if as_json:
         _print_json(scores)
     else:
@@ -356,6 +369,7 @@ def evaluate(model: str, batch_size: int, as_json: bool, quiet: bool, **fields: 
     help="What the input holds.  [default: a file's ending says it; standard input is JSONL if it "
     "looks like that, else one text per line]",
 )
+@RUNTIME
 @BATCH_SIZE
 @config_options(TeachConfig, only=("data.text_columns", "data.quoting"))
 def predict_command(
@@ -364,6 +378,7 @@ def predict_command(
     out: str,
     force: bool,
     input_format: str | None,
+    runtime: Any,
     batch_size: int,
     quiet: bool,
     **fields: Any,
@@ -385,6 +400,7 @@ def predict_command(
         input_format=input_format,
         quoting=data.quoting,
         force=force,
+        runtime=runtime,
         batch_size=batch_size,
         reporter=Reporter(quiet),
     )

@@ -60,10 +60,15 @@ class Classifier:
     @property
     def max_length(self) -> int:
         """The longest input, in tokens, that tokenizer and model both take."""
-        config, longest = self.model.config, self.tokenizer.model_max_length
-        positions: int = getattr(config, "max_position_embeddings", longest)
-        unused = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
-        return min(longest, positions - unused)
+        return longest_input(self.model.config, self.tokenizer)
+
+
+def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The longest input, in tokens, that a tokenizer and a model of this config both take."""
+    longest: int = tokenizer.model_max_length
+    positions: int = getattr(config, "max_position_embeddings", longest)
+    unused = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    return min(longest, positions - unused)
 
 
 class HFEncoder(nn.Module):

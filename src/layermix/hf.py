@@ -23,6 +23,7 @@ from layermix.encoder import HFEncoder as HFEncoder
 from layermix.encoder import blocks_of as blocks_of
 from layermix.encoder import fingerprint as fingerprint
 from layermix.encoder import label_names as label_names
+from layermix.encoder import longest_input as longest_input
 from layermix.errors import ModelError
 from layermix.seeds import seeded
 from layermix.students import copy_blocks as copy_blocks
@@ -65,21 +66,33 @@ def resolve_source(source: str) -> str:
     Raises:
         ModelError: If it is a folder without a model, or one with pickle weights only.
     """
+    folder = model_folder(source)
+    if folder is None:
+        return source
+    _check_weights(folder)
+    return str(folder)
+
+
+def model_folder(source: str) -> Path | None:
+    """The folder of a model, or of the model inside a run folder; None for a hub id.
+
+    Raises:
+        ModelError: If it is a folder without a model.
+    """
     if source == MINILM:
-        return str(packaged_minilm())
+        return packaged_minilm()
     folder = Path(source)
     if not folder.exists():
         if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
             raise ModelError(
                 f"{source}: no such folder; give a model folder, a run folder or a hub id"
             )
-        return source
+        return None
     if not folder.is_dir():
         raise ModelError(f"{source}: found a file, wanted a model folder, a run folder or a hub id")
     for name in ("", *RUN_MODEL_FOLDERS):
         if (folder / name / "config.json").is_file():
-            _check_weights(folder / name)
-            return str(folder / name)
+            return folder / name
     raise ModelError(
         f"{source}: no config.json in it; wanted a model folder or a finished run folder"
     )
@@ -121,7 +134,7 @@ def load_classifier(
     """
     quiet()
     folder = resolve_source(source)
-    config, tokenizer = _described(source, folder)
+    config, tokenizer = described(source, folder)
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
     new_head = not own if names is None else not _matches(own, names, named)
@@ -154,7 +167,7 @@ def load_classifier(
     return Classifier(model, tokenizer, source, start, (note,))
 
 
-def _described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
+def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Config and tokenizer.
 
     Raises:
@@ -235,22 +248,41 @@ def align_labels(classifier: Classifier, names: Sequence[str], named: bool = Tru
         ModelError: If the sets of classes differ.
     """
     own, wanted, model = classifier.label_names, tuple(names), classifier.model
-    if not _matches(own, wanted, named):
-        raise ModelError(_unequal(classifier.source, own, wanted))
-    if own == wanted:
+    order, note = class_order(classifier.source, own, wanted, named)
+    if not note:
         return classifier
-    if set(own) == set(wanted):
-        order = [own.index(name) for name in wanted]
+    if order != sorted(order):
         head = _last_linear(model)
         with torch.no_grad():
             for weight in head.parameters():  # weight and bias: both have a row per class
                 weight.copy_(weight[order])
-        done = f"were put in the data's order {list(wanted)}"
-    else:
-        done = f"match the data's {list(wanted)} by index"
     _name_classes(model.config, wanted)
-    note = f"{classifier.source}: its classes {list(own)} {done}"
     return replace(classifier, notes=(*classifier.notes, note))
+
+
+def class_order(
+    source: str, own: Sequence[str], names: Sequence[str], named: bool
+) -> tuple[list[int], str]:
+    """For each of the data's classes its index among the model's own, and a note on what was done.
+
+    The note is empty where the classes agree as they are.
+
+    Raises:
+        ModelError: If the sets of classes differ.
+    """
+    own, wanted = tuple(own), tuple(names)
+    if not _matches(own, wanted, named):
+        raise ModelError(_unequal(source, own, wanted))
+    as_it_is = list(range(len(own)))
+    if own == wanted:
+        return as_it_is, ""
+    if set(own) == set(wanted):
+        order = [own.index(name) for name in wanted]
+        return (
+            order,
+            f"{source}: its classes {list(own)} were put in the data's order {list(wanted)}",
+        )
+    return as_it_is, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
 
 
 def _name_classes(config: Any, names: Sequence[str]) -> None:

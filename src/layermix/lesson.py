@@ -15,8 +15,8 @@ from layermix.data import TextData, hold_out, take
 from layermix.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.hf import same_tokens
-from layermix.predict import logits_of
 from layermix.progress import Reporter
+from layermix.runtimes import TorchRunner, logits_of
 from layermix.tokens import Collator, choose_max_length, tokenize
 from layermix.trainer import warmup_steps
 
@@ -104,11 +104,9 @@ def prepare(
     limit = min(teacher.max_length, student.max_length)
     teacher_tokenizer = None if shared else teacher.tokenizer
     lesson = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
-    encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
+    run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     logits = {
-        name: logits_of(
-            encoder, rows, lesson.collate, track=reporter.track, what=f"teacher on {name}"
-        )
+        name: logits_of(run, rows, lesson.collate, track=reporter.track, what=f"teacher on {name}")
         for name, rows in lesson.splits.items()
         if name != "train"
     }

@@ -1,78 +1,31 @@
-"""What a saved model says: logits by batch, scores on labelled data, labels for new texts."""
+"""What a saved model says: scores on labelled data, labels for new texts."""
 
 import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from layermix import metrics
 from layermix.config import DataConfig
 from layermix.data import load_texts, read_unlabeled
-from layermix.errors import ConfigError, DataError, ModelError, RunExistsError
-from layermix.hf import Classifier, HFEncoder, align_labels, load_classifier
-from layermix.machine import default_device
+from layermix.errors import ConfigError, DataError, RunExistsError
 from layermix.progress import Reporter
-from layermix.signals import Batch
+from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
 from layermix.sources import Quoting
 from layermix.tokens import Collator, tokenize_split
-
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """A tensor, or a (nested) dictionary of tensors, on `device`."""
-    if isinstance(value, Mapping):
-        return {name: moved(inner, device) for name, inner in value.items()}
-    return value.to(device)
-
-
-def logits_of(
-    encoder: HFEncoder,
-    rows: Any,
-    collate: Callable[[list[Any]], Batch],
-    batch_size: int = 32,
-    track: Track | None = None,
-    what: str = "evaluating",
-) -> NDArray[np.float32]:
-    """Run a classifier over tokenised rows, in eval mode, without gradient.
-
-    Args:
-        encoder: Is moved to the default device.
-        rows: Tokenised rows, run in order of their `length`.
-        collate: Rows -> padded batch.
-        batch_size: Rows per forward pass.
-        track: Shows how far it is.
-        what: The bar's name.
-
-    Returns:
-        Logits in the order of the rows, (N, C).
-    """
-    device = default_device()
-    encoder.eval().to(device)
-    order = np.argsort(rows["length"], kind="stable")  # little padding, restored below
-    starts: Iterable[int] = range(0, len(rows), batch_size)
-    if track is not None:
-        starts = track(starts, -(-len(rows) // batch_size), what)
-    found = []
-    with torch.no_grad():
-        for start in starts:
-            batch = collate([rows[int(i)] for i in order[start : start + batch_size]])
-            found.append(encoder(moved(batch, device)).logits.float().cpu().numpy())
-    return np.concatenate(found)[order.argsort()]
 
 
 def evaluate(
     model: str,
     data: DataConfig,
     *,
+    runtime: Runtime = "auto",
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -82,6 +35,7 @@ def evaluate(
         model: Run folder, model folder or hub id.
         data: A folder or hub data set, of which the validation and test splits are scored, or one
             file, of which every row is.
+        runtime: What runs the model.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
 
@@ -92,8 +46,8 @@ def evaluate(
         LayermixError: If model or data cannot be used, or their classes differ.
     """
     reporter = reporter or Reporter(quiet=True)
-    classifier = _finished_classifier(model)
-    columns = _columns(classifier, data.text_columns)
+    predictor = open_predictor(model, runtime)
+    columns = _columns(predictor, data.text_columns)
     names = {"validation": "validation", "test": "test"}
     wanted: dict[str, Any] = {"text_columns": columns}
     one_file = data.path is not None and Path(data.path).is_file()
@@ -101,24 +55,23 @@ def evaluate(
         # The same file twice, because one that stands alone would lose a tenth as validation.
         names = {"validation": Path(data.path).name}
         wanted |= {"path": None, "train": data.path, "validation": data.path}
-    with _hint(classifier, columns if data.text_columns is None else None):
+    with _hint(predictor, columns if data.text_columns is None else None):
         texts = load_texts(data.model_copy(update=wanted))
-    classifier = align_labels(classifier, texts.label_names, texts.named)
-    for note in (*texts.notes, *classifier.notes):
+    predictor = predictor.in_order(texts.label_names, texts.named)
+    for note in filter(None, (*texts.notes, predictor.note)):
         if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
             reporter.say(note)
-    encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
-    length = _length(classifier)
+    collate, length = Collator(predictor.tokenizer), predictor.max_length
     found: dict[str, dict[str, Any]] = {}
     for split, name in names.items():
         if split not in texts.splits:
             continue
-        rows, cut = tokenize_split(texts.splits[split], classifier.tokenizer, length)
+        rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, length)
         labels = np.asarray(rows["labels"])
         if not (labels != metrics.UNLABELLED).any():
             continue
         _say_cut(reporter, name, cut, length)
-        logits = logits_of(encoder, rows, collate, batch_size, reporter.track, name)
+        logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
         found[name] = {"rows": len(labels), **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
     return found
@@ -151,6 +104,7 @@ def predict(
     input_format: str | None = None,
     quoting: Quoting = "auto",
     force: bool = False,
+    runtime: Runtime = "auto",
     batch_size: int = 32,
     reporter: Reporter | None = None,
 ) -> None:
@@ -164,6 +118,7 @@ def predict(
         input_format: What the input holds, where the file's ending does not say it.
         quoting: As in `DataConfig.quoting`.
         force: Replace `out` if it is there already.
+        runtime: What runs the model.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
 
@@ -178,22 +133,21 @@ def predict(
             "--text_columns: plain text has no columns; leave it out, or say what the input is "
             "with --format csv (or tsv, jsonl, parquet)"
         )
-    classifier = _finished_classifier(model)
-    columns = _columns(classifier, text_columns)
+    predictor = open_predictor(model, runtime)
+    columns = _columns(predictor, text_columns)
     if file == "-" and sys.stdin.isatty():
         reporter.say("reading standard input, one text per line; Ctrl-D ends it")
-    with _hint(classifier, columns if text_columns is None else None):
+    with _hint(predictor, columns if text_columns is None else None):
         texts = read_unlabeled(
             sys.stdin.buffer if file == "-" else file, columns, format=input_format, quoting=quoting
         )
     parts = [name for name in ("text", "text_pair") if name in texts.column_names]
-    names = classifier.label_names
-    encoder, collate = HFEncoder(classifier.model), Collator(classifier.tokenizer)
-    length = _length(classifier)
-    rows, cut = tokenize_split(texts, classifier.tokenizer, length)
+    names, length = predictor.label_names, predictor.max_length
+    collate = Collator(predictor.tokenizer)
+    rows, cut = tokenize_split(texts, predictor.tokenizer, length)
     _say_cut(reporter, "the input", cut, length)
     chances = metrics.softmax(
-        logits_of(encoder, rows, collate, batch_size, reporter.track, "predicting")
+        logits_of(predictor.run, rows, collate, batch_size, reporter.track, "predicting")
     )
     with _whole(out) as stream:
         write = _writer(stream, ending, [*parts, "label", *(f"p_{name}" for name in names)])
@@ -202,50 +156,23 @@ def predict(
             write([*values, names[int(chance.argmax())], *(round(float(p), 6) for p in chance)])
 
 
-def _finished_classifier(model: str) -> Classifier:
-    """Load a model with a head that chooses one of several classes.
-
-    Raises:
-        ModelError: If it has another head, or none.
-    """
-    classifier = load_classifier(model)
-    kind = classifier.model.config.problem_type or "single_label_classification"
-    if kind != "single_label_classification" or len(classifier.label_names) < 2:
-        raise ModelError(
-            f"{model}: a head for {kind} with {len(classifier.label_names)} output(s); wanted one "
-            "that chooses among two classes or more"
-        )
-    return classifier
-
-
-def _columns(classifier: Classifier, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _columns(predictor: Predictor, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The text columns to read: as given, else those the model was trained on, else unknown.
 
     Raises:
         ConfigError: If the model was trained on another number of texts.
     """
-    trained = tuple(_trained_on(classifier).get("text_columns", ()))
+    trained = predictor.text_columns
     if given is not None and trained and len(given) != len(trained):
         raise ConfigError(
             f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
-            f"{classifier.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
+            f"{predictor.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
         )
     return given or trained or None
 
 
-def _trained_on(classifier: Classifier) -> Mapping[str, Any]:
-    """What a run wrote into the model's config; empty for a model made elsewhere."""
-    return getattr(classifier.model.config, "layermix", None) or {}
-
-
-def _length(classifier: Classifier) -> int:
-    """The longest input in training, or else the longest that the model takes, in tokens."""
-    length: int = _trained_on(classifier).get("max_length", classifier.max_length)
-    return length
-
-
 @contextmanager
-def _hint(classifier: Classifier, trained: tuple[str, ...] | None) -> Iterator[None]:
+def _hint(predictor: Predictor, trained: tuple[str, ...] | None) -> Iterator[None]:
     """Where a column is missing, add how its name came to be wanted."""
     try:
         yield
@@ -254,7 +181,7 @@ def _hint(classifier: Classifier, trained: tuple[str, ...] | None) -> Iterator[N
             raise
         raise DataError(
             error.problems,
-            hint=f"{classifier.source} was trained on the text column(s) {', '.join(trained)}; "
+            hint=f"{predictor.source} was trained on the text column(s) {', '.join(trained)}; "
             "where they have other names, give --data.text_columns",
         ) from error
 

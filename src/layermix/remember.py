@@ -17,8 +17,8 @@ from layermix.encoder import Classifier, HFEncoder, fingerprint
 from layermix.lesson import Lesson
 from layermix.machine import choose_precision, default_device
 from layermix.objective import Objective
-from layermix.predict import moved
 from layermix.progress import Reporter
+from layermix.runtimes import moved
 from layermix.signals import Batch, Needs, Teacher
 from layermix.store import Identity, SignalStore, free_bytes
 from layermix.teacher import LiveTeacher

@@ -42,10 +42,10 @@ from layermix.latency import milliseconds_per_text
 from layermix.lesson import Lesson, prepare, tokenize_for
 from layermix.machine import choose_precision, default_device, reuse_memory
 from layermix.objective import Objective, build_objective
-from layermix.predict import logits_of
 from layermix.progress import Reporter
 from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
 from layermix.remember import signals_for
+from layermix.runtimes import TorchRunner, logits_of
 from layermix.signals import Teacher
 from layermix.trackers import check_trackers, trackers
 from layermix.trainer import DistillTrainer, last_checkpoint
@@ -483,7 +483,7 @@ class _Training:
         """Scores on the test rows of the student that is saved, once."""
         rows = self.lesson.splits["test"]
         labels = np.asarray(rows["labels"])
-        student = HFEncoder(self.student.model)
+        student = TorchRunner(HFEncoder(self.student.model))
         logits = logits_of(student, rows, self.lesson.collate, track=reporter.track, what="test")
         if not (labels != metrics.UNLABELLED).any():
             return {}

@@ -18,9 +18,9 @@ from layermix.errors import ConfigError, NonFiniteLossError, RunExistsError
 from layermix.folder import RESULT
 from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
 from layermix.lesson import prepare
-from layermix.predict import logits_of
 from layermix.progress import Reporter
 from layermix.record import environment, score_table
+from layermix.runtimes import TorchRunner, logits_of
 
 CONFIG = {
     "teacher": {"allow_weak": True},
@@ -166,7 +166,9 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
     best = max(scores.values())
     assert result.metrics["selected"]["epoch"] == min(e for e, s in scores.items() if s == best)
     lesson = prepare(teacher, result.student, data, chosen, Reporter(quiet=True))
-    logits = logits_of(HFEncoder(result.student.model), lesson.splits["validation"], lesson.collate)
+    logits = logits_of(
+        TorchRunner(HFEncoder(result.student.model)), lesson.splits["validation"], lesson.collate
+    )
     again = metrics.scores(logits, np.asarray(lesson.splits["validation"]["labels"]))
     assert again["nll"] == pytest.approx(result.metrics["selected"]["validation"]["nll"], rel=1e-4)
 

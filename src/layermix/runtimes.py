@@ -1,0 +1,244 @@
+"""The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from layermix.errors import ConfigError, ModelError
+from layermix.hf import (
+    Classifier,
+    HFEncoder,
+    class_order,
+    described,
+    load_classifier,
+    longest_input,
+    model_folder,
+)
+from layermix.machine import default_device
+from layermix.signals import Batch
+
+Runtime = Literal["auto", "torch", "onnx", "int8"]
+"""`auto` is PyTorch where a folder has weights for it, else the exported file."""
+
+ONNX_FILES: Mapping[str, str] = {"onnx": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+"""Where transformers.js and the hub's tools look for them, inside a model's folder."""
+
+Floats = NDArray[np.float32]
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+Runner = Callable[[Batch], Floats]
+"""What turns a padded batch into logits, (B, C)."""
+
+
+class TorchRunner:
+    """PyTorch, in eval mode and without gradient, on the default device.
+
+    Args:
+        encoder: Is moved there.
+    """
+
+    def __init__(self, encoder: HFEncoder) -> None:
+        self.device = default_device()
+        self.encoder = encoder.eval().to(self.device)
+
+    def __call__(self, batch: Batch) -> Floats:
+        """Run one batch."""
+        with torch.inference_mode():
+            logits = self.encoder(moved(batch, self.device)).logits
+        found: Floats = logits.float().cpu().numpy()
+        return found
+
+
+class OnnxRunner:
+    """onnxruntime on the processor.
+
+    Args:
+        file: One exported by `layermix export`, or by another tool in the same form.
+        classes: How many logits are wanted.
+        threads: Processor threads; torch's number if None.
+
+    Raises:
+        ModelError: If the file is damaged, or takes or gives something else.
+        ConfigError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, file: Path, classes: int, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ConfigError(
+                f"{file}: onnxruntime is not installed; pip install 'layermix[onnx]'"
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        try:
+            self.session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of the runtime's own kinds, which have no common base
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ModelError(
+                f"{file}: cannot be loaded by onnxruntime ({reason}); export it again"
+            ) from error
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        shape = self.session.get_outputs()[0].shape
+        if "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
+            raise ModelError(
+                f"{file}: takes {', '.join(self.inputs)} and gives {shape}; wanted input_ids among "
+                f"them, and logits for {classes} classes"
+            )
+
+    def __call__(self, batch: Batch) -> Floats:
+        """Run one batch."""
+        feeds = {
+            name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
+            for name in self.inputs
+        }
+        logits: Floats = self.session.run(None, feeds)[0]
+        return logits
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor, or a (nested) dictionary of tensors, on `device`."""
+    if isinstance(value, Mapping):
+        return {name: moved(inner, device) for name, inner in value.items()}
+    return value.to(device)
+
+
+def logits_of(
+    run: Runner,
+    rows: Any,
+    collate: Callable[[list[Any]], Batch],
+    batch_size: int = 32,
+    track: Track | None = None,
+    what: str = "evaluating",
+) -> Floats:
+    """Run a classifier over tokenised rows.
+
+    Args:
+        run: Batch -> logits.
+        rows: Tokenised rows, a data set or a list, run in order of their `length`.
+        collate: Rows -> padded batch.
+        batch_size: Rows per forward pass.
+        track: Shows how far it is.
+        what: The bar's name.
+
+    Returns:
+        Logits in the order of the rows, (N, C).
+    """
+    lengths = [row["length"] for row in rows] if isinstance(rows, list) else rows["length"]
+    order = np.argsort(lengths, kind="stable")  # little padding, restored below
+    starts: Iterable[int] = range(0, len(rows), batch_size)
+    if track is not None:
+        starts = track(starts, -(-len(rows) // batch_size), what)
+    found = [
+        run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
+    ]
+    return np.concatenate(found)[order.argsort()]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A saved classifier, whatever runs it.
+
+    Attributes:
+        source: What the user named.
+        runtime: `torch`, `onnx` or `int8`.
+        run: Batch -> logits, (B, C).
+        tokenizer: Its own.
+        label_names: Class names by index.
+        max_length: The longest input in training, or else the longest that it takes, in tokens.
+        text_columns: Those it was trained on; empty if it does not say.
+        note: What was done to its classes, if anything.
+    """
+
+    source: str
+    runtime: Runtime
+    run: Runner
+    tokenizer: PreTrainedTokenizerBase
+    label_names: tuple[str, ...]
+    max_length: int
+    text_columns: tuple[str, ...]
+    note: str = ""
+
+    def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
+        """The same with its logits in the order of the data's classes.
+
+        Raises:
+            ModelError: If the sets of classes differ.
+        """
+        order, note = class_order(self.source, self.label_names, names, named)
+        run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
+        return replace(self, run=run, label_names=tuple(names), note=note)
+
+
+def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
+    """Load a saved classifier to run it.
+
+    Args:
+        source: Run folder, model folder or hub id.
+        runtime: `onnx` and `int8` want a folder that `layermix export` has been at.
+
+    Raises:
+        LayermixError: If it cannot be used, or chooses no class.
+    """
+    folder = model_folder(source)
+    if runtime == "auto":
+        exported = folder is not None and (folder / ONNX_FILES["onnx"]).is_file()
+        runtime = "onnx" if exported and not any(folder.glob("*.safetensors")) else "torch"  # type: ignore[union-attr]
+    if runtime == "torch":
+        return predictor_of(load_classifier(source))
+    file = folder / ONNX_FILES[runtime] if folder is not None else None
+    if folder is None or file is None or not file.is_file():
+        raise ModelError(
+            f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export {source} "
+            f"--{runtime}` makes it"
+        )
+    config, tokenizer = described(source, str(folder))
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    _check_head(source, config, names)
+    run = OnnxRunner(file, len(names))
+    return Predictor(source, runtime, run, tokenizer, names, *_trained(config, tokenizer))
+
+
+def predictor_of(classifier: Classifier) -> Predictor:
+    """A classifier in memory, run by PyTorch.
+
+    Raises:
+        ModelError: If it chooses no class.
+    """
+    config, tokenizer = classifier.model.config, classifier.tokenizer
+    _check_head(classifier.source, config, classifier.label_names)
+    return Predictor(
+        classifier.source,
+        "torch",
+        TorchRunner(HFEncoder(classifier.model)),
+        tokenizer,
+        classifier.label_names,
+        *_trained(config, tokenizer),
+    )
+
+
+def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
+    """Raise a ModelError unless the head chooses one of several classes."""
+    kind = config.problem_type or "single_label_classification"
+    if kind != "single_label_classification" or len(names) < 2:
+        raise ModelError(
+            f"{source}: a head for {kind} with {len(names)} output(s); wanted one "
+            "that chooses among two classes or more"
+        )
+
+
+def _trained(config: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, tuple[str, ...]]:
+    """The longest input, in tokens, and the text columns, as a run wrote them into config.json."""
+    wrote: Mapping[str, Any] = getattr(config, "layermix", None) or {}
+    length = int(wrote.get("max_length", longest_input(config, tokenizer)))
+    return length, tuple(wrote.get("text_columns", ()))
