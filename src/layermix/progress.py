@@ -1,6 +1,6 @@
 """What a person sees while work goes on: one bar with the loss by part, the time left, and α."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -36,6 +36,19 @@ class Reporter:
             for item in items:
                 yield item
                 bar.advance(task)
+
+    @contextmanager
+    def counting(self, total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+        """A bar for what is done by parts; yields what is told how many more are done.
+
+        Args:
+            total: How many there are, if that is known; may be off, the bar ends at what was done.
+            what: The bar's name.
+        """
+        with _bar(self.console) as bar:
+            task = bar.add_task(what, total=total, parts="")
+            yield lambda done: bar.advance(task, done)
+            bar.update(task, total=bar.tasks[0].completed)
 
     @contextmanager
     def training(self, name: str) -> Iterator["TrainingBar"]:

@@ -1,6 +1,6 @@
 """Checked texts as token rows and padded batches: all that is done with a tokenizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from layermix.data import TextData
+from layermix.data import Text, TextData
 from layermix.errors import ConfigError, ModelError
+from layermix.metrics import UNLABELLED
 
 SHARE_CUT = 0.01
 """Largest share of the training rows that a chosen maximum length may cut."""
@@ -94,39 +95,19 @@ def tokenize_split(
     max_length: int,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[Dataset, float]:
-    """One split of `TextData`, or what `read_unlabeled` gives, as (token rows, share of rows cut).
+    """One split of `TextData` as (token rows, share of rows cut).
 
     Raises:
         ConfigError: As `tokenize`.
     """
     tokenizers = {"": tokenizer} | ({_TEACHER: teacher_tokenizer} if teacher_tokenizer else {})
-    pair = "text_pair" in split.column_names
-    for one in tokenizers.values():
-        needed = one.num_special_tokens_to_add(pair=pair) + 1 + pair
-        if max_length < needed:
-            raise ConfigError(
-                f"--data.max_length {max_length} leaves no room for text beside the special tokens "
-                f"of {type(one).__name__}; wanted {needed} or more"
-            )
+    _check_room(tokenizers.values(), "text_pair" in split.column_names, max_length)
     rows_cut = 0
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         nonlocal rows_cut
-        rows: dict[str, list[Any]] = {"labels": batch["label"], "row_id": batch["row_id"]}
-        long_rows: set[int] = set()
-        for prefix, one in tokenizers.items():
-            encoded = _encode(batch, one)
-            long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
-            if long:
-                # Encoded twice because not every tokenizer tells which rows it has cut.
-                short = _encode(batch, one, rows=long, max_length=max_length)
-                for name, values in encoded.items():
-                    for row, value in zip(long, short[name], strict=True):
-                        values[row] = value
-            long_rows.update(long)
-            rows |= {prefix + name: values for name, values in encoded.items()}
-        rows["length"] = [len(ids) for ids in rows["input_ids"]]
-        rows_cut += len(long_rows)
+        rows, cut = _token_rows(batch, tokenizers, max_length)
+        rows_cut += cut
         return rows
 
     # A fingerprint is given because `datasets` would pickle the tokenizer to make one.
@@ -139,6 +120,56 @@ def tokenize_split(
         desc="tokenizing",
     )
     return encoded, rows_cut / len(split)
+
+
+def tokenize_texts(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Unlabelled texts, one or more, as (token rows like those of `Tokens`, number of rows cut).
+
+    Raises:
+        ConfigError: As `tokenize`.
+    """
+    _check_room([tokenizer], len(texts[0]) == 2, max_length)
+    parts = zip(("text", "text_pair"), zip(*texts, strict=True), strict=False)
+    batch = {"label": [UNLABELLED] * len(texts), "row_id": range(len(texts)), **dict(parts)}
+    columns, cut = _token_rows(batch, {"": tokenizer}, max_length)
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows], cut
+
+
+def _check_room(tokenizers: Iterable[PreTrainedTokenizerBase], pair: bool, max_length: int) -> None:
+    """Raise a ConfigError where the special tokens leave no room for text."""
+    for one in tokenizers:
+        needed = one.num_special_tokens_to_add(pair=pair) + 1 + pair
+        if max_length < needed:
+            raise ConfigError(
+                f"--data.max_length {max_length} leaves no room for text beside the special tokens "
+                f"of {type(one).__name__}; wanted {needed} or more"
+            )
+
+
+def _token_rows(
+    batch: Mapping[str, Sequence[Any]],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    max_length: int,
+) -> tuple[dict[str, Any], int]:
+    """The columns of `Tokens` for a batch of texts, and how many of its rows were cut."""
+    rows: dict[str, Any] = {"labels": batch["label"], "row_id": batch["row_id"]}
+    long_rows: set[int] = set()
+    for prefix, one in tokenizers.items():
+        encoded = _encode(batch, one)
+        long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+        if long:
+            # Encoded twice because not every tokenizer tells which rows it has cut.
+            short = _encode(batch, one, rows=long, max_length=max_length)
+            for name, values in encoded.items():
+                for row, value in zip(long, short[name], strict=True):
+                    values[row] = value
+        long_rows.update(long)
+        rows |= {prefix + name: values for name, values in encoded.items()}
+    rows["length"] = [len(ids) for ids in rows["input_ids"]]
+    return rows, len(long_rows)
 
 
 def _encode(

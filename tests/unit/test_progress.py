@@ -22,10 +22,39 @@ def test_a_bar_yields_every_item_in_order(capsys: pytest.CaptureFixture[str]) ->
     assert "3/3" in err
 
 
+@pytest.mark.parametrize(("total", "shown"), [(9, "5/5"), (5, "5/5"), (None, "5/5")])
+def test_a_bar_of_parts_ends_at_what_was_done(
+    capsys: pytest.CaptureFixture[str], total: int | None, shown: str
+) -> None:
+    with Reporter().counting(total, "counting") as advance:
+        advance(2)
+        advance(3)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "counting" in err
+    assert shown in err
+
+
+def test_a_bar_of_parts_that_was_broken_off_shows_how_far_it_came() -> None:
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console.file = said
+
+    def stopped() -> None:
+        with reporter.counting(9, "counting") as advance:
+            advance(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert "2/9" in said.getvalue()
+
+
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     reporter = Reporter(quiet=True)
     reporter.say("hello")
     assert list(reporter.track("abc", 3, "reading")) == ["a", "b", "c"]
+    with reporter.counting(3, "counting") as advance:
+        advance(3)
     with reporter.training("learned") as bar:
         follow(bar, tmp_path)
     assert capsys.readouterr() == ("", "")

@@ -10,7 +10,14 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from layermix.data import TextData, from_splits
 from layermix.errors import ConfigError, ModelError
-from layermix.tokens import Collator, Tokens, choose_max_length, tokenize, tokenize_split
+from layermix.tokens import (
+    Collator,
+    Tokens,
+    choose_max_length,
+    tokenize,
+    tokenize_split,
+    tokenize_texts,
+)
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 
@@ -150,11 +157,17 @@ def test_a_batch_of_one_row_and_no_word_on_the_console(
     assert capfd.readouterr() == ("", "")
 
 
-def test_rows_to_predict_go_the_same_way(bert: PreTrainedTokenizerBase) -> None:
+def test_texts_in_memory_go_the_same_way(bert: PreTrainedTokenizerBase) -> None:
     split = singles("a", "b", unlabeled=["c d", "e f g h"]).splits["unlabeled"]
-    rows, cut = tokenize_split(split, bert, 4)
-    assert Collator(bert)(list(rows))["input_ids"].tolist() == [[2, 7, 8, 3], [2, 9, 10, 3]]
-    assert cut == 0.5
+    rows, share = tokenize_split(split, bert, 4)
+    found, cut = tokenize_texts([("c d",), ("e f g h",)], bert, 4)
+    assert Collator(bert)(found)["input_ids"].tolist() == [[2, 7, 8, 3], [2, 9, 10, 3]]
+    assert [{**row, "row_id": n} for n, row in enumerate(rows)] == found
+    assert (share, cut) == (0.5, 1)
+    pair, _ = tokenize_texts([("c", "d")], bert, 8)
+    assert (pair[0]["input_ids"], pair[0]["length"]) == ([2, 7, 3, 8, 3], 5)
+    with pytest.raises(ConfigError, match="leaves no room for text beside the special tokens"):
+        tokenize_texts([("c", "d")], bert, 4)
 
 
 @pytest.mark.parametrize(
