@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import datasets
 from datasets import Dataset
@@ -23,13 +22,11 @@ from layermix.metrics import TASKS, UNLABELLED
 from layermix.sources import (
     SPLIT_NAMES,
     Findings,
-    Quoting,
     Table,
     Tables,
     is_integer,
     joined,
     listed,
-    read_one,
     read_tables,
     short,
     tables_of,
@@ -158,40 +155,6 @@ def from_splits(
     )
 
 
-def read_unlabeled(
-    source: str | Path | BinaryIO,
-    text_columns: Sequence[str] | None = None,
-    *,
-    format: str | None = None,
-    quoting: Quoting = "auto",
-) -> Dataset:
-    """Texts to predict, in their order; a label column is neither needed nor read.
-
-    Args:
-        source: A file, or an open binary stream such as `sys.stdin.buffer`.
-        text_columns: One or two; found by their usual names if not given.
-        format: One of `FORMATS`; by default the file's ending. A stream is by default `jsonl` if
-            its first line is a JSON object, else `txt`.
-        quoting: As in `DataConfig.quoting`.
-
-    Returns:
-        Columns `text`, `text_pair` (if two), `label` (`UNLABELLED`) and `row_id` (0, 1, …).
-
-    Raises:
-        DataError: Listing every problem with its line.
-    """
-    findings = Findings()
-    table = read_one(source, format, quoting, findings)
-    if table is None:
-        findings.stop()
-    columns = _find_texts(table, text_columns, None)
-    if columns is None:
-        findings.stop()
-    texts = _check_texts(table, columns)
-    findings.raise_problems()
-    return _dataset(texts, [UNLABELLED] * len(texts), 0)
-
-
 def hold_out(
     split: Dataset, fraction: float, purpose: Literal["selection", "validation"] = "selection"
 ) -> tuple[Dataset, Dataset]:
@@ -266,14 +229,14 @@ def _check(
     if not headed:
         findings.stop()
     label = _find_label(headed[0], label_column)
-    columns = _find_texts(headed[0], text_columns, label)
+    columns = find_texts(headed[0], text_columns, label)
     if label is None or columns is None:
         findings.stop()
 
     texts: dict[str, list[Text]] = {}
     written: dict[str, list[str | None]] = {}
     for split, table in ready.items():
-        texts[split] = _check_texts(table, columns)
+        texts[split] = check_texts(table, columns) if has_texts(table, columns) else []
         if split != "unlabeled" and not table.plain:
             written[split] = _check_labels(table, label, label_names is not None)
     labels = None
@@ -316,10 +279,10 @@ def _find_label(table: Table, given: str | None) -> str | None:
     return given or usual[0]
 
 
-def _find_texts(
+def find_texts(
     table: Table, given: Sequence[str] | None, label: str | None
 ) -> tuple[str, ...] | None:
-    """The columns as given, or by their usual names; ambiguity is a problem, not a guess."""
+    """The text columns as given, or by their usual names; ambiguity is a problem, not a guess."""
     if given is not None:
         if len(given) not in (1, 2) or len({*given, label}) != len(given) + 1:
             table.problem(
@@ -350,18 +313,25 @@ def _find_texts(
     return possible[0]
 
 
-def _check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
-    wanted = ("text",) if table.plain else columns
-    if len(wanted) < len(columns):
+def has_texts(table: Table, columns: tuple[str, ...]) -> bool:
+    """Whether a table has these text columns; what it lacks is a problem."""
+    if table.plain and len(columns) > 1:
         table.findings.problem(
             table.source,
             f"plain text has one text per line, but two are wanted ({listed(columns)}); "
             "give TSV, CSV, JSONL or Parquet with these columns",
         )
-        return []
-    if missing := [name for name in wanted if name not in table.columns]:
+        return False
+    missing = [name for name in columns if name not in table.columns]
+    if missing and not table.plain:
         table.problem(f"no column {listed(missing)}; {_present(table)}")
-        return []
+        return False
+    return True
+
+
+def check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
+    """The texts of a table's rows; those that are no text are problems."""
+    wanted = ("text",) if table.plain else columns
     values = [table.columns[name]() for name in wanted]
     for name, column in zip(columns, values, strict=True):
         for row, value in enumerate(column):

@@ -34,6 +34,36 @@ class DataError(LayermixError):
         super().__init__("\n".join(lines))
 
 
+class UnreadRowsError(LayermixError):
+    """Some rows could not be read; all others were labelled, and the output is complete.
+
+    Args:
+        problems: The first problems, one line each, with the file and the line number.
+        total: How many problems there were.
+        unread: How many rows could not be read.
+        rows: How many rows there were.
+        place: Where the output is.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, problems: Sequence[str], total: int, unread: int, rows: int, place: str
+    ) -> None:
+        self.problems = tuple(problems)
+        self.unread = unread
+        self.rows = rows
+        lines = [f"{unread:,} of {rows:,} rows could not be read:"]
+        lines += [f"  {problem}" for problem in self.problems]
+        if total > len(self.problems):
+            lines.append(f"  … and {total - len(self.problems):,} more")
+        lines.append(
+            f"All other rows were labelled. The output is {place}, in the order of the input; the "
+            "rows that could not be read stand there without text and label."
+        )
+        super().__init__("\n".join(lines))
+
+
 class ModelError(LayermixError):
     """A model cannot be loaded, or teacher and student do not fit together."""
 

@@ -4,8 +4,8 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from layermix import metrics
 from layermix.config import DataConfig
-from layermix.data import load_texts, read_unlabeled
+from layermix.data import Text, load_texts
 from layermix.errors import ConfigError, DataError, RunExistsError
 from layermix.progress import Reporter
 from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
 from layermix.sources import Quoting
-from layermix.tokens import Collator, tokenize_split
+from layermix.streams import open_texts
+from layermix.tokens import Collator, tokenize_split, tokenize_texts
 
 
 def evaluate(
@@ -110,6 +111,8 @@ def predict(
 ) -> None:
     """Label texts, in their order, with a probability for each class.
 
+    The input is read, labelled and written block by block, so that its length costs no memory.
+
     Args:
         model: Run folder, model folder or hub id.
         file: TSV, CSV, JSONL, Parquet or plain text; `-` is standard input.
@@ -123,6 +126,8 @@ def predict(
         reporter: Where progress is shown; quiet if None.
 
     Raises:
+        UnreadRowsError: If some rows could not be read; they are written without text and label,
+            and `out` is complete.
         LayermixError: If model or texts cannot be used, or `out` cannot be written.
     """
     reporter = reporter or Reporter(quiet=True)
@@ -137,23 +142,51 @@ def predict(
     columns = _columns(predictor, text_columns)
     if file == "-" and sys.stdin.isatty():
         reporter.say("reading standard input, one text per line; Ctrl-D ends it")
-    with _hint(predictor, columns if text_columns is None else None):
-        texts = read_unlabeled(
-            sys.stdin.buffer if file == "-" else file, columns, format=input_format, quoting=quoting
-        )
-    parts = [name for name in ("text", "text_pair") if name in texts.column_names]
-    names, length = predictor.label_names, predictor.max_length
-    collate = Collator(predictor.tokenizer)
-    rows, cut = tokenize_split(texts, predictor.tokenizer, length)
-    _say_cut(reporter, "the input", cut, length)
-    chances = metrics.softmax(
-        logits_of(predictor.run, rows, collate, batch_size, reporter.track, "predicting")
-    )
-    with _whole(out) as stream:
-        write = _writer(stream, ending, [*parts, "label", *(f"p_{name}" for name in names)])
-        for row, chance in zip(texts, chances, strict=True):
-            values = [row[part] for part in parts]
-            write([*values, names[int(chance.argmax())], *(round(float(p), 6) for p in chance)])
+    collate, cut = Collator(predictor.tokenizer), 0
+    # On a terminal the rows themselves show how far it is, and a bar would run through them.
+    counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
+    with ExitStack() as stack:
+        with _hint(predictor, columns if text_columns is None else None):
+            source = sys.stdin.buffer if file == "-" else file
+            texts = stack.enter_context(
+                open_texts(source, columns, format=input_format, quoting=quoting, say=reporter.say)
+            )
+        parts = ("text", "text_pair")[: len(texts.columns)]
+        header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
+        # Before the bar, which on a terminal takes sys.stdout for itself.
+        stream = stack.enter_context(_whole(out))
+        write = _writer(stream, ending, header)
+        total = None if counter.quiet else texts.expected()
+        advance = stack.enter_context(counter.counting(total, "predicting"))
+        for block in texts:
+            rows, cut_here = _labelled(predictor, collate, block, batch_size)
+            for row in rows:
+                write(row or [None] * len(header))
+            stream.flush()
+            cut += cut_here
+            advance(len(block))
+    _say_cut(reporter, "the input", cut / (texts.rows - texts.unread), predictor.max_length)
+    texts.raise_unread("on standard output" if out == "-" else f"in {out}")
+
+
+def _labelled(
+    predictor: Predictor, collate: Collator, block: Sequence[Text | None], batch_size: int
+) -> tuple[list[list[Any] | None], int]:
+    """The values to write for each row, None for one without text, and how many were cut."""
+    given = [text for text in block if text is not None]
+    if not given:
+        return [None] * len(block), 0
+    tokens, cut = tokenize_texts(given, predictor.tokenizer, predictor.max_length)
+    chances = iter(metrics.softmax(logits_of(predictor.run, tokens, collate, batch_size)))
+    rows: list[list[Any] | None] = []
+    for text in block:
+        if text is None:
+            rows.append(None)
+            continue
+        chance = next(chances)
+        label = predictor.label_names[int(chance.argmax())]
+        rows.append([*text, label, *(round(float(p), 6) for p in chance)])
+    return rows, cut
 
 
 def _columns(predictor: Predictor, given: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -1,20 +1,21 @@
 """Every source becomes tables, which know the file and the line of each row.
 
 A source is a file (TSV, CSV, JSON lines, Parquet, plain text), a folder of them, a saved data set,
-a data set of the hub, standard input, or rows in memory. Values are taken as they are: which
-columns are texts and which labels make sense is decided in `data.py`.
+a data set of the hub, or rows in memory. Values are taken as they are: which columns are texts and
+which labels make sense is decided in `data.py`. `streams.py` reads files with the same pieces, but
+block by block.
 """
 
 import codecs
 import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import datasets
 import pyarrow as pa
@@ -36,6 +37,9 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
 FORMATS = ("tsv", "csv", "jsonl", "json", "parquet", "txt")
 """File endings that are read: `json` as JSON lines, `txt` as one text per line."""
 
+LONGEST_RECORD = 10_000
+"""Lines after which a quoted field that is still open is taken for a stray quote mark."""
+
 
 class Findings:
     """Problems, told together (files in the order met, rows in ascending order), and notes."""
@@ -49,6 +53,10 @@ class Findings:
         place = f"{source}{counted}{row}" if row else source
         self._problems.setdefault(source, []).append((row, f"{place}: {message}"))
 
+    def of(self, source: str) -> list[tuple[int, str]]:
+        """The problems of one source, each with its line or row, in ascending order."""
+        return sorted(self._problems.get(source, ()), key=lambda item: item[0])
+
     def raise_problems(self) -> None:
         """Raise one DataError if there are any."""
         if self._problems:
@@ -56,8 +64,7 @@ class Findings:
 
     def stop(self) -> NoReturn:
         """Raise them where it is known that there are some, which make going on impossible."""
-        by_row = (sorted(found, key=lambda item: item[0]) for found in self._problems.values())
-        raise DataError([message for found in by_row for _, message in found])
+        raise DataError([message for source in self._problems for _, message in self.of(source)])
 
 
 @dataclass(frozen=True)
@@ -130,16 +137,6 @@ def read_tables(config: DataConfig, findings: Findings) -> tuple[Tables, str, st
     return tables, source, guess
 
 
-def read_one(
-    source: str | Path | BinaryIO, format: str | None, quoting: Quoting, findings: Findings
-) -> Table | None:
-    """Read one file, or an open binary stream, whose format is by default found from its start."""
-    if isinstance(source, str | Path):
-        return _read_file(Path(source), quoting, findings, format)
-    data = source.read()
-    return _parse("standard input", data, format or _sniff(data), quoting, findings)
-
-
 def tables_of(splits: Mapping[str, Any], source: str, findings: Findings) -> Tables:
     """Turn data sets, or rows as dictionaries, by split into tables."""
     tables: Tables = {}
@@ -148,9 +145,9 @@ def tables_of(splits: Mapping[str, Any], source: str, findings: Findings) -> Tab
         rows, place = splits[name], f"{source}[{name}]"
         if isinstance(rows, datasets.Dataset):
             table = rows.with_format("arrow")[:]
-            tables[split] = _from_arrow(place, table, rows.features, findings)
+            tables[split] = from_arrow(place, table, rows.features, findings)
         else:
-            tables[split] = _from_rows(place, rows, range(1, len(rows) + 1), False, findings)
+            tables[split] = from_rows(place, rows, range(1, len(rows) + 1), False, findings)
     return tables
 
 
@@ -222,40 +219,19 @@ def _pick_splits(stems: Mapping[str, str], source: str, findings: Findings) -> d
 # -- one file --------------------------------------------------------------------------------------
 
 
-def _read_file(
-    file: Path, quoting: Quoting, findings: Findings, format: str | None = None
-) -> Table | None:
+def _read_file(file: Path, quoting: Quoting, findings: Findings) -> Table | None:
+    """One file as a table; None, and a problem, where there is not a single row."""
+    source, format = str(file), file.suffix[1:].lower()
     try:
         data = file.read_bytes()
-    except FileNotFoundError:
-        findings.problem(str(file), "no such file")
-        return None
     except OSError as error:
-        findings.problem(str(file), f"cannot be read: {error.strerror or error}")
+        findings.problem(source, not_opened(error))
         return None
-    return _parse(str(file), data, format or file.suffix[1:].lower(), quoting, findings)
-
-
-def _sniff(data: bytes) -> str:
-    """The format of a stream: `jsonl` if the first line is a JSON object, else `txt`."""
-    try:
-        first = json.loads(data.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0])
-    except (ValueError, RecursionError):
-        return "txt"
-    return "jsonl" if isinstance(first, dict) else "txt"
-
-
-def _parse(
-    source: str, data: bytes, format: str, quoting: Quoting, findings: Findings
-) -> Table | None:
-    """The bytes of one file as a table; None, and a problem, where there is not a single row."""
     if format not in FORMATS:
-        findings.problem(
-            source, f"unknown format {format!r}; wanted {', '.join(FORMATS)} (as the file's ending)"
-        )
+        findings.problem(source, unknown_format(format))
         return None
     if not data.removeprefix(codecs.BOM_UTF8).strip():
-        findings.problem(source, "the file is empty")
+        findings.problem(source, EMPTY)
         return None
     if format == "parquet":
         return _parquet(source, data, findings)
@@ -263,9 +239,8 @@ def _parse(
     if not lines:
         return None
     if format == "txt":
-        texts = _without_returns(lines)
-        columns: dict[str, Callable[[], list[Any]]] = {"text": partial(list, texts)}
-        return Table(source, findings, columns, range(1, len(texts) + 1), plain=True)
+        texts = list(without_returns(lines))
+        return from_lines(source, texts, range(1, len(texts) + 1), findings)
     if format in ("jsonl", "json"):
         return _json_lines(source, lines, findings)
     return _delimited(source, lines, "," if format == "csv" else "\t", quoting, findings)
@@ -273,87 +248,137 @@ def _parse(
 
 def _decode(source: str, data: bytes, findings: Findings) -> list[str]:
     """Lines without their newline; never `splitlines`, which also splits at rare characters."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        findings.problem(source, "found UTF-16, wanted UTF-8; save it as UTF-8")
+    if is_utf16(data):
+        findings.problem(source, UTF16)
         return []
     lines: list[str] = []
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
-        try:
-            lines.append(line.decode())
-        except UnicodeDecodeError as error:
-            findings.problem(
-                source,
-                f"invalid UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); "
-                "save the file as UTF-8",
-                number,
-            )
-            lines.append(line.decode(errors="replace"))  # so that the rest is checked as well
+        text, fault = decoded(line)
+        lines.append(text)
+        if fault:
+            findings.problem(source, fault, number)
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _without_returns(lines: list[str]) -> list[str]:
+EMPTY = "the file is empty"
+ONLY_HEADER = "there is only a header, no rows"
+NO_ROWS = "there are no rows"
+UTF16 = "found UTF-16, wanted UTF-8; save it as UTF-8"
+
+
+def not_opened(error: OSError) -> str:
+    """Why a file cannot be opened or read."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return f"cannot be read: {error.strerror or error}"
+
+
+def unknown_format(format: str) -> str:
+    """That there is no such format, and which there are."""
+    return f"unknown format {format!r}; wanted {', '.join(FORMATS)} (as the file's ending)"
+
+
+def is_utf16(start: bytes) -> bool:
+    """Whether a file that starts like this is UTF-16."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def decoded(line: bytes) -> tuple[str, str]:
+    """A line as text, and what is wrong with its bytes; the text can be checked even so."""
+    try:
+        return line.decode(), ""
+    except UnicodeDecodeError as error:
+        return line.decode(errors="replace"), (
+            f"invalid UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); "
+            "save the file as UTF-8"
+        )
+
+
+def without_returns(lines: Iterable[str]) -> Iterator[str]:
     """Drop the carriage returns of Windows' line ends, if the first line has one."""
-    return [line.removesuffix("\r") for line in lines] if lines[0].endswith("\r") else lines
+    windows: bool | None = None
+    for line in lines:
+        if windows is None:
+            windows = line.endswith("\r")
+        yield line.removesuffix("\r") if windows else line
+
+
+def from_lines(
+    source: str, texts: Sequence[str], numbers: Sequence[int], findings: Findings
+) -> Table:
+    """Plain text as a table."""
+    columns = {"text": partial(list[Any], texts)}
+    return Table(source, findings, columns, numbers, plain=True)
 
 
 # -- TSV and CSV -----------------------------------------------------------------------------------
 
-Records = list[tuple[int, list[str]]]
-"""The line number (of the first line) and the fields of each record; a blank line has no fields."""
+
+class Record(NamedTuple):
+    """A row as it stands in a text file.
+
+    Attributes:
+        first: The line on which it begins, counted from 1.
+        last: The line on which it ends.
+        content: The fields of a TSV or CSV row (none on a blank line), or the value of a JSON line.
+        fault: Why it has no content; empty if it has.
+    """
+
+    first: int
+    last: int
+    content: Any
+    fault: str = ""
 
 
 def _delimited(
     source: str, lines: list[str], delimiter: str, quoting: Quoting, findings: Findings
 ) -> Table | None:
-    faults: list[tuple[int, str]] = []
-    marks = 0  # fields that begin with a quote mark which is text
-    if delimiter == "," or quoting == "quoted":
-        records, faults = _quoted_records(lines, delimiter)
-    else:
-        records = [
-            (number, line.split("\t") if line else [])
-            for number, line in enumerate(_without_returns(lines), 1)
-        ]
-        marks = sum(value.startswith('"') for _, record in records for value in record)
-    if marks and quoting == "auto":
-        quoted, quoted_faults = _quoted_records(lines, delimiter)
-        as_quoted = _looks_quoted(records, quoted, quoted_faults)
-        findings.notes.append(
-            f"{source}: {marks} fields begin with a quote mark; read "
-            + ("as quoted (raw" if as_quoted else "raw, as part of the text (quoted")
-            + " is chosen with --data.quoting)"
-        )
-        if as_quoted:
-            records, faults, marks = quoted, quoted_faults, 0
-    for number, message in faults:
-        findings.problem(source, f"not well quoted: {message}", number)
-    while records and not records[-1][1]:
+    quoted = delimiter == "," or quoting == "quoted"
+    if not quoted and quoting == "auto":
+        quoted, note = judge_quoting(source, lines)
+        findings.notes += [note] if note else []
+    found = list(quoted_records(lines, delimiter) if quoted else raw_records(lines))
+    records = [record for record in found if not record.fault]
+    for record in found:
+        if record.fault:
+            findings.problem(source, record.fault, record.first)
+    faulty = len(records) < len(found)
+    while records and not records[-1].content:
         records.pop()  # blank lines at the end
     if not records:
         return None  # nothing but faults: a file of blank lines does not come here
-    if len(records) == 1 and not faults:
-        findings.problem(source, "there is only a header, no rows")
-    hint = " (quote marks were read as text, see --data.quoting)" if marks else ""
-    return _from_records(source, records, hint, findings)
+    if len(records) == 1 and not faulty:
+        findings.problem(source, ONLY_HEADER)
+    header, *rows = records
+    return from_records(source, header.content, rows, findings, quoted)
 
 
-def _from_records(source: str, records: Records, hint: str, findings: Findings) -> Table:
-    header = [name.strip() for name in records[0][1]]
+def from_records(
+    source: str,
+    header: Sequence[str],
+    records: Sequence[Record],
+    findings: Findings,
+    quoted: bool,
+) -> Table:
+    """Well-formed records as a table; those without a field for each column are problems."""
+    header = [name.strip() for name in header]
     for name, count in Counter(filter(None, header)).items():
         if count > 1:
             findings.problem(source, f"the column {name!r} appears {count} times in the header", 1)
+    marked = not quoted and any(map(marks, records))
+    hint = " (quote marks were read as text, see --data.quoting)" if marked else ""
     rows: list[list[str]] = []
     lines: list[int] = []
-    for number, record in records[1:]:
-        if len(record) == len(header):
-            rows.append(record)
-            lines.append(number)
-        elif not record:
-            findings.problem(source, f"a blank line, wanted {len(header)} fields", number)
+    for record in records:
+        if len(fields := record.content) == len(header):
+            rows.append(fields)
+            lines.append(record.first)
+        elif not fields:
+            findings.problem(source, f"a blank line, wanted {len(header)} fields", record.first)
         else:
-            amount = "too few" if len(record) < len(header) else "too many"
+            amount = "too few" if len(fields) < len(header) else "too many"
             findings.problem(
-                source, f"{amount} fields: {len(record)}, wanted {len(header)}{hint}", number
+                source, f"{amount} fields: {len(fields)}, wanted {len(header)}{hint}", record.first
             )
 
     def values(column: int) -> list[str]:
@@ -363,41 +388,109 @@ def _from_records(source: str, records: Records, hint: str, findings: Findings) 
     return Table(source, findings, columns, lines)
 
 
-def _quoted_records(lines: list[str], delimiter: str) -> tuple[Records, list[tuple[int, str]]]:
-    """Strict CSV; records that are not well formed are told with the line on which they begin."""
-    records: Records = []
-    faults: list[tuple[int, str]] = []
-    reader = csv.reader((line + "\n" for line in lines), delimiter=delimiter, strict=True)
-    limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts of 128 KiB
-    try:
-        while True:
-            number = reader.line_num + 1
-            try:
-                records.append((number, next(reader)))
-            except StopIteration:
-                return records, faults
-            except csv.Error as error:
-                end = "unexpected end" in str(error)
-                faults.append((number, "a quote mark is never closed" if end else str(error)))
-    finally:
-        csv.field_size_limit(limit)
+def raw_records(lines: Iterable[str]) -> Iterator[Record]:
+    """TSV in which every line is a row and a quote mark is text."""
+    for number, line in enumerate(without_returns(lines), 1):
+        yield Record(number, number, line.split("\t") if line else [])
 
 
-def _looks_quoted(raw: Records, quoted: Records, faults: Sequence[object]) -> bool:
+NEVER_CLOSED = "never closed"
+
+
+def quoted_records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
+    """Strict CSV. Of a record that is not well formed only the first line is given up."""
+    source = enumerate(lines, 1)
+    again: deque[tuple[int, str]] = deque()  # lines that were read for a record that did not end
+    taken: list[tuple[int, str]] = []
+
+    def following() -> Iterator[str]:
+        while len(taken) < LONGEST_RECORD:
+            line = again.popleft() if again else next(source, None)
+            if line is None:
+                return
+            taken.append(line)
+            yield line[1] + "\n"
+
+    reader = csv.reader(following(), delimiter=delimiter, strict=True)
+    while True:
+        limit = csv.field_size_limit(2**31 - 1)  # the default refuses texts of 128 KiB
+        try:
+            fields, fault = next(reader), ""
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields, fault = [], str(error)
+        finally:
+            csv.field_size_limit(limit)
+        first, last = taken[0][0], taken[-1][0]
+        if "unexpected end" in fault:
+            within = f"not closed within {LONGEST_RECORD:,} lines"
+            cut = len(taken) == LONGEST_RECORD
+            fault = f"a quote mark is {within if cut else NEVER_CLOSED}"
+        if fault:
+            last, fault = first, f"not well quoted: {fault}"
+            again.extendleft(reversed(taken[1:]))
+            reader = csv.reader(following(), delimiter=delimiter, strict=True)
+        taken.clear()
+        yield Record(first, last, fields, fault)
+
+
+def judge_quoting(source: str, lines: Sequence[str], whole: bool = True) -> tuple[bool, str]:
+    """Whether the quote marks of a TSV file delimit fields, and a note if there are any.
+
+    Args:
+        source: What the user calls it.
+        lines: All lines of the file, or the first ones.
+        whole: Whether they are all.
+    """
+    raw = list(raw_records(lines))
+    if not any(map(marks, raw)):
+        return False, ""
+    quoted = list(quoted_records(lines, "\t"))
+    if not whole:  # a field that is open where the lines were cut off says nothing
+        late = len(lines) - len(lines) // 10
+        cut = [one.first for one in quoted if NEVER_CLOSED in one.fault and one.first > late]
+        end = min(cut, default=len(lines) + 1)
+        raw = [record for record in raw if record.first < end]
+        quoted = [record for record in quoted if record.first < end]
+    count = sum(map(marks, raw))
+    if not count:
+        return False, ""
+    as_quoted = _looks_quoted(raw, quoted)
+    where = "" if whole else f" of the first {len(lines):,} lines"
+    return as_quoted, quoting_note(source, f"{count} fields{where}", as_quoted)
+
+
+def quoting_note(source: str, fields: str, as_quoted: bool) -> str:
+    """How a TSV file was read in which some fields begin with a quote mark."""
+    how = "as quoted (raw" if as_quoted else "raw, as part of the text (quoted"
+    return f"{source}: {fields} begin with a quote mark; read {how} is chosen with --data.quoting)"
+
+
+def marks(record: Record) -> int:
+    """How many fields of a raw record begin with a quote mark."""
+    return sum(field.startswith('"') for field in record.content)
+
+
+def _looks_quoted(raw: Sequence[Record], quoted: Sequence[Record]) -> bool:
     """Whether the quote marks of a TSV file delimit fields, or are text, as in GLUE.
 
     If only one of the two readings gives every row the fields of the header, it is that one.
     Otherwise all fields that begin with a quote mark must be whole quoted fields, as some writer
     makes them: for every row of a column, or only where there is a quote mark inside to be doubled.
     """
-    raw_fits = len({len(record) for _, record in raw if record}) == 1
-    quoted_fits = not faults and len({len(record) for _, record in quoted if record}) == 1
+    raw_fits = len({len(record.content) for record in raw if record.content}) == 1
+    quoted_fits = (
+        not any(record.fault for record in quoted)
+        and len({len(record.content) for record in quoted if record.content}) == 1
+    )
     if raw_fits != quoted_fits:
         return quoted_fits
-    rows = [record for _, record in raw[1:] if record] or [raw[0][1]]
+    header = raw[0].content
+    rows = [record.content for record in raw[1:] if record.content] or [header]
     always = {
         column
-        for column in range(len(raw[0][1]))
+        for column in range(len(header))
         if all(len(row) > column and row[column].startswith('"') for row in rows)
     }
     return all(
@@ -411,23 +504,36 @@ def _looks_quoted(raw: Records, quoted: Records, faults: Sequence[object]) -> bo
 # -- JSON lines, rows in memory, Parquet -----------------------------------------------------------
 
 
+JSON_ARRAY = "found a JSON array, wanted one JSON object per line"
+
+
 def _json_lines(source: str, lines: list[str], findings: Findings) -> Table | None:
     if lines[0].lstrip().startswith("["):
-        findings.problem(source, "found a JSON array, wanted one JSON object per line", 1)
+        findings.problem(source, JSON_ARRAY, 1)
         return None
     rows: list[Any] = []
     numbers: list[int] = []
+    for record in json_records(lines):
+        if record.fault:
+            findings.problem(source, record.fault, record.first)
+        else:
+            rows.append(record.content)
+            numbers.append(record.first)
+    return from_rows(source, rows, numbers, True, findings)
+
+
+def json_records(lines: Iterable[str]) -> Iterator[Record]:
+    """One JSON value per line; blank lines are passed over."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line, object_pairs_hook=_unique))
-            numbers.append(number)
+            yield Record(number, number, json.loads(line, object_pairs_hook=_unique))
         except json.JSONDecodeError as error:
-            findings.problem(source, f"not JSON: {error.msg} at column {error.colno}", number)
+            told = f"not JSON: {error.msg} at column {error.colno}"
+            yield Record(number, number, None, told)
         except (ValueError, RecursionError) as error:
-            findings.problem(source, f"not usable JSON: {error}", number)
-    return _from_rows(source, rows, numbers, True, findings)
+            yield Record(number, number, None, f"not usable JSON: {error}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -438,11 +544,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _from_rows(
-    source: str, rows: Sequence[Any], numbers: Sequence[int], has_lines: bool, findings: Findings
+def from_rows(
+    source: str,
+    rows: Sequence[Any],
+    numbers: Sequence[int],
+    has_lines: bool,
+    findings: Findings,
+    columns: Iterable[str] | None = None,
 ) -> Table | None:
+    """Rows as a table, of these columns or of all that a row has; None if there is no column."""
     if not rows and not has_lines:
-        findings.problem(source, "there are no rows")
+        findings.problem(source, NO_ROWS)
     good: list[Mapping[str, Any]] = []
     good_numbers: list[int] = []
     for number, row in zip(numbers, rows, strict=True):
@@ -452,7 +564,7 @@ def _from_rows(
         else:
             message = f"found a {type(row).__name__}, wanted one object per row"
             findings.problem(source, message, number, ":" if has_lines else ": row ")
-    names = dict.fromkeys(name for row in good for name in row)
+    names = columns or dict.fromkeys(name for row in good for name in row)
     if not names:
         if good:
             findings.problem(source, "its rows have no columns")
@@ -461,8 +573,8 @@ def _from_rows(
     def values(column: str) -> list[Any]:
         return [row.get(column) for row in good]
 
-    columns = {name: partial(values, name) for name in names}
-    return Table(source, findings, columns, good_numbers, has_lines)
+    made = {name: partial(values, name) for name in names}
+    return Table(source, findings, made, good_numbers, has_lines)
 
 
 def _parquet(source: str, data: bytes, findings: Findings) -> Table | None:
@@ -474,19 +586,22 @@ def _parquet(source: str, data: bytes, findings: Findings) -> Table | None:
             datasets.Features.from_arrow_schema(table.schema) if b"huggingface" in metadata else {}
         )
     except (pa.ArrowException, OSError, ValueError) as error:
-        findings.problem(source, f"not readable as Parquet: {error}")
+        findings.problem(source, f"{NOT_PARQUET}: {error}")
         return None
-    return _from_arrow(source, table, features, findings)
+    return from_arrow(source, table, features, findings)
 
 
-def _from_arrow(
+NOT_PARQUET = "not readable as Parquet"
+
+
+def from_arrow(
     source: str, table: pa.Table, features: Mapping[str, Any], findings: Findings
 ) -> Table | None:
-    if twice := [name for name, n in Counter(table.column_names).items() if n > 1]:
-        findings.problem(source, f"the column {listed(twice)} appears more than once")
+    """A table of Arrow; None, and a problem, where columns share a name or there are no rows."""
+    if not each_once(source, table.column_names, findings):
         return None
     if not table.num_rows:
-        findings.problem(source, "there are no rows")
+        findings.problem(source, NO_ROWS)
         return None
     classes = {  # a ClassLabel that was given only a number of classes calls them "0", "1", …
         column: feature.names
@@ -498,6 +613,13 @@ def _from_arrow(
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     return Table(source, findings, columns, range(1, table.num_rows + 1), False, classes)
+
+
+def each_once(source: str, names: Iterable[str], findings: Findings) -> bool:
+    """Whether no two columns of an Arrow table share a name; if they do, it is a problem."""
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        findings.problem(source, f"the column {listed(twice)} appears more than once")
+    return not twice
 
 
 # -- words of messages -----------------------------------------------------------------------------

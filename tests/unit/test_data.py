@@ -1,6 +1,5 @@
 """Tables become the texts and classes that were meant, or one error that tells every fault."""
 
-import io
 import json
 import os
 import tempfile
@@ -16,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layermix.config import DataConfig
-from layermix.data import TextData, from_splits, hold_out, load_texts, read_unlabeled, take
+from layermix.data import TextData, from_splits, hold_out, load_texts, take
 from layermix.errors import DataError
 from layermix.sources import FORMATS
 
@@ -479,17 +478,14 @@ def test_no_file_whatever_its_bytes_ends_in_anything_but_rows_or_told_problems(
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"train.{format}")
         file.write_bytes(data)
-        for call in (
-            lambda: texts_of(read_unlabeled(file)),
-            lambda: texts_of(load_texts(DataConfig(path=str(file))).splits["train"]),
-        ):
-            try:
-                problems, found = None, call()
-            except DataError as error:
-                problems, found = error.problems, []
-            assert found or problems
-            told = ("holding out", str(file))
-            assert all(problem.startswith(told) for problem in problems or ())
+        try:
+            found = texts_of(load_texts(DataConfig(path=str(file))).splits["train"])
+            problems: Sequence[str] = ()
+        except DataError as error:
+            problems, found = error.problems, []
+        assert found or problems
+        told = ("holding out", str(file))
+        assert all(problem.startswith(told) for problem in problems)
 
 
 def test_shared_rows_are_a_note_with_the_count() -> None:
@@ -543,58 +539,6 @@ def test_plain_text_is_no_pair(tmp_path: Path) -> None:
         f"{more}: plain text has one text per line, but two are wanted ('sentence1', 'sentence2'); "
         "give TSV, CSV, JSONL or Parquet with these columns"
     ]
-
-
-def test_texts_to_predict_need_no_labels_and_keep_their_order(tmp_path: Path) -> None:
-    file = tmp_path / "some.jsonl"
-    write_jsonl(file, TRAIN)
-    found = read_unlabeled(file)
-    assert texts_of(found) == [(row["sentence1"], row["sentence2"]) for row in TRAIN]
-    assert found["row_id"][:] == [0, 1, 2]
-    assert found["label"][:] == [-100, -100, -100]
-    second = read_unlabeled(str(file), ["sentence2"])
-    assert texts_of(second) == [(row["sentence2"],) for row in TRAIN]
-
-
-@pytest.mark.parametrize(
-    ("data", "options", "texts"),
-    [
-        (b'{"text": "one"}\n{"text": "two"}\n', {}, [("one",), ("two",)]),
-        (b"one\n{two}\n", {}, [("one",), ("{two}",)]),
-        (b"text\tn\none\t1\n", {"format": "tsv"}, [("one",)]),
-        (b'a,b\n"1,2",3\n', {"format": "csv", "text_columns": ["b", "a"]}, [("3", "1,2")]),
-        (b"one\n", {"text_columns": ["body"]}, [("one",)]),
-        (b"[1]\n", {}, [("[1]",)]),
-    ],
-)
-def test_texts_from_a_stream(
-    data: bytes, options: dict[str, Any], texts: list[tuple[str, ...]]
-) -> None:
-    assert texts_of(read_unlabeled(io.BytesIO(data), **options)) == texts
-
-
-@pytest.mark.parametrize(
-    ("data", "options", "message"),
-    [
-        (b"one\n\ntwo", {}, "standard input:2: the text is empty (column 'body')"),
-        (b"", {}, "standard input: the file is empty"),
-        (
-            b"one\n",
-            {"text_columns": ["a", "b"]},
-            "standard input: plain text has one text per line, but two are wanted ('a', 'b'); give "
-            "TSV, CSV, JSONL or Parquet with these columns",
-        ),
-        (
-            b"a,b\n1,2\n",
-            {"format": "csv", "text_columns": None},
-            "standard input:1: no text column found; the columns are 'a', 'b'; name one or two "
-            "with --data.text_columns A,B",
-        ),
-    ],
-)
-def test_a_bad_stream(data: bytes, options: dict[str, Any], message: str) -> None:
-    options = {"text_columns": ["body"], **options}
-    assert problems_of(lambda: read_unlabeled(io.BytesIO(data), **options)) == [message]
 
 
 # -- splits by hash --------------------------------------------------------------------------------

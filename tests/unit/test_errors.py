@@ -4,7 +4,13 @@ import sys
 import pytest
 
 from layermix import errors
-from layermix.errors import DataError, LayermixError, NonFiniteLossError, StudyError
+from layermix.errors import (
+    DataError,
+    LayermixError,
+    NonFiniteLossError,
+    StudyError,
+    UnreadRowsError,
+)
 
 
 def test_a_data_error_lists_its_problems() -> None:
@@ -22,7 +28,8 @@ def test_exit_codes() -> None:
     kinds = [kind for kind in kinds if issubclass(kind, LayermixError)]
     assert len(kinds) > 5
     for kind in kinds:
-        assert kind.exit_code == (1 if kind in (NonFiniteLossError, StudyError) else 2)
+        late = (NonFiniteLossError, StudyError, UnreadRowsError)
+        assert kind.exit_code == (1 if kind in late else 2)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -18,8 +20,9 @@ from transformers import (
     BertTokenizer,
 )
 
+from layermix import streams
 from layermix.config import DataConfig
-from layermix.errors import ConfigError, DataError, ModelError, RunExistsError
+from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.predict import evaluate, predict, scores_text
 from layermix.progress import Reporter
 
@@ -144,9 +147,33 @@ def test_pairs(classifier: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, chances(classifier, TEXTS, others), atol=2e-6)
 
 
-def test_the_tokenizers_length_holds_and_is_told(
-    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
+def test_blocks_make_no_difference(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for ending in ("csv", "parquet"):
+        source = write(tmp_path / f"in.{ending}", {"text": TEXTS})
+        for rows in (1024, 4, 1):
+            monkeypatch.setattr(streams, "BLOCK", rows)
+            predict(str(classifier), source, str(tmp_path / f"{ending}{rows}.jsonl"))
+    one, *others = (read(file) for file in sorted(tmp_path.glob("*.jsonl")))
+    assert len(one) == len(TEXTS)
+    assert len(others) == 5
+    for other in others:
+        assert [(row["text"], row["label"]) for row in other] == [
+            (row["text"], row["label"]) for row in one
+        ]
+        for name in CLASSES:
+            found, wanted = ([row[f"p_{name}"] for row in rows] for rows in (other, one))
+            assert found == pytest.approx(wanted, abs=2e-6)
+
+
+def test_the_tokenizers_length_holds_and_is_told(
+    classifier: Path,
+    tmp_path: Path,
+    reporter: tuple[Reporter, io.StringIO],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK", 2)  # the share is that of all blocks
     source = write(tmp_path / "in.csv", {"text": ["a b c d", "a b c d e f g", "a"]})
     predict(str(classifier), source, str(tmp_path / "out.jsonl"), reporter=reporter[0])
     four, seven, _ = read(tmp_path / "out.jsonl")
@@ -155,6 +182,16 @@ def test_the_tokenizers_length_holds_and_is_told(
         "the input: 33.3% of the rows are longer than 6 tokens and were cut"
         in reporter[1].getvalue()
     )
+
+
+def test_how_quote_marks_were_read_is_told(
+    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
+) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text('text\n"a"\n"b"\n', encoding="utf-8")
+    predict(str(classifier), str(source), str(tmp_path / "out.csv"), reporter=reporter[0])
+    assert "2 fields begin with a quote mark; read as quoted (raw is" in reporter[1].getvalue()
+    assert [row["text"] for row in read(tmp_path / "out.csv")] == ["a", "b"]
 
 
 def pipe(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
@@ -195,6 +232,174 @@ def test_a_files_format_may_be_given(classifier: Path, tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.csv")) == len(TEXTS)
 
 
+# -- rows that cannot be read --
+
+FAULTS = b"text,text_pair\na b,c\nonly one\nd,e\n,f\n\xff,a\n" + b"g,h\n" * 2 + b'"i,j\nlast,a\n'
+UNREAD = [1, 3, 4, 7]
+TOLD = (
+    "3: too few fields: 1, wanted 2",
+    "5: the text is empty (column 'text')",
+    "6: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8",
+    "9: not well quoted: a quote mark is never closed",
+)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("rows", [3, 1024])
+def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, rows: int
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK", rows)
+    source, out = tmp_path / "in.csv", tmp_path / f"out.{ending}"
+    source.write_bytes(FAULTS)
+    with pytest.raises(UnreadRowsError) as caught:
+        predict(str(classifier), str(source), str(out))
+    assert str(caught.value).splitlines() == [
+        "4 of 9 rows could not be read:",
+        *(f"  {source}:{told}" for told in TOLD),
+        f"All other rows were labelled. The output is in {out}, in the order of the input; the "
+        "rows that could not be read stand there without text and label.",
+    ]
+    found = read(out)
+    nothing = None if ending == "jsonl" else ""
+    assert [number for number, row in enumerate(found) if set(row.values()) == {nothing}] == UNREAD
+    good = [row for number, row in enumerate(found) if number not in UNREAD]
+    texts = [["a b", "d", "g", "g", "last"], ["c", "e", "h", "h", "a"]]
+    assert [[row[name] for row in good] for name in ("text", "text_pair")] == texts
+    given = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in good])
+    np.testing.assert_allclose(given, chances(classifier, *texts), atol=2e-6)
+    assert {row["label"] for row in good} <= set(CLASSES)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", out.name]
+
+
+def test_a_block_without_a_row_that_can_be_read_is_written_as_well(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "BLOCK", 2)
+    source, out = tmp_path / "in.txt", tmp_path / "out.csv"
+    source.write_text("a\nb\n\n\nc\n", encoding="utf-8")
+    with pytest.raises(UnreadRowsError, match=r"^2 of 5 rows could not be read:"):
+        predict(str(classifier), str(source), str(out))
+    assert [row["text"] for row in read(out)] == ["a", "b", "", "", "c"]
+
+
+def test_standard_output_has_every_row_though_some_could_not_be_read(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe(monkeypatch, b"a\n\nb\n")
+    with pytest.raises(UnreadRowsError, match="The output is on standard output, in the order"):
+        predict(str(classifier))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in rows] == ["a", None, "b"]
+    assert rows[1] == dict.fromkeys(rows[0])
+
+
+# -- how far it is --
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "total"),
+    [
+        ("in.csv", 'text\na\n"b\nb"\nc\n', "3/3"),  # four line breaks, but three rows
+        ("in.jsonl", '{"text": "a"}\n\n{"text": "b"}\n', "2/2"),
+        ("in.txt", "a\nb", "2/2"),
+    ],
+)
+def test_a_bar_counts_the_rows(
+    classifier: Path,
+    tmp_path: Path,
+    reporter: tuple[Reporter, io.StringIO],
+    name: str,
+    content: str,
+    total: str,
+) -> None:
+    source = tmp_path / name
+    source.write_text(content, encoding="utf-8")
+    predict(str(classifier), str(source), str(tmp_path / "out.csv"), reporter=reporter[0])
+    assert "predicting" in reporter[1].getvalue()
+    assert total in reporter[1].getvalue()
+
+
+@pytest.fixture
+def terminal() -> tuple[Reporter, io.StringIO]:
+    """A reporter that writes to a terminal, and what stands there."""
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console = Console(file=said, force_terminal=True)
+    return reporter, said
+
+
+def test_a_bar_on_a_terminal_leaves_standard_output_alone(
+    classifier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: tuple[Reporter, io.StringIO],
+) -> None:
+    pipe(monkeypatch, b"a b\nc\n")
+    predict(str(classifier), reporter=terminal[0])
+    out = capsys.readouterr().out
+    assert [json.loads(line)["text"] for line in out.splitlines()] == ["a b", "c"]
+    assert "predicting" in terminal[1].getvalue()
+    assert "label" not in terminal[1].getvalue()
+
+
+def test_no_bar_runs_through_rows_on_a_terminal(
+    classifier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: tuple[Reporter, io.StringIO],
+) -> None:
+    pipe(monkeypatch, b"a b\nc\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    predict(str(classifier), reporter=terminal[0])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert terminal[1].getvalue() == ""
+
+
+# -- memory --
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from layermix.predict import predict
+predict(*sys.argv[1:], batch_size=256)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+
+
+def peak(model: Path, folder: Path, line: str, rows: int) -> float:
+    """The most memory, in MiB, that a process needs which labels a CSV file of so many rows."""
+    source = folder / f"{rows}.csv"
+    with source.open("w", encoding="utf-8") as file:
+        file.write("text,other\n")
+        file.writelines(f"{line}\n" for _ in range(rows))
+    out = source.with_suffix(".jsonl")
+    # Not `ru_maxrss`: that of a process starts with what the one that began it has.
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(model), str(source), str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with out.open(encoding="utf-8") as file:
+        assert sum(1 for _ in file) == rows
+    return int(done.stdout) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("line", "few", "many"),
+    [
+        ("a b," + "c" * 9000, 1_200, 7_200),  # 65 MB, which would be in memory more than once
+        pytest.param("a b c,x", 100_000, 1_000_000, marks=pytest.mark.slow),
+    ],
+)
+def test_more_rows_need_no_more_memory(
+    classifier: Path, tmp_path: Path, line: str, few: int, many: int
+) -> None:
+    little, much = (peak(classifier, tmp_path, line, rows) for rows in (few, many))
+    assert much < little + 30
+
+
 # -- what was there before, and what a failure leaves --
 
 
@@ -214,8 +419,8 @@ def test_a_failure_leaves_the_old_file_and_no_other(classifier: Path, tmp_path: 
     out = tmp_path / "out.csv"
     out.write_text("mine", encoding="utf-8")
     source = tmp_path / "in.csv"
-    source.write_text("text\na\n \n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"in\.csv:3: the text is empty"):
+    source.write_text("text\n \n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"in\.csv:2: the text is empty"):
         predict(str(classifier), str(source), str(out), force=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", "out.csv"]
     assert out.read_text(encoding="utf-8") == "mine"

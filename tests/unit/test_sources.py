@@ -1,7 +1,6 @@
 """Every source gives the same rows, no text is changed on the way, and every row has its line."""
 
 import csv
-import io
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.errors import ConfigError, DataError
-from layermix.sources import FORMATS, Findings, Table, read_one, read_tables, tables_of
+from layermix.sources import FORMATS, Findings, Table, read_tables, tables_of
 
 Row = dict[str, Any]
 
@@ -278,6 +277,15 @@ def test_quoting_can_be_chosen(tmp_path: Path) -> None:
     assert texts(file, "quoted") == ["Hello", "world"]
 
 
+def test_a_record_that_is_not_well_quoted_hides_no_other_problem(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text('text,label\n"open,a\nfew\nx,b\n"fine",c\n')
+    assert problems_of(lambda: read(file)) == [
+        f"{file}:2: not well quoted: ',' expected after '\"'",
+        f"{file}:3: too few fields: 1, wanted 2",
+    ]
+
+
 def test_class_names_survive_parquet(tmp_path: Path) -> None:
     made = datasets.ClassLabel(names=["z", "y"])
     features = datasets.Features({"label": made, "bare": datasets.ClassLabel(num_classes=2)})
@@ -285,21 +293,6 @@ def test_class_names_survive_parquet(tmp_path: Path) -> None:
     of.to_parquet(str(tmp_path / "train.parquet"))
     (table,) = read(tmp_path).values()
     assert table.classes == {"label": ["z", "y"]}
-
-
-@pytest.mark.parametrize(
-    ("data", "columns"),
-    [
-        (b'{"text": "one"}\n{"text": "two"}\n', {"text": ["one", "two"]}),
-        (b"one\n{two}\n", {"text": ["one", "{two}"]}),
-        (b"[1]\r\nx\r\n", {"text": ["[1]", "x"]}),
-        (b'\xef\xbb\xbf{"a": 1}', {"a": [1]}),
-    ],
-)
-def test_the_format_of_a_stream_is_found(data: bytes, columns: dict[str, list[Any]]) -> None:
-    table = read_one(io.BytesIO(data), None, "auto", Findings())
-    assert table is not None
-    assert {name: values() for name, values in table.columns.items()} == columns
 
 
 # -- bad sources -----------------------------------------------------------------------------------
