@@ -386,7 +386,8 @@ def predict_command(
     """Label texts, with a probability for each class.
 
     MODEL is a run folder, a model folder or a hub id; FILE is TSV, CSV, JSONL, Parquet or plain
-    text, or - for standard input, the default. Rows keep their order.
+    text, or - for standard input, the default. Rows keep their order. A row that cannot be read is
+    written without text and label, and told at the end, with exit code 1.
     """
     data = load(TeachConfig, flags=_given(fields)).data
     from layermix import predict

@@ -193,7 +193,10 @@ def test_bad_requests_to_predict(
     ("text", "words", "told"),
     [
         (b"", [], "standard input: the file is empty"),
-        (b"fine\n\npoor\n", [], "standard input:2: the text is empty"),
+        (b"\n \n", [], "standard input: the file is empty"),
+        (b"\xff\n\xfe\n", [], "standard input:2: invalid UTF-8 (byte 0xfe at column 1)"),
+        (b"PAR1", ["--format=parquet"], "standard input: not readable as Parquet"),
+        (b"fine\n", ["--format=jsonl"], "none of the first 1 row(s) can be read"),
         (b"fine\n", ["--data.text_columns=review"], "plain text has no columns"),
         (b"opinion\nfine\n", ["--format=csv"], "was trained on the text column(s) review; where"),
         (b'{"review": 3}\n', [], "standard input:1: found a int, 3, wanted text"),

@@ -20,6 +20,7 @@ from layermix.config import DistillConfig, TeachConfig, field_names, load
 from layermix.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.metrics import TASKS
 from layermix.mixing import MIXES
+from layermix.streams import BLOCK
 
 COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -231,6 +232,67 @@ def test_predict_reads_csv_from_standard_input(cli: Any, student: Path) -> None:
         'word1, "fine"',
         "poor\nword3",
     ]
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_rows_that_cannot_be_read_are_told_once_the_others_are_labelled(
+    cli: Any, student: Path, tmp_path: Path, quiet: list[str]
+) -> None:
+    source, out = tmp_path / "some.csv", tmp_path / "labels.csv"
+    source.write_bytes(b"review\nfine\n  \na,b\n\xff\npoor\n")
+    done = cli("predict", student, source, "--out", out, *quiet, process=True)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith(
+        "Error: 3 of 5 rows could not be read:\n"
+        f"  {source}:3: the text is empty (column 'review')\n"
+        f"  {source}:4: too many fields: 2, wanted 1\n"
+        f"  {source}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8\n"
+        f"All other rows were labelled. The output is in {out}, in the order of the input; the "
+        "rows that could not be read stand there without text and label.\n"
+    )
+    assert done.err.startswith("Error: ") == bool(quiet)
+    with out.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["text"] for row in rows] == ["fine", "", "", "", "poor"]
+    assert [row["label"] for row in rows] == ["good", "", "", "", "bad"]
+
+
+def test_rows_are_labelled_while_more_are_to_come(start: Start, student: Path) -> None:
+    process = start(*("predict", student, "--quiet"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"fine\n" * BLOCK)
+    process.stdin.flush()
+    for _ in range(BLOCK):
+        assert json.loads(process.stdout.readline())["label"] == "good"
+    out, err = process.communicate(b"poor\n")
+    assert (process.returncode, err) == (0, b"")
+    assert json.loads(out)["label"] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "left"),
+    [(signal.SIGKILL, -signal.SIGKILL, ["labels.csv.writing"]), (signal.SIGINT, 130, [])],
+)
+def test_what_is_stopped_has_no_file_of_the_final_name(
+    start: Start, student: Path, tmp_path: Path, how: signal.Signals, code: int, left: list[str]
+) -> None:
+    words = ("predict", student, "-", "--out", tmp_path / "labels.csv", "--quiet")
+    process = start(*words, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"fine\n" * BLOCK)
+    process.stdin.flush()
+    partial = tmp_path / "labels.csv.writing"
+    deadline = time.monotonic() + 120
+    while not (partial.exists() and partial.read_bytes().count(b"\n") == BLOCK + 1):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.wait()
+    process.communicate()
+    assert process.returncode == code
+    assert [file.name for file in tmp_path.iterdir()] == left
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
