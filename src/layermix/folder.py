@@ -21,6 +21,9 @@ CONFIG, RESULT, HISTORY, PREDICTIONS, ENVIRONMENT, TEXTS = (
     "texts.parquet",
 )
 
+CARD, EXPORT, BENCH = "README.md", "onnx/export.json", "bench.json"
+"""The model card and what an export tells, in a model's folder; the speeds, in a run's folder."""
+
 SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
 """Folders that an unfinished run needs to go on."""
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import yaml
@@ -47,6 +47,7 @@ from layermix.record import EpochRecorder, clean_history, environment, reported_
 from layermix.remember import signals_for
 from layermix.runtimes import TorchRunner, logits_of
 from layermix.signals import Teacher
+from layermix.stats import Score, row_bootstrap, score_interval
 from layermix.trackers import check_trackers, trackers
 from layermix.trainer import DistillTrainer, last_checkpoint
 
@@ -469,15 +470,41 @@ class _Training:
                 "max_length": self.lesson.max_length,
                 "cut": dict(self.lesson.cut),
             },
+            "pair": len(self.lesson.texts.text_columns) == 2,
             "notes": list(self.lesson.notes),
             "precision": str(self.objective.precision).removeprefix("torch."),
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
+        if (sure := self._interval(recorder, reports)) is not None:
+            record["interval"] = sure
         if self.speed is not None:
             record["timings"]["milliseconds_per_text"] = self.speed
         if run is not None:
             self._write(role, record, history, reports, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)
+
+    def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:
+        """How sure the saved student's score is over examples, and its difference to the teacher's.
+
+        None where no validation row has a label, or the score is one that has no interval here.
+        """
+        metric: Any = self.lesson.metric
+        saved = "selected" if "selected" in reports else "last"
+        logits, labels = recorder.logits("validation", reports[saved]["epoch"])
+        known = labels != metrics.UNLABELLED
+        if metric not in get_args(Score) or not known.any():
+            return None
+        predicted, labels = logits.argmax(-1)[known], labels[known]
+        low, high = score_interval(predicted, labels, metric)
+        found = {"metric": metric, "rows": len(labels), "low": low, "high": high}
+        if (teacher := self.lesson.teacher_logits.get("validation")) is not None:
+            paired = row_bootstrap(predicted, teacher.argmax(-1)[known], labels, metric)
+            found |= {
+                "difference": paired.difference,
+                "difference_low": paired.low,
+                "difference_high": paired.high,
+            }
+        return found
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores on the test rows of the student that is saved, once."""
@@ -500,6 +527,8 @@ class _Training:
     ) -> None:
         folder = run.work / role
         self.student.model.save_pretrained(folder)
+        # Some tokenizers know no limit, and transformers.js no other place to look for one.
+        self.student.tokenizer.model_max_length = self.student.max_length
         self.student.tokenizer.save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.iterdir())
         record[role]["bytes_on_disk"] = size

@@ -14,9 +14,26 @@ from layermix.encoder import Classifier
 from layermix.run import Result, distill_from, teach_from
 
 
+def test_a_card_names_no_folder_of_this_machine(
+    bert: Callable[..., BertForSequenceClassification],
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path: Path,
+) -> None:
+    model = Classifier(bert(2), tokenizer, str(tmp_path / "base"), {"from": str(tmp_path / "base")})
+    config = TeachConfig.model_validate({"training": {"epochs": 1}})
+    teach_from(model, texts(), config, out=tmp_path / "run")
+    card = (tmp_path / "run/teacher/README.md").read_text(encoding="utf-8")
+    assert "from `base`" in card
+    assert str(tmp_path) not in card
+
+
 def saved_score(card: str, epochs: str, metrics: dict[str, Any]) -> None:
     assert f"| validation score ({epochs} epoch: {metrics['epoch']}) | |" in card
     assert f"| accuracy | {metrics['validation']['accuracy']:.4f} |" in card
+    entry = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]
+    numbers = {one["type"]: one["value"] for one in entry["metrics"]}
+    assert numbers["accuracy"] == round(metrics["validation"]["accuracy"], 4)
     assert "per_class" not in card
 
 
@@ -44,6 +61,15 @@ def test_the_card_of_a_student_gives_the_scores_of_the_saved_epoch(
     assert header["pipeline_tag"] == "text-classification"
     assert f"Distilled with `{result.record['formula']}` from `TEACHER` on" in card
     assert "classes: 0, 1." in card
+    sure = result.record["interval"]
+    accuracy = result.metrics[saved]["validation"]["accuracy"]
+    assert sure["low"] <= accuracy <= sure["high"]
+    assert f"over the 6 rows: {sure['low']:.4f} to {sure['high']:.4f}." in card
+    taught = result.record["teacher"]["metrics"]["validation"]["accuracy"]
+    assert sure["difference"] == pytest.approx(accuracy - taught)
+    for layer, row in enumerate(result.record["alpha"]):
+        assert f"| student layer {layer} | {row[0]:.3f} | {row[1]:.3f} |" in card
+    assert "@misc{" in card
 
 
 def test_the_card_of_a_teacher_made_in_python(
@@ -57,5 +83,5 @@ def test_the_card_of_a_teacher_made_in_python(
     result = teach_from(model, texts(), config, out=tmp_path / "run")
     card = (tmp_path / "run/teacher/README.md").read_text(encoding="utf-8")
     saved_score(card, "last", result.metrics["last"])
-    assert card.splitlines()[5].startswith("# Teacher for ")
+    assert "\n# Teacher for memory\n" in card
     assert "Fine-tuned from `a model in memory` on 13 rows of `memory`" in card
