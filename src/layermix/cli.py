@@ -10,8 +10,8 @@ import json
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -243,12 +243,26 @@ RUNTIME = click.option(
     help="What runs the model: PyTorch, or a file that `layermix export` made.  [default: PyTorch "
     "where there are weights for it, else onnx]",
 )
+DATA = config_options(
+    TeachConfig, only=("data.path", "data.text_columns", "data.label_column", "data.quoting")
+)
 GO_ON = "stopped; the same command with --resume goes on"
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:
     """The config flags that were typed, by dotted name."""
     return {name.replace("__", "."): value for name, value in fields.items() if value is not None}
+
+
+@contextmanager
+def _extra(name: str, what: str) -> Iterator[None]:
+    """Say which extra an import needs, where it fails."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; {what} needs the extra: pip install 'layermix[{name}]'"
+        ) from None
 
 
 def _print_json(value: Any) -> None:
@@ -327,9 +341,7 @@ def distill(
 @RUNTIME
 @BATCH_SIZE
 @JSON
-@config_options(
-    TeachConfig, only=("data.path", "data.text_columns", "data.label_column", "data.quoting")
-)
+@DATA
 def evaluate(
     model: str, runtime: Any, batch_size: int, as_json: bool, quiet: bool, **fields: Any
 ) -> None:
@@ -339,16 +351,16 @@ def evaluate(
     and test splits are scored, of one file every row.
     """
     data = load(TeachConfig, flags=_given(fields)).data
-    from layermix import predict
+    from layermix import evaluate as evaluation
     from layermix.progress import Reporter
 
-    scores = predict.evaluate(
+    scores = evaluation.evaluate(
         model, data, runtime=runtime, batch_size=batch_size, reporter=Reporter(quiet)
     )
     if as_json:
         _print_json(scores)
     else:
-        click.echo(predict.scores_text(scores))
+        click.echo(evaluation.scores_text(scores))
 
 
 @command("predict")
@@ -405,6 +417,134 @@ def predict_command(
         batch_size=batch_size,
         reporter=Reporter(quiet),
     )
+
+
+@command("export")
+@MODEL
+@click.option("--onnx", is_flag=True, help="Make onnx/model.onnx, float32.")
+@click.option("--int8", is_flag=True, help="Make onnx/model_quantized.onnx as well.")
+@click.option(
+    "--max-drop",
+    metavar="X",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Most points (hundredths of the score) that int8 may cost.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A new folder with all that serving needs.  [default: onnx/ in the model's own folder]",
+)
+@click.option("--force", is_flag=True, help="Make an export anew that is there already.")
+@click.option(
+    "--push_to_hub",
+    metavar="USER/NAME",
+    help="Upload the folder, card and all, at the end; alone, upload it as it is.",
+)
+@click.option("--private", is_flag=True, help="Make the hub's repository private, if it is new.")
+@JSON
+@DATA
+def export_command(
+    model: str,
+    onnx: bool,
+    int8: bool,
+    max_drop: float,
+    out: Path | None,
+    force: bool,
+    push_to_hub: str | None,
+    private: bool,
+    as_json: bool,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Export MODEL for onnxruntime and transformers.js.
+
+    MODEL is a run folder or a model folder. The exported file must answer as PyTorch does on real
+    rows, and int8 must not cost more than --max-drop: on the validation rows of MODEL's run, or on
+    those of --data (of a folder or hub data set the validation split, of one file every row).
+    """
+    if not (onnx or int8 or push_to_hub):
+        raise ConfigError(
+            "nothing to make: give --onnx, or --int8 for both float32 and int8, or --push_to_hub "
+            "for an upload of what is there"
+        )
+    data = load(TeachConfig, flags=_given(fields)).data
+    made: dict[str, Any] = {}
+    told: list[str] = []
+    if onnx or int8:
+        with _extra("onnx", "an export"):
+            from layermix import export as exports
+        from layermix.progress import Reporter
+
+        folder, made = exports.export(
+            model,
+            data,
+            int8=int8,
+            out=out,
+            max_drop=max_drop,
+            force=force,
+            reporter=Reporter(quiet),
+        )
+        told = [
+            exports.export_text(made, folder),
+            f"\nNext: layermix bench {model}    or    layermix predict {out or model} FILE "
+            f"--runtime {'int8' if int8 else 'onnx'}",
+        ]
+    if push_to_hub is not None:
+        from layermix.push import push
+
+        made["pushed"] = push(out or model, push_to_hub, private=private)
+        told.append(f"It is on the hub: {made['pushed']}")
+    if as_json:
+        _print_json(made)
+    else:
+        click.echo("\n".join(told))
+
+
+@command("bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
+@click.option(
+    "--rounds",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="How often each model takes its turn.",
+)
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Processor threads.  [default: as many as torch takes]",
+)
+@JSON
+@DATA
+def bench_command(
+    models: tuple[str, ...],
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    **fields: Any,
+) -> None:
+    """Measure size and speed of models beside each other.
+
+    MODEL is a run folder, a model folder or a hub id; the first is the one to compare with, and
+    before a single student its teacher is put. What has been exported is measured as ONNX and int8
+    too. Texts are the validation rows that the last MODEL's run has kept, or those of --data. The
+    result goes into that run's folder, its report and its model card.
+    """
+    data = load(TeachConfig, flags=_given(fields)).data
+    from layermix import bench
+    from layermix.progress import Reporter
+
+    found = bench.bench(models, data, rounds=rounds, threads=threads, reporter=Reporter(quiet))
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo(bench.bench_text(found))
 
 
 @main.group("cache")
@@ -633,13 +773,8 @@ def report_command(
     """
     if watch and figures:
         raise ConfigError("--watch makes the page only; give --figures without it")
-    try:
+    with _extra("report", "a report"):
         from layermix import report as reports
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed; a report needs the extra: pip install "
-            "'layermix[report]'"
-        ) from None
     if watch:
         reports.watch(source, out, lambda page: None if quiet else click.echo(f"made {page}"))
     page, files = reports.report(source, out, figures)

@@ -86,6 +86,12 @@ class RunExistsError(LayermixError):
     """The output folder holds something already; nothing is written over."""
 
 
+class ExportError(LayermixError):
+    """An exported model does not answer as it should, so it is not handed out."""
+
+    exit_code = 1
+
+
 class ReportError(LayermixError):
     """A folder holds nothing that a report could be made of."""
 

@@ -1,99 +1,22 @@
-"""What a saved model says: scores on labelled data, labels for new texts."""
+"""Labels for new texts from a saved model, block by block."""
 
 import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from layermix import metrics
-from layermix.config import DataConfig
-from layermix.data import Text, load_texts
-from layermix.errors import ConfigError, DataError, RunExistsError
+from layermix.data import Text
+from layermix.errors import ConfigError, RunExistsError
 from layermix.progress import Reporter
 from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
 from layermix.sources import Quoting
 from layermix.streams import open_texts
-from layermix.tokens import Collator, tokenize_split, tokenize_texts
-
-
-def evaluate(
-    model: str,
-    data: DataConfig,
-    *,
-    runtime: Runtime = "auto",
-    batch_size: int = 32,
-    reporter: Reporter | None = None,
-) -> dict[str, dict[str, Any]]:
-    """Score a saved model on labelled data.
-
-    Args:
-        model: Run folder, model folder or hub id.
-        data: A folder or hub data set, of which the validation and test splits are scored, or one
-            file, of which every row is.
-        runtime: What runs the model.
-        batch_size: Rows per forward pass.
-        reporter: Where progress is shown; quiet if None.
-
-    Returns:
-        Split (or file name) -> scores, `rows` and `per_class` among them.
-
-    Raises:
-        LayermixError: If model or data cannot be used, or their classes differ.
-    """
-    reporter = reporter or Reporter(quiet=True)
-    predictor = open_predictor(model, runtime)
-    columns = _columns(predictor, data.text_columns)
-    names = {"validation": "validation", "test": "test"}
-    wanted: dict[str, Any] = {"text_columns": columns}
-    one_file = data.path is not None and Path(data.path).is_file()
-    if data.path is not None and one_file:
-        # The same file twice, because one that stands alone would lose a tenth as validation.
-        names = {"validation": Path(data.path).name}
-        wanted |= {"path": None, "train": data.path, "validation": data.path}
-    with _hint(predictor, columns if data.text_columns is None else None):
-        texts = load_texts(data.model_copy(update=wanted))
-    predictor = predictor.in_order(texts.label_names, texts.named)
-    for note in filter(None, (*texts.notes, predictor.note)):
-        if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
-            reporter.say(note)
-    collate, length = Collator(predictor.tokenizer), predictor.max_length
-    found: dict[str, dict[str, Any]] = {}
-    for split, name in names.items():
-        if split not in texts.splits:
-            continue
-        rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, length)
-        labels = np.asarray(rows["labels"])
-        if not (labels != metrics.UNLABELLED).any():
-            continue
-        _say_cut(reporter, name, cut, length)
-        logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
-        found[name] = {"rows": len(labels), **metrics.scores(logits, labels)}
-        found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
-    return found
-
-
-def scores_text(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores by split as a table for people."""
-    lines = []
-    for split, scores in found.items():
-        width = max(20, *(len(name) + 2 for name in scores["per_class"]))
-        lines.append(f"{split} ({scores['rows']} rows)")
-        lines += [
-            f"  {name:<{width}}{value:10.4f}"
-            for name, value in scores.items()
-            if isinstance(value, float)
-        ]
-        lines.append(f"  {'class':<{width}}{'precision':>10}{'recall':>10}{'f1':>10}{'rows':>8}")
-        for name, own in scores["per_class"].items():
-            numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
-            lines.append(f"  {name:<{width}}{numbers}{own['support']:8.0f}")
-    return "\n".join(lines)
+from layermix.tokens import Collator, tokenize_texts
 
 
 def predict(
@@ -139,14 +62,13 @@ def predict(
             "with --format csv (or tsv, jsonl, parquet)"
         )
     predictor = open_predictor(model, runtime)
-    columns = _columns(predictor, text_columns)
     if file == "-" and sys.stdin.isatty():
         reporter.say("reading standard input, one text per line; Ctrl-D ends it")
     collate, cut = Collator(predictor.tokenizer), 0
     # On a terminal the rows themselves show how far it is, and a bar would run through them.
     counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
     with ExitStack() as stack:
-        with _hint(predictor, columns if text_columns is None else None):
+        with predictor.reading(text_columns) as columns:
             source = sys.stdin.buffer if file == "-" else file
             texts = stack.enter_context(
                 open_texts(source, columns, format=input_format, quoting=quoting, say=reporter.say)
@@ -165,7 +87,8 @@ def predict(
             stream.flush()
             cut += cut_here
             advance(len(block))
-    _say_cut(reporter, "the input", cut / (texts.rows - texts.unread), predictor.max_length)
+    if told := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
+        reporter.say(told)
     texts.raise_unread("on standard output" if out == "-" else f"in {out}")
 
 
@@ -187,43 +110,6 @@ def _labelled(
         label = predictor.label_names[int(chance.argmax())]
         rows.append([*text, label, *(round(float(p), 6) for p in chance)])
     return rows, cut
-
-
-def _columns(predictor: Predictor, given: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The text columns to read: as given, else those the model was trained on, else unknown.
-
-    Raises:
-        ConfigError: If the model was trained on another number of texts.
-    """
-    trained = predictor.text_columns
-    if given is not None and trained and len(given) != len(trained):
-        raise ConfigError(
-            f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
-            f"{predictor.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
-        )
-    return given or trained or None
-
-
-@contextmanager
-def _hint(predictor: Predictor, trained: tuple[str, ...] | None) -> Iterator[None]:
-    """Where a column is missing, add how its name came to be wanted."""
-    try:
-        yield
-    except DataError as error:
-        if trained is None or not any("no column" in problem for problem in error.problems):
-            raise
-        raise DataError(
-            error.problems,
-            hint=f"{predictor.source} was trained on the text column(s) {', '.join(trained)}; "
-            "where they have other names, give --data.text_columns",
-        ) from error
-
-
-def _say_cut(reporter: Reporter, name: str, share: float, length: int) -> None:
-    if share:
-        reporter.say(
-            f"{name}: {share:.1%} of the rows are longer than {length} tokens and were cut"
-        )
 
 
 def _check_out(out: str, force: bool) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from layermix.answers import Answers, put_together, read_rows
 from layermix.errors import ReportError
-from layermix.folder import CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
+from layermix.folder import BENCH, CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
 
 Status = Literal["ok", "failed", "cancelled", "unfinished"]
 Texts = Mapping[int, tuple[str, ...]]
@@ -46,6 +46,7 @@ class _Record(BaseModel):
 class Side(_Record):
     """Teacher or student as result.json has it."""
 
+    place: str | None = Field(None, alias="from")
     parameters: int | None = None
     bytes_on_disk: int | None = None
     classes: list[str] = []
@@ -103,6 +104,38 @@ class Record(_Record):
         """Split -> scores of a reported epoch."""
         found = self.metrics.get(report, {})
         return {split: one for split, one in found.items() if isinstance(one, Mapping)}
+
+
+class Faster(_Record):
+    """How many times as fast as the first model, over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+class SpeedRow(_Record):
+    """One model as one of the runtimes runs it."""
+
+    name: str
+    parameters: int | None
+    bytes: int
+    median_ms: float
+    p95_ms: float
+    texts_per_second: float
+    times_as_fast: dict[str, Faster]
+
+
+class Speed(_Record):
+    """What bench.json holds."""
+
+    models: list[SpeedRow] = Field(min_length=1)
+    rows: str
+    mean_tokens: float
+    rounds: int
+    batch_size: int
+    threads: int
+    processor: str
 
 
 def _number(value: Any) -> float | None:
@@ -195,6 +228,17 @@ class RunFiles:
     def texts(self) -> Texts:
         """row_id -> texts of the validation rows."""
         return read_texts(self.folder / TEXTS, self.missing)
+
+    @cached_property
+    def speed(self) -> Speed | None:
+        """What `layermix bench` has measured, if it has been called."""
+        if not (self.folder / BENCH).is_file():
+            return None
+        try:
+            return Speed.model_validate(self._json(BENCH))
+        except ValidationError as error:
+            self.missing.append(f"{BENCH} is damaged ({short(error)})")
+            return None
 
     def _absent(self, name: str) -> None:
         if not self.is_working:

@@ -9,6 +9,7 @@ import numpy as np
 
 from layermix import figures, metrics
 from layermix.answers import Answers
+from layermix.card import bench_cells, bench_note
 from layermix.exhibits import (
     MOST_ROWS,
     alpha_figures,
@@ -30,6 +31,7 @@ def run_page(run: RunFiles) -> Page:
     answers = run.answers(reported)
     sections = [
         Section("Scores", tables=_score_tables(run), figures=_run_scores(run)),
+        Section("Size and speed", tables=_speed_tables(run)),
         Section("What was learned", figures=_run_learning(run)),
         Section("α", figures=_run_alpha(run)),
     ]
@@ -177,6 +179,14 @@ def _score_tables(run: RunFiles) -> list[Table]:
         return []
     cells = [[title, *(_four(one.get(name)) for name in names)] for title, one in rows.items()]
     return [Table("The teacher, and the reported epochs", ["", *names], cells)]
+
+
+def _speed_tables(run: RunFiles) -> list[Table]:
+    """What `layermix bench` has measured."""
+    if run.speed is None:
+        return []
+    record = run.speed.model_dump()
+    return [Table(bench_note(record), *bench_cells(record))]
 
 
 def _four(value: Any) -> str:

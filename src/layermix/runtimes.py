@@ -1,6 +1,7 @@
 """The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from layermix.errors import ConfigError, ModelError
+from layermix.errors import ConfigError, DataError, ModelError
 from layermix.hf import (
     Classifier,
     HFEncoder,
@@ -179,6 +180,52 @@ class Predictor:
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         return replace(self, run=run, label_names=tuple(names), note=note)
 
+    @contextmanager
+    def reading(self, given: tuple[str, ...] | None) -> Iterator[tuple[str, ...] | None]:
+        """The text columns to read: as given, else those it was trained on, else unknown.
+
+        Where one that was not given is missing, the error says how its name came to be wanted.
+
+        Raises:
+            ConfigError: If it was trained on another number of texts than are given.
+            DataError: From within, with that hint.
+        """
+        trained = self.text_columns
+        if given is not None and trained and len(given) != len(trained):
+            raise ConfigError(
+                f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
+                f"{self.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
+            )
+        try:
+            yield given or trained or None
+        except DataError as error:
+            hinted = given is None and trained
+            if not hinted or not any("no column" in problem for problem in error.problems):
+                raise
+            raise DataError(
+                error.problems,
+                hint=f"{self.source} was trained on the text column(s) {', '.join(trained)}; "
+                "where they have other names, give --data.text_columns",
+            ) from error
+
+    def cut_note(self, name: str, share: float) -> str:
+        """What to say where a share of the rows was cut; empty if none was."""
+        about = f"{share:.1%} of the rows are longer than {self.max_length} tokens and were cut"
+        return f"{name}: {about}" if share else ""
+
+    def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
+        """Class indices (B,) of texts or pairs, in one batch."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        inputs = self.tokenizer(
+            *columns,
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="pt",
+        )
+        found: NDArray[np.intp] = self.run(inputs).argmax(-1)
+        return found
+
 
 def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     """Load a saved classifier to run it.
@@ -192,12 +239,10 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     """
     folder = model_folder(source)
     if runtime == "auto":
-        exported = folder is not None and (folder / ONNX_FILES["onnx"]).is_file()
-        runtime = "onnx" if exported and not any(folder.glob("*.safetensors")) else "torch"  # type: ignore[union-attr]
+        runtime = _at_hand(folder)
     if runtime == "torch":
         return predictor_of(load_classifier(source))
-    file = folder / ONNX_FILES[runtime] if folder is not None else None
-    if folder is None or file is None or not file.is_file():
+    if folder is None or not (folder / ONNX_FILES[runtime]).is_file():
         raise ModelError(
             f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export {source} "
             f"--{runtime}` makes it"
@@ -205,8 +250,15 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     config, tokenizer = described(source, str(folder))
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     _check_head(source, config, names)
-    run = OnnxRunner(file, len(names))
+    run = OnnxRunner(folder / ONNX_FILES[runtime], len(names))
     return Predictor(source, runtime, run, tokenizer, names, *_trained(config, tokenizer))
+
+
+def _at_hand(folder: Path | None) -> Runtime:
+    """PyTorch, unless a folder has an exported file and no weights for it."""
+    if folder is None or any(folder.glob("*.safetensors")):
+        return "torch"
+    return "onnx" if (folder / ONNX_FILES["onnx"]).is_file() else "torch"
 
 
 def predictor_of(classifier: Classifier) -> Predictor:

@@ -22,7 +22,9 @@ from transformers import (
 from layermix.config import DistillConfig
 from layermix.encoder import Classifier, HFEncoder, blocks_of
 from layermix.errors import ModelError
+from layermix.export import write_onnx
 from layermix.run import distill
+from layermix.runtimes import OnnxRunner
 from layermix.signals import Needs
 from layermix.students import copy_blocks, fresh_student
 
@@ -357,3 +359,14 @@ def test_an_encoder_with_a_decoder_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="found 2 lists of 2 blocks in it, wanted one"):
         HFEncoder(BartForSequenceClassification(config))
+
+
+def test_an_exported_file_says_what_the_model_says(family: Any, tmp_path: Path) -> None:
+    classifier = family.make()
+    write_onnx(classifier, tmp_path / "model.onnx")
+    run = OnnxRunner(tmp_path / "model.onnx", 2)
+    longest = (["a b c d e f g h"], ["i j k"])
+    for texts in (PAIRS, longest, (["a"], ["b"])):
+        batch = dict(classifier.tokenizer(*texts, padding=True, return_tensors="pt"))
+        wanted = logits(classifier.model, batch).numpy()
+        assert abs(run(batch) - wanted).max() < 1e-5

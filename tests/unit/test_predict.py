@@ -23,7 +23,8 @@ from transformers import (
 from layermix import streams
 from layermix.config import DataConfig
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
-from layermix.predict import evaluate, predict, scores_text
+from layermix.evaluate import evaluate, scores_text
+from layermix.predict import predict
 from layermix.progress import Reporter
 
 LETTERS = "abcdefghij"

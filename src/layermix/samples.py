@@ -1,0 +1,106 @@
+"""Rows on which the versions of one model are compared: those a run has kept, or the user's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from layermix.config import DataConfig
+from layermix.errors import ConfigError
+from layermix.evaluate import labelled_texts
+from layermix.folder import PREDICTIONS, RESULT, TEXTS
+from layermix.hf import class_order, model_folder
+from layermix.metrics import TASKS, UNLABELLED
+from layermix.progress import Reporter
+from layermix.reading import RunFiles
+from layermix.runtimes import Predictor
+from layermix.stats import Score
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Real rows of one task.
+
+    Attributes:
+        texts: Columns `text`, perhaps `text_pair`, `label` and `row_id`.
+        metric: The task's first score, or accuracy where an interval of that one is not at hand.
+        source: What the user would call them.
+    """
+
+    texts: Dataset
+    metric: Score
+    source: str
+
+    @property
+    def labels(self) -> NDArray[np.integer[Any]]:
+        """(N,), class indices, `UNLABELLED` where a row has none."""
+        return np.asarray(self.texts["label"])
+
+    @property
+    def tuples(self) -> list[tuple[str, ...]]:
+        """One or two texts per row."""
+        parts = [name for name in ("text", "text_pair") if name in self.texts.column_names]
+        return list(zip(*(self.texts[name][:] for name in parts), strict=True))
+
+
+def run_of(source: str) -> Path | None:
+    """The run folder that a model was made in, if that is where it lies."""
+    folder = model_folder(source)
+    return folder.parent if folder is not None and (folder.parent / RESULT).is_file() else None
+
+
+def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
+    """The rows that the user names, else the validation rows that the model's run has kept.
+
+    Args:
+        source: Run folder, model folder or hub id.
+        data: What it names, if anything: the validation rows of a folder or hub data set, or every
+            row of a file.
+        predictor: Says which columns it reads, and its classes.
+        reporter: Where notes go.
+
+    Raises:
+        LayermixError: If there are no rows, or not of these classes.
+    """
+    if data.path is not None:
+        return _of_data(data, predictor, reporter)
+    run = run_of(source)
+    if run is None:
+        raise ConfigError(
+            f"{source}: not in a run folder, so there are no rows of its own; give --data FOLDER "
+            "or FILE with rows like those that it will see"
+        )
+    files = RunFiles(run)
+    answers = files.answers(files.result.reported)
+    if answers is None or not files.texts:
+        raise ConfigError(
+            f"{run}: its {PREDICTIONS} and {TEXTS} do not give the validation rows "
+            f"({'; '.join(files.missing) or 'they are empty'}); give --data FOLDER or FILE"
+        )
+    rows = [files.texts[int(row)] for row in answers.row_ids]
+    columns: dict[str, Any] = {"text": [row[0] for row in rows]}
+    if len(rows[0]) == 2:
+        columns["text_pair"] = [row[1] for row in rows]
+    columns |= {"label": answers.labels.tolist(), "row_id": answers.row_ids.tolist()}
+    return Sample(
+        Dataset.from_dict(columns),
+        _score(files.result.metric),
+        f"validation rows of {run.absolute().name}",
+    )
+
+
+def _of_data(data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
+    texts, names = labelled_texts(data, predictor, reporter)
+    order, _ = class_order(predictor.source, predictor.label_names, texts.label_names, texts.named)
+    rows = texts.splits["validation"]
+    labels = [order[label] if label != UNLABELLED else label for label in rows["label"]]
+    rows = rows.remove_columns("label").add_column("label", labels)
+    task = TASKS.get(texts.task or "")
+    return Sample(rows, _score(task.metrics[0] if task else ""), names["validation"])
+
+
+def _score(metric: str) -> Score:
+    return cast(Score, metric) if metric in get_args(Score) else "accuracy"

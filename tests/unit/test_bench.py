@@ -1,0 +1,138 @@
+"""Models are measured in turns on the same texts, and what was found goes where it is read."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertForSequenceClassification, BertTokenizer
+
+from layermix.bench import bench, bench_text
+from layermix.config import DataConfig, DistillConfig, TeachConfig
+from layermix.data import TextData
+from layermix.encoder import Classifier
+from layermix.errors import ConfigError
+from layermix.export import export
+from layermix.progress import Reporter
+from layermix.reading import RunFiles
+from layermix.run import distill, teach_from
+from layermix.run_page import run_page
+
+NO_DATA = DataConfig()
+
+
+@pytest.fixture(scope="module")
+def runs(
+    bert: Callable[..., BertForSequenceClassification],
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A teacher of eight blocks, its exported student of one, and both their runs."""
+    place = tmp_path_factory.mktemp("bench")
+    data = texts(40, 40)
+    (place / "data").mkdir()
+    for split, rows in data.splits.items():
+        lines = [f"{row['text']},{row['label']}" for row in rows]
+        file = place / "data" / f"{split}.csv"
+        file.write_text("\n".join(["text,label", *lines, ""]), encoding="utf-8")
+    config = TeachConfig.model_validate({"training": {"epochs": 1}})
+    model = Classifier(bert(8, 64), tokenizer, "BERT")
+    teach_from(model, data, config, out=place / "teacher")
+    wanted = {
+        "teacher": {"model": str(place / "teacher"), "allow_weak": True},
+        "data": {"path": str(place / "data")},
+        "student": {"layers": 1},
+        "training": {"epochs": 1},
+    }
+    distill(DistillConfig.model_validate(wanted), place / "student")
+    export(str(place / "student"), NO_DATA, int8=True, max_drop=100)
+    return place
+
+
+@pytest.fixture(scope="module")
+def found(runs: Path) -> dict[str, Any]:
+    return bench([str(runs / "student")], NO_DATA, rounds=3)
+
+
+def test_the_teacher_goes_first_and_every_runtime_is_measured(found: dict[str, Any]) -> None:
+    names = [model["name"] for model in found["models"]]
+    assert names == ["teacher, PyTorch", "student, PyTorch", "student, ONNX", "student, int8"]
+    teacher, student, onnx, int8 = found["models"]
+    assert teacher["times_as_fast"]["alone"] == {"median": 1, "low": 1, "high": 1}
+    # an eighth of the blocks, and the rounds are paired: this is no question of noise
+    assert student["times_as_fast"]["alone"]["median"] > 1
+    assert student["parameters"] == onnx["parameters"] == int8["parameters"]
+    assert 0 < student["parameters"] < teacher["parameters"]
+    for model in found["models"]:
+        assert 0 < model["median_ms"] <= model["p95_ms"]
+        assert model["texts_per_second"] > 0
+        for ratio in model["times_as_fast"].values():
+            assert ratio["low"] <= ratio["median"] <= ratio["high"]
+
+
+def test_sizes_are_those_of_the_files(runs: Path, found: dict[str, Any]) -> None:
+    files = {
+        "teacher, PyTorch": runs / "teacher/teacher/model.safetensors",
+        "student, PyTorch": runs / "student/student/model.safetensors",
+        "student, ONNX": runs / "student/student/onnx/model.onnx",
+        "student, int8": runs / "student/student/onnx/model_quantized.onnx",
+    }
+    sizes = {model["name"]: model["bytes"] for model in found["models"]}
+    assert sizes == {name: file.stat().st_size for name, file in files.items()}
+
+
+def test_it_goes_into_run_card_and_report(runs: Path, found: dict[str, Any]) -> None:
+    assert json.loads((runs / "student/bench.json").read_text(encoding="utf-8")) == found
+    card = (runs / "student/student/README.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith("| student, int8 |"))
+    assert f"{found['models'][3]['median_ms']:.1f}" in row
+    page = run_page(RunFiles(runs / "student"))
+    (table,) = next(one for one in page.sections if one.title == "Size and speed").tables
+    assert [cells[0] for cells in table.rows] == [model["name"] for model in found["models"]]
+    assert "teacher, PyTorch" in table.caption
+    assert "student, ONNX" in bench_text(found)
+
+
+def test_a_damaged_bench_is_told_in_the_report(runs: Path, found: dict[str, Any]) -> None:
+    file = runs / "student/bench.json"
+    whole = file.read_text(encoding="utf-8")
+    try:
+        for damaged in (whole[:40], json.dumps(found | {"models": []}), "[]"):
+            file.write_text(damaged, encoding="utf-8")
+            page = run_page(RunFiles(runs / "student"))
+            assert any("bench.json is damaged" in note for note in page.notes), damaged
+            assert not any(one.title == "Size and speed" for one in page.sections)
+    finally:
+        file.write_text(whole, encoding="utf-8")
+
+
+def test_models_of_the_same_name_are_told_apart(runs: Path) -> None:
+    data = DataConfig(path=str(runs / "data"))
+    models = [str(runs / "teacher"), str(runs / "teacher/teacher")]
+    first, second = bench(models, data, rounds=2)["models"]
+    assert (first["name"], second["name"]) == tuple(f"{one}, PyTorch" for one in models)
+
+
+def test_a_teacher_that_is_gone_is_told(runs: Path, found: dict[str, Any]) -> None:
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console.file = said
+    gone = runs / "elsewhere"
+    (runs / "teacher").rename(gone)
+    try:
+        models = bench([str(runs / "student")], NO_DATA, rounds=2, reporter=reporter)["models"]
+    finally:
+        gone.rename(runs / "teacher")
+    assert models[0]["name"] == "student, PyTorch"
+    assert "is not there any more" in said.getvalue().replace("\n", " ")
+
+
+def test_a_model_alone_needs_texts(runs: Path, tmp_path: Path) -> None:
+    (runs / "student/student").rename(tmp_path / "student")
+    try:
+        with pytest.raises(ConfigError, match="there are no rows of its own; give --data"):
+            bench([str(tmp_path / "student")], NO_DATA)
+    finally:
+        (tmp_path / "student").rename(runs / "student/student")

@@ -1,0 +1,361 @@
+"""Exported files answer as PyTorch does; int8 costs what is told; a refusal hands out nothing."""
+
+import csv
+import io
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertTokenizer,
+)
+
+from layermix import export as exports
+from layermix.config import DataConfig, DistillConfig
+from layermix.data import TextData
+from layermix.encoder import Classifier
+from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
+from layermix.evaluate import evaluate
+from layermix.export import compare, export, measure_cost
+from layermix.predict import predict
+from layermix.progress import Reporter
+from layermix.run import distill_from
+from layermix.runtimes import OnnxRunner, open_predictor
+from layermix.samples import Sample, sample_of
+
+NO_DATA = DataConfig()
+QUIET = Reporter(quiet=True)
+Make = Callable[..., BertForSequenceClassification]
+
+
+@pytest.fixture(scope="module")
+def run(
+    bert: Make,
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A distilled run, exported with int8."""
+    out = tmp_path_factory.mktemp("export") / "run"
+    config = DistillConfig.model_validate(
+        {"teacher": {"allow_weak": True}, "training": {"epochs": 1}}
+    )
+    teacher, student = (Classifier(bert(n, seed=n), tokenizer, f"BERT {n}") for n in (4, 2))
+    distill_from(teacher, student, texts(40, 40), config, out=out)
+    export(str(out), NO_DATA, int8=True, max_drop=100)
+    return out
+
+
+@pytest.fixture
+def model(bert: Make, tokenizer: BertTokenizer, tmp_path: Path) -> Path:
+    """A random classifier, and rows that it answers without a mistake, as it says itself."""
+    return saved(bert(2, seed=3), tokenizer, tmp_path)
+
+
+def saved(model: BertForSequenceClassification, tokenizer: BertTokenizer, place: Path) -> Path:
+    folder = place / "model"
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices("abcdefgh", k=draw.randint(1, 9))) for _ in range(60)]
+    with torch.no_grad():
+        answers = [int(model(**tokenizer(t, return_tensors="pt")).logits.argmax()) for t in texts]
+    with (place / "rows.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(texts, answers, strict=True)])
+    return folder
+
+
+def rows_of(folder: Path) -> DataConfig:
+    return DataConfig(path=str(folder.parent / "rows.csv"))
+
+
+def test_the_file_takes_any_batch_and_length_and_says_what_pytorch_says(run: Path) -> None:
+    folder = run / "student"
+    session = onnxruntime.InferenceSession(folder / "onnx/model.onnx")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    for texts in (["a"], ["a b c d", "e"], ["z y x w v u t s r q", "b c", "d"]):
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            wanted = model(**batch).logits.numpy()
+        feeds = {one.name: batch[one.name].numpy() for one in session.get_inputs()}
+        np.testing.assert_allclose(session.run(["logits"], feeds)[0], wanted, atol=1e-5)
+
+
+def test_the_length_of_training_is_the_limit_of_what_is_served(run: Path, tmp_path: Path) -> None:
+    export(str(run), NO_DATA, out=tmp_path / "served")
+    trained = json.loads((run / "result.json").read_text(encoding="utf-8"))["data"]["max_length"]
+    assert trained < 32
+    limits = {"student": 32, "served": trained}
+    for name, folder in (("student", run / "student"), ("served", tmp_path / "served")):
+        assert AutoTokenizer.from_pretrained(folder).model_max_length == limits[name]
+
+
+def test_what_is_told(run: Path) -> None:
+    record = json.loads((run / "student/onnx/export.json").read_text(encoding="utf-8"))
+    assert record["opset"] == 18
+    assert record["rows"] == "validation rows of run"
+    assert record["parity"]["rows"] == 40 + 16
+    assert record["parity"]["max_difference"] < 1e-5
+    assert record["int8"]["rows"] == 40
+    files = {"onnx": "model.onnx", "int8": "model_quantized.onnx"}
+    for name, file in files.items():
+        assert record["bytes"][name] == (run / "student/onnx" / file).stat().st_size
+    card = (run / "student/README.md").read_text(encoding="utf-8")
+    assert "`onnx/model.onnx`" in card
+    assert f"it costs {record['int8']['drop']:.2f} points" in card
+    assert card.count("<!-- layermix: export -->") == 1
+
+
+def test_a_file_knows_nothing_of_the_machine_it_was_made_on(run: Path) -> None:
+    for file in (run / "student/onnx").iterdir():
+        assert b"site-packages" not in file.read_bytes()
+        assert str(Path.home()).encode() + b"/" not in file.read_bytes()
+        assert str(run.parent).encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "int8"])
+def test_predict_and_evaluate_run_the_exported_files(
+    run: Path, tmp_path: Path, runtime: Any
+) -> None:
+    source = tmp_path / "in.csv"
+    rows = [("a b c", "0"), ("n o", "1"), ("x y z a b", "0"), ("q", "1")]
+    source.write_text(
+        "text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8"
+    )
+    found = {}
+    for one in ("torch", runtime):
+        out = tmp_path / f"{one}.jsonl"
+        predict(str(run), str(source), str(out), runtime=one)
+        lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        found[one] = np.array([[line["p_0"], line["p_1"]] for line in lines])
+    near = 1e-5 if runtime == "onnx" else 0.1
+    np.testing.assert_allclose(found[runtime], found["torch"], atol=near)
+    assert (found[runtime] != found["torch"]).any() == (runtime == "int8")
+    scores = evaluate(str(run), DataConfig(path=str(source)), runtime=runtime)["in.csv"]
+    right = [int(label) for _, label in rows] == found[runtime].argmax(-1)
+    assert scores["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_classes_in_another_order(run: Path, tmp_path: Path) -> None:
+    """A file whose classes come in another order is scored by name, whatever runs the model."""
+    config = run / "student/config.json"
+    before = config.read_text(encoding="utf-8")
+    named = json.loads(before) | {"id2label": {"0": "no", "1": "yes"}}
+    source = tmp_path / "in.csv"
+    texts = ["a b", "n o", "x y z", "q", "b", "c d e"]
+    source.write_text(
+        "text,label\n" + "".join(f"{text},yes\n{text} m,no\n" for text in texts),
+        encoding="utf-8",
+    )
+    try:
+        config.write_text(json.dumps(named), encoding="utf-8")
+        both = [
+            evaluate(str(run), DataConfig(path=str(source)), runtime=one)["in.csv"]
+            for one in ("torch", "onnx")
+        ]
+        predictor = open_predictor(str(run), "onnx").in_order(("yes", "no"), True)
+        plain = open_predictor(str(run), "onnx")
+        batch = predictor.tokenizer(texts, padding=True, return_tensors="pt")
+        np.testing.assert_array_equal(predictor.run(batch), plain.run(batch)[:, ::-1])
+        assert "were put in the data's order" in predictor.note
+    finally:
+        config.write_text(before, encoding="utf-8")
+    assert both[0]["accuracy"] == both[1]["accuracy"]
+
+
+def test_a_folder_of_its_own_serves_without_the_weights(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "served"
+    folder, _ = export(str(model), rows_of(model), out=out)
+    assert folder == out
+    assert not list(out.rglob("*.safetensors"))
+    assert not (model / "onnx").exists()
+    assert {"config.json", "tokenizer.json", "README.md", "onnx"} <= {f.name for f in out.iterdir()}
+    assert open_predictor(str(out)).runtime == "onnx"
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.model_max_length == 32  # what the model takes: it was trained by no run
+    scores = evaluate(str(out), rows_of(model))["rows.csv"]
+    assert scores["accuracy"] == 1
+    with pytest.raises(RunExistsError, match="is there already, nothing is written over"):
+        export(str(model), rows_of(model), out=out)
+    with pytest.raises(ConfigError, match="there is no folder"):
+        export(str(model), rows_of(model), out=tmp_path / "no" / "served")
+
+
+def test_what_is_there_is_made_anew_only_if_asked(run: Path) -> None:
+    files = sorted((run / "student").rglob("*"))
+    times = [file.stat().st_mtime_ns for file in files]
+    with pytest.raises(RunExistsError, match="--force makes it anew"):
+        export(str(run), NO_DATA)
+    assert [file.stat().st_mtime_ns for file in files] == times
+    assert sorted((run / "student").rglob("*")) == files
+
+
+def test_force_replaces_the_whole_export_and_only_its_section_of_the_card(model: Path) -> None:
+    export(str(model), rows_of(model), int8=True, max_drop=100)
+    card = model / "README.md"
+    card.write_text("# Mine\n" + card.read_text(encoding="utf-8") + "and mine\n", encoding="utf-8")
+    export(str(model), rows_of(model), force=True)
+    text = card.read_text(encoding="utf-8")
+    assert text.startswith("# Mine\n")
+    assert text.endswith("and mine\n")
+    assert "int8" not in text
+    assert sorted(file.name for file in (model / "onnx").iterdir()) == ["export.json", "model.onnx"]
+    assert not [file for file in model.iterdir() if file.name.startswith(".")]
+
+
+# -- int8 that costs too much --
+
+
+def test_what_hurts_most_is_left_in_float_at_the_second_try(
+    bert: Make, tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    """One huge embedding of a word that no row has leaves int8 nothing to tell the others apart."""
+    spoiled = bert(2, seed=3)
+    with torch.no_grad():
+        spoiled.bert.embeddings.word_embeddings.weight[tokenizer.vocab["z"]] = 1e4
+    folder = saved(spoiled, tokenizer, tmp_path)
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console.file = said
+    _, record = export(str(folder), rows_of(folder), int8=True, max_drop=5, reporter=reporter)
+    assert "more than 5 points, so what hurts most is looked for" in said.getvalue()
+    cost = record["int8"]
+    assert cost["drop"] <= 5
+    assert any("embedding" in part or "gather" in part.lower() for part in cost["in_float"])
+    assert cost["float32"] == 1
+    session = OnnxRunner(folder / "onnx/model_quantized.onnx", 2)
+    assert record["bytes"]["int8"] == (folder / "onnx/model_quantized.onnx").stat().st_size
+    assert session.inputs == ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def test_too_much_is_refused_with_the_numbers_and_float32_stays(model: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        export(str(model), rows_of(model), int8=True, max_drop=-1)
+    told = str(caught.value)
+    assert told.startswith("int8 costs more than -1 points, so it was not written; the float32")
+    assert told.count("95 % interval over rows") == 2
+    assert "parts left in float" in told
+    assert sorted(file.name for file in (model / "onnx").iterdir()) == ["export.json", "model.onnx"]
+    assert "int8" not in json.loads((model / "onnx/export.json").read_text(encoding="utf-8"))
+
+
+def test_the_cost_is_paired_and_in_points(texts: Callable[..., TextData]) -> None:
+    rows = texts(10, 8).splits["validation"]
+    sample = Sample(rows, "accuracy", "eight rows")
+    labels = sample.labels
+    right = np.eye(2, dtype=np.float32)[labels]
+    wrong_once = right.copy()
+    wrong_once[0] = wrong_once[0, ::-1]
+    cost = measure_cost(right, wrong_once, sample)
+    assert (cost.float32, cost.int8, cost.drop) == (1, 0.875, 12.5)
+    assert cost.low == 0 < cost.high
+    assert "so no loss is shown" in cost.told()
+    assert cost.same_answers == 0.875
+    gained = measure_cost(wrong_once, right, sample)
+    assert gained.drop == -12.5
+
+
+# -- parity --
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ([[0.0, 1.0], [2.0, 0.01]], "differs by up to 1.0e-02"),
+        ([[0.0, 1.0], [2.0, np.nan]], "differs by up to nan"),
+        ([[1e-4, 0.0], [2.0, 0.0]], "1 answers are others"),
+    ],
+)
+def test_other_answers_than_pytorch_are_refused(found: list[list[float]], told: str) -> None:
+    wanted = [[0.0, 1.0 if "answers" not in told else 1e-4], [2.0, 0.0]]
+    with pytest.raises(ExportError, match=told):
+        compare(np.array(wanted, np.float32), np.array(found, np.float32))
+
+
+def test_nothing_is_written_without_parity(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "TOLERANCE", 0.0)
+    with pytest.raises(ExportError, match="nothing was written"):
+        export(str(model), rows_of(model))
+    assert not (model / "onnx").exists()
+    assert not (model / "README.md").exists()
+    assert not [file for file in model.iterdir() if file.name.startswith(".")]
+
+
+# -- rows --
+
+
+def test_a_model_alone_has_no_rows(model: Path) -> None:
+    with pytest.raises(ConfigError, match="not in a run folder, so there are no rows of its own"):
+        export(str(model), NO_DATA)
+
+
+def test_rows_without_labels_cannot_judge_int8(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("train", "validation"):
+        lines = (tmp_path / "rows.csv").read_text(encoding="utf-8")
+        (tmp_path / "data" / f"{name}.csv").write_text(lines, encoding="utf-8")
+    predictor = open_predictor(str(model))
+    rows = sample_of(str(model), DataConfig(path=str(tmp_path / "data")), predictor, QUIET).texts
+    unlabelled = rows.map(lambda row: {"label": -100})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            exports, "sample_of", lambda *_: Sample(unlabelled, "accuracy", "unlabelled rows")
+        )
+        with pytest.raises(ConfigError, match="no row has a label, so what int8 costs cannot be"):
+            export(str(model), NO_DATA, int8=True)
+    assert not (model / "onnx").exists()
+
+
+def test_damaged_rows_of_a_run_are_told(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "texts.parquet").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"texts.parquet is damaged .*; give --data FOLDER"):
+        export(str(copy), NO_DATA, force=True)
+
+
+# -- models that cannot be used --
+
+
+def test_what_is_no_model(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ModelError, match="no such folder"):
+        export("org/model", NO_DATA)
+    with pytest.raises(ModelError, match=r"no onnx/model\.onnx in it; `layermix export"):
+        open_predictor(str(model), "onnx")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:500]), "cannot be loaded by onnxruntime"),
+        (lambda file: file.write_bytes(b"import os"), "cannot be loaded by onnxruntime"),
+        (
+            lambda file: (file.parent.parent / "config.json").write_text(
+                (file.parent.parent / "config.json")
+                .read_text(encoding="utf-8")
+                .replace('"num_labels"', '"x"')
+                .replace('"architectures"', '"id2label": {"0": "a", "1": "b", "2": "c"}, "archs"'),
+                encoding="utf-8",
+            ),
+            "wanted input_ids among them, and logits for 3 classes",
+        ),
+    ],
+)
+def test_a_damaged_or_other_file_is_refused(
+    model: Path, tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    out = tmp_path / "served"
+    export(str(model), rows_of(model), out=out)
+    damage(out / "onnx/model.onnx")
+    with pytest.raises(ModelError, match=told):
+        open_predictor(str(out))
