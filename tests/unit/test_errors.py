@@ -6,6 +6,7 @@ import pytest
 from layermix import errors
 from layermix.errors import (
     DataError,
+    ExportError,
     LayermixError,
     NonFiniteLossError,
     StudyError,
@@ -28,7 +29,7 @@ def test_exit_codes() -> None:
     kinds = [kind for kind in kinds if issubclass(kind, LayermixError)]
     assert len(kinds) > 5
     for kind in kinds:
-        late = (NonFiniteLossError, StudyError, UnreadRowsError)
+        late = (ExportError, NonFiniteLossError, StudyError, UnreadRowsError)
         assert kind.exit_code == (1 if kind in late else 2)
 
 
