@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from layermix.card import bench_cells, bench_note, bench_section, with_section
 from layermix.config import DataConfig
-from layermix.errors import ModelError
 from layermix.folder import BENCH, CARD, write_text
 from layermix.hf import model_folder
+from layermix.machine import default_device
 from layermix.progress import Reporter
 from layermix.reading import RunFiles
 from layermix.record import environment
@@ -105,7 +105,7 @@ def bench(
     versions = {
         name: _Version(source, runtime, open_predictor(source, runtime))
         for source, called in zip(sources, _called(sources), strict=True)
-        for runtime, name in ((one, f"{called}, {CALLED[one]}") for one in _runtimes(source))
+        for runtime, name in ((one, f"{called}, {_by(one)}") for one in _runtimes(source))
     }
     last = list(versions.values())[-1].predictor
     sample = sample_of(models[-1], data, last, reporter)
@@ -140,7 +140,7 @@ def bench(
         "batch_size": TOGETHER,
         **{key: environment(0)[key] for key in ("written", "threads", "processor", "packages")},
     }
-    _keep(record, models[-1])
+    _keep(record, models[-1], reporter)
     return record
 
 
@@ -161,26 +161,30 @@ def bench_text(record: Mapping[str, Any]) -> str:
 def _with_teacher(models: Sequence[str], reporter: Reporter) -> list[str]:
     """The models, before a single student its teacher."""
     run = run_of(models[0])
-    if len(models) > 1 or run is None:
+    result = None if run is None else RunFiles(run).result
+    if len(models) > 1 or result is None or result.student is None or not result.teacher.place:
         return list(models)
-    teacher = RunFiles(run).result.teacher.place
-    if teacher is None:
-        return list(models)
-    try:
-        model_folder(teacher)
-    except ModelError:
-        reporter.say(f"its teacher, {teacher}, is not there any more; give it first to compare")
+    teacher = result.teacher.place
+    if not Path(teacher).is_dir():  # never asked for on the hub: it may be another one's
+        reporter.say(f"its teacher, {teacher}, is not here; give it as the first model to compare")
         return list(models)
     return [teacher, *models]
 
 
 def _called(sources: Sequence[str]) -> list[str]:
-    """The last name of each, or all of it where two share that."""
-    names = [Path(source).name for source in sources]
-    counts = Counter(names)
-    return [
-        name if counts[name] == 1 else source for name, source in zip(names, sources, strict=True)
-    ]
+    """As little of the end of each path as tells them apart."""
+    parts = [Path(source).absolute().parts for source in sources]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-length:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(sources)  # the same model twice
+
+
+def _by(runtime: Runtime) -> str:
+    """What runs it, and where, if that is not the processor."""
+    device = default_device().type
+    return CALLED[runtime] + (f" on {device}" if runtime == "torch" and device != "cpu" else "")
 
 
 def _runtimes(source: str) -> list[Runtime]:
@@ -249,11 +253,14 @@ def _spread(ratios: Floats) -> Spread:
     return Spread(float(np.median(ratios)), float(ratios.min()), float(ratios.max()))
 
 
-def _keep(record: Mapping[str, Any], source: str) -> None:
+def _keep(record: Mapping[str, Any], source: str, reporter: Reporter) -> None:
     """Write bench.json and the card's section, where the model has a run and a card."""
     run, folder = run_of(source), model_folder(source)
-    if run is not None:
-        write_text(run / BENCH, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    if folder is not None and (folder / CARD).is_file():
-        card = (folder / CARD).read_text(encoding="utf-8")
-        write_text(folder / CARD, with_section(card, "speed", bench_section(record)))
+    try:
+        if run is not None:
+            write_text(run / BENCH, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        if folder is not None and (folder / CARD).is_file():
+            card = (folder / CARD).read_text(encoding="utf-8")
+            write_text(folder / CARD, with_section(card, "speed", bench_section(record)))
+    except (OSError, UnicodeDecodeError) as error:  # what was measured is told all the same
+        reporter.say(f"it could not be kept beside {source}: {error}", "yellow")

@@ -6,7 +6,7 @@ marks, so that whatever a person has written into the rest stays.
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -201,7 +201,11 @@ def export_section(record: Mapping[str, Any]) -> str:
             f"{cost['drop']:.2f} points (paired 95 % interval {cost['low']:.2f} to "
             f"{cost['high']:.2f}).",
         ]
-    dtype = "q8" if cost else "fp32"
+    dtype, file = ("q8", "model_quantized") if cost else ("fp32", "model")
+    texts, called = '"a text"', "'a text'"
+    if record["pair"]:
+        texts, called = '"one text", "the other"', "{ text: 'one text', text_pair: 'the other' }"
+    length = record["max_length"]
     return "\n".join(
         [
             *lines,
@@ -211,9 +215,10 @@ def export_section(record: Mapping[str, Any]) -> str:
             "from transformers import AutoTokenizer",
             "",
             'folder = "PATH/TO/THIS/FOLDER"',
-            'session = onnxruntime.InferenceSession(f"{folder}/onnx/model.onnx")',
+            f'session = onnxruntime.InferenceSession(f"{{folder}}/onnx/{file}.onnx")',
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
-            'inputs = tokenizer(["a text"], return_tensors="np")',
+            f"cut = {{'truncation': True, 'max_length': {length}, 'return_tensors': 'np'}}",
+            f"inputs = tokenizer({texts}, **cut)",
             "names = [one.name for one in session.get_inputs()]",
             "logits = session.run(None, {name: inputs[name] for name in names})[0]",
             "```",
@@ -223,7 +228,7 @@ def export_section(record: Mapping[str, Any]) -> str:
             "",
             "const classify = await pipeline('text-classification', 'NAME', "
             f"{{ dtype: '{dtype}' }});",
-            "await classify('a text');",
+            f"await classify({called});",
             "```",
         ]
     )
@@ -294,8 +299,9 @@ def _name(source: str) -> str:
     """A file or folder without the folders above it; a hub's name as it is.
 
     Examples:
-        >>> _name("/home/me/runs/teacher"), _name("org/model"), _name("minilm")
-        ('teacher', 'org/model', 'minilm')
+        >>> _name("/home/me/runs/teacher"), _name("org/model"), _name("../mine"), _name("minilm")
+        ('teacher', 'org/model', 'mine', 'minilm')
     """
-    path = PurePath(source)
-    return path.name if path.is_absolute() or len(path.parts) > 2 else source
+    path = Path(source)
+    here = path.exists() or path.is_absolute() or len(path.parts) > 2 or source[:1] in (".", "~")
+    return path.absolute().name if here else source

@@ -7,6 +7,7 @@ import errno
 import functools
 import io
 import json
+import shlex
 import sys
 import traceback
 import typing
@@ -470,15 +471,17 @@ def export_command(
             "nothing to make: give --onnx, or --int8 for both float32 and int8, or --push_to_hub "
             "for an upload of what is there"
         )
+    if private and push_to_hub is None:
+        raise ConfigError("--private is about the hub; give --push_to_hub USER/NAME with it")
     data = load(TeachConfig, flags=_given(fields)).data
     made: dict[str, Any] = {}
-    told: list[str] = []
+    where = shlex.quote(str(out or model))
     if onnx or int8:
         with _extra("onnx", "an export"):
             from layermix import export as exports
         from layermix.progress import Reporter
 
-        folder, made = exports.export(
+        folder, record = exports.export(
             model,
             data,
             int8=int8,
@@ -487,20 +490,26 @@ def export_command(
             force=force,
             reporter=Reporter(quiet),
         )
-        told = [
-            exports.export_text(made, folder),
-            f"\nNext: layermix bench {model}    or    layermix predict {out or model} FILE "
-            f"--runtime {'int8' if int8 else 'onnx'}",
-        ]
+        made = {"folder": str(folder), **record}
+        if not as_json:
+            click.echo(exports.export_text(record, folder))
+            runtime = "int8" if int8 else "onnx"
+            click.echo(
+                f"\nNext: layermix bench {shlex.quote(model)}{f' {where}' if out else ''}    or    "
+                f"layermix predict {where} FILE --runtime {runtime}"
+            )
     if push_to_hub is not None:
         from layermix.push import push
 
-        made["pushed"] = push(out or model, push_to_hub, private=private)
-        told.append(f"It is on the hub: {made['pushed']}")
-    if as_json:
+        try:
+            made["pushed"] = push(out or model, push_to_hub, private=private)
+        finally:
+            if as_json:  # what was made is told even if the hub refuses it
+                _print_json(made)
+        if not as_json:
+            click.echo(f"It is on the hub: {made['pushed']}")
+    elif as_json:
         _print_json(made)
-    else:
-        click.echo("\n".join(told))
 
 
 @command("bench")

@@ -92,6 +92,12 @@ class ExportError(LayermixError):
     exit_code = 1
 
 
+class PushError(LayermixError):
+    """The hub refused an upload, or could not be reached."""
+
+    exit_code = 1
+
+
 class ReportError(LayermixError):
     """A folder holds nothing that a report could be made of."""
 

@@ -4,6 +4,7 @@ Nothing is called done before it has answered real rows: the float32 file must s
 says, and the int8 file may cost so much of the score and no more.
 """
 
+import copy
 import json
 import logging
 import shutil
@@ -20,7 +21,9 @@ import numpy as np
 import onnx
 import torch
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layermix import metrics
 from layermix.card import export_section, with_section
@@ -63,15 +66,13 @@ PROBED = 128
 KEPT_IN_FLOAT = 4
 """One part in so many, the most harmful ones, stays in float at the second try."""
 
-SERVED = ("config.json", "tokenizer", "special_tokens", "vocab", "merges", "spiece", "added_tokens")
-"""How the files begin that go beside `onnx/` into a folder of its own."""
-
 
 @dataclass(frozen=True)
 class Parity:
-    """PyTorch against float32 ONNX on the same rows."""
+    """PyTorch against float32 ONNX on the same rows, in batches, and `alone` of them one by one."""
 
     rows: int
+    alone: int
     max_difference: float
     other_answers: int
 
@@ -180,6 +181,7 @@ def export(
     if folder is None:
         raise ModelError(f"{source}: no such folder; wanted a run folder or a model folder")
     _check_target(folder, out, force)
+    card = _card(folder)
     classifier = load_classifier(source)
     predictor = predictor_of(classifier)
     sample = sample_of(source, data, predictor, reporter)
@@ -195,16 +197,19 @@ def export(
         reporter.say(f"exporting to ONNX, opset {OPSET}; this may take a minute")
         write_onnx(classifier, float32)
         runner = OnnxRunner(float32, len(predictor.label_names))
-        found = rows.logits(runner, "ONNX")
+        found, single = rows.logits(runner, "ONNX"), rows.alone(runner)
         parity = compare(
             np.concatenate([rows.logits(predictor.run, "PyTorch"), rows.alone(predictor.run)]),
-            np.concatenate([found, rows.alone(runner)]),
+            np.concatenate([found, single]),
+            len(single),
         )
         reporter.say(parity.told())
         record: dict[str, Any] = {
             "opset": OPSET,
             "fingerprint": fingerprint(classifier.model),
             "rows": sample.source,
+            "pair": "text_pair" in sample.texts.column_names,
+            "max_length": predictor.max_length,
             "parity": asdict(parity),
             "bytes": {"onnx": float32.stat().st_size},
             "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
@@ -218,11 +223,12 @@ def export(
                 small.unlink()
                 refused = error
         write_text(work / EXPORT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        card = with_section(card, "export", export_section(record))
         if out is not None:
-            _serve(folder, work, predictor.max_length)
-            _describe(work / CARD, record)
+            _serve(folder, work, predictor)
+            write_text(work / CARD, card)
     if out is None:
-        _describe(folder / CARD, record)
+        write_text(folder / CARD, card)
     if refused is not None:
         raise refused
     return out or folder, record
@@ -249,9 +255,9 @@ def export_text(record: dict[str, Any], folder: Path) -> str:
 class _LogitsOnly(nn.Module):
     """A classifier with its inputs by position and nothing but logits, as an exporter wants it."""
 
-    def __init__(self, classifier: Classifier, names: list[str]) -> None:
+    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
-        self.model, self.names = classifier.model, names
+        self.model, self.names = model, names
 
     def forward(self, *inputs: Tensor) -> Tensor:
         logits: Tensor = self.model(**dict(zip(self.names, inputs, strict=True))).logits
@@ -268,7 +274,7 @@ def write_onnx(classifier: Classifier, file: Path) -> None:
     Raises:
         ExportError: If torch cannot export this family.
     """
-    encoder = HFEncoder(classifier.model).eval().cpu()
+    encoder = HFEncoder(copy.deepcopy(classifier.model)).eval().cpu()
     longest = longest_input(classifier.model.config, classifier.tokenizer)
     example = classifier.tokenizer(["a", "a b"], padding=True, return_tensors="pt")
     names = [name for name in encoder.input_names if name in example]
@@ -277,7 +283,7 @@ def write_onnx(classifier: Classifier, file: Path) -> None:
     try:
         with _silent():
             torch.onnx.export(
-                _LogitsOnly(classifier, names),
+                _LogitsOnly(encoder.model, names),
                 tuple(example[name] for name in names),
                 file,
                 dynamo=True,
@@ -322,15 +328,15 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def compare(wanted: Floats, found: Floats) -> Parity:
-    """Logits of PyTorch and of ONNX, (N, C) each.
+def compare(wanted: Floats, found: Floats, alone: int = 0) -> Parity:
+    """Logits of PyTorch and of ONNX, (N, C) each; the last ones, of rows that came `alone` as well.
 
     Raises:
         ExportError: If one differs by more than `TOLERANCE`, or an answer does.
     """
     differences = np.abs(wanted - found)
     other = int((wanted.argmax(-1) != found.argmax(-1)).sum())
-    parity = Parity(len(wanted), float(differences.max()), other)
+    parity = Parity(len(wanted) - alone, alone, float(differences.max()), other)
     if not parity.max_difference <= TOLERANCE or other:  # NaN is no parity either
         raise ExportError(
             f"the ONNX file does not answer as PyTorch does: on {parity.rows} rows a logit differs "
@@ -379,7 +385,8 @@ def _quantise(float32: Path, small: Path, rows: _Rows, before: Floats, max_drop:
     if second.drop <= max_drop:
         return second
     raise ExportError(
-        f"int8 costs more than {max_drop:g} points, so it was not written; the float32 file was.\n"
+        f"int8 costs more than {max_drop:g} points, so it was not written; the float32 file was "
+        "(with --force, an older int8 file is gone).\n"
         f"  {first.told()}\n  {second.told()}\n"
         "Use the float32 file, or allow more with --max-drop"
     )
@@ -425,35 +432,63 @@ def _check_target(folder: Path, out: Path | None, force: bool) -> None:
 
 @contextmanager
 def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
-    """A folder to work in, which at the end becomes `target`, or whose `onnx` goes into it."""
-    place = target.absolute().parent if is_new else target
-    with tempfile.TemporaryDirectory(dir=place, prefix=f".{ONNX}-") as scratch:
-        work = Path(scratch) / "new"
-        work.mkdir()
+    """A folder to work in, which at the end becomes `target`, or whose `onnx` goes into it.
+
+    What a killed export has left is removed.
+
+    Raises:
+        RunExistsError: If another process exports to the same place.
+    """
+    place, name = (target.absolute().parent, target.name) if is_new else (target, ONNX)
+    lock = FileLock(place / f".{name}.exporting")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunExistsError(
+            f"{target}: another process exports there; wait for it, or stop it"
+        ) from None
+    try:
+        scratch = place / f".{name}.partial"
+        if scratch.is_symlink():
+            scratch.unlink()
+        shutil.rmtree(scratch, ignore_errors=True)
+        work = scratch / "new"
+        work.mkdir(parents=True)
         yield work
         if is_new:
             work.rename(target)
             return
-        if (target / ONNX).exists():
-            (target / ONNX).rename(Path(scratch) / "old")
-        (work / ONNX).rename(target / ONNX)
+        (target / ONNX).mkdir(exist_ok=True)
+        for old in (*ONNX_FILES.values(), EXPORT):  # other files there are somebody else's
+            if (work / old).exists():
+                (work / old).replace(target / old)
+            else:
+                (target / old).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
-def _serve(folder: Path, work: Path, max_length: int) -> None:
-    """Put what serving needs beside the exported files, and the card if there is one.
+def _serve(folder: Path, work: Path, predictor: Predictor) -> None:
+    """Put what serving needs beside the exported files.
 
     The tokenizer gets the length at which `predict` cuts: transformers.js knows no other.
     """
-    for file in folder.iterdir():
-        if file.is_file() and file.name.startswith((*SERVED, CARD)):
-            shutil.copy2(file, work)
-    if (file := work / "tokenizer_config.json").is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        told = json.dumps(found | {"model_max_length": max_length}, indent=2, ensure_ascii=False)
-        write_text(file, told + "\n")
+    shutil.copyfile(folder / "config.json", work / "config.json")
+    tokenizer: PreTrainedTokenizerBase = copy.deepcopy(predictor.tokenizer)
+    tokenizer.model_max_length = predictor.max_length
+    tokenizer.save_pretrained(work)
 
 
-def _describe(card: Path, record: dict[str, Any]) -> None:
-    """Put the export's section into a card, or make a card of it."""
-    old = card.read_text(encoding="utf-8") if card.is_file() else ""
-    write_text(card, with_section(old, "export", export_section(record)))
+def _card(folder: Path) -> str:
+    """The card that is there, or nothing.
+
+    Raises:
+        ModelError: If it is no UTF-8.
+    """
+    file = folder / CARD
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file}: not UTF-8 ({error.reason}); save it as UTF-8") from None

@@ -178,6 +178,11 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # damaged files fail in many ways
         raise _unloadable(source, folder, error) from error
+    if set(config.id2label) != set(range(config.num_labels)):
+        raise ModelError(
+            f"{source}: its config.json names the classes {config.id2label}, wanted one for each "
+            f"number from 0 to {config.num_labels - 1}"
+        )
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # transformers 5 makes an empty tokenizer where it finds no files
         raise ModelError(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from layermix.errors import ExportError
+from layermix.errors import ModelError, PushError
 from layermix.hf import model_folder
 
 
@@ -23,11 +23,12 @@ def push(source: str | Path, name: str, *, private: bool = False) -> str:
         Where it is.
 
     Raises:
-        ExportError: If there is no such folder, or the hub refuses or cannot be reached.
+        ModelError: If there is no such folder.
+        PushError: If the hub refuses or cannot be reached.
     """
     folder = model_folder(str(source))
     if folder is None:
-        raise ExportError(f"{source}: no such folder; wanted a run folder or a model folder")
+        raise ModelError(f"{source}: no such folder; wanted a run folder or a model folder")
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
@@ -39,9 +40,10 @@ def push(source: str | Path, name: str, *, private: bool = False) -> str:
         )
     except Exception as error:  # of the hub, its client, or the network
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise ExportError(
+        raise PushError(
             f"{name}: could not be pushed to the hub ({reason}); the files are in {folder}. Check "
             "the name (USER/NAME), the token (`hf auth login`, or $HF_TOKEN), that "
-            "$HF_HUB_OFFLINE is not set, and the network; the same command tries again"
+            "$HF_HUB_OFFLINE is not set, and the network; `layermix export MODEL --push_to_hub "
+            f"{name}` tries again without a new export"
         ) from error
     return str(done.repo_url)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from layermix.encoder import MODEL_INPUTS
 from layermix.errors import ConfigError, DataError, ModelError
 from layermix.hf import (
     Classifier,
@@ -80,6 +82,8 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
+        # Threads that wait in a loop would take the processor from whatever runs next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
@@ -91,19 +95,28 @@ class OnnxRunner:
             ) from error
         self.inputs = [one.name for one in self.session.get_inputs()]
         shape = self.session.get_outputs()[0].shape
-        if "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
+        unknown = set(self.inputs) - set(MODEL_INPUTS)
+        if unknown or "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
             raise ModelError(
-                f"{file}: takes {', '.join(self.inputs)} and gives {shape}; wanted input_ids among "
-                f"them, and logits for {classes} classes"
+                f"{file}: takes {', '.join(self.inputs)} and gives {shape}; wanted input_ids, "
+                f"perhaps {' and '.join(MODEL_INPUTS[1:])}, and logits for {classes} classes"
             )
+        self.file = file
 
     def __call__(self, batch: Batch) -> Floats:
         """Run one batch."""
-        feeds = {
+        feeds = {  # without token_type_ids all tokens are of the first text
             name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
             for name in self.inputs
         }
-        logits: Floats = self.session.run(None, feeds)[0]
+        try:
+            logits: Floats = self.session.run(None, feeds)[0]
+        except Exception as error:  # of the runtime's own kinds
+            told = str(error).partition("\n")[0]
+            raise ModelError(
+                f"{self.file}: onnxruntime cannot run it on a batch of shape "
+                f"{tuple(batch['input_ids'].shape)} ({told}); export it again"
+            ) from error
         return logits
 
 
@@ -244,21 +257,22 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
         return predictor_of(load_classifier(source))
     if folder is None or not (folder / ONNX_FILES[runtime]).is_file():
         raise ModelError(
-            f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export {source} "
-            f"--{runtime}` makes it"
+            f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export MODEL --{runtime}` makes "
+            "it for a model in a folder"
         )
     config, tokenizer = described(source, str(folder))
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names))
-    return Predictor(source, runtime, run, tokenizer, names, *_trained(config, tokenizer))
+    return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
 
 
 def _at_hand(folder: Path | None) -> Runtime:
     """PyTorch, unless a folder has an exported file and no weights for it."""
     if folder is None or any(folder.glob("*.safetensors")):
         return "torch"
-    return "onnx" if (folder / ONNX_FILES["onnx"]).is_file() else "torch"
+    exported: tuple[Runtime, ...] = ("onnx", "int8")
+    return next((one for one in exported if (folder / ONNX_FILES[one]).is_file()), "torch")
 
 
 def predictor_of(classifier: Classifier) -> Predictor:
@@ -275,7 +289,7 @@ def predictor_of(classifier: Classifier) -> Predictor:
         TorchRunner(HFEncoder(classifier.model)),
         tokenizer,
         classifier.label_names,
-        *_trained(config, tokenizer),
+        *_trained(classifier.source, config, tokenizer),
     )
 
 
@@ -289,8 +303,30 @@ def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
         )
 
 
-def _trained(config: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, tuple[str, ...]]:
-    """The longest input, in tokens, and the text columns, as a run wrote them into config.json."""
-    wrote: Mapping[str, Any] = getattr(config, "layermix", None) or {}
-    length = int(wrote.get("max_length", longest_input(config, tokenizer)))
-    return length, tuple(wrote.get("text_columns", ()))
+class _Trained(BaseModel):
+    """What a run wrote into config.json."""
+
+    max_length: PositiveInt | None = None
+    text_columns: tuple[str, ...] = Field((), max_length=2)
+
+
+def _trained(
+    source: str, config: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, tuple[str, ...]]:
+    """The longest input, in tokens, and the text columns, as a run wrote them into config.json.
+
+    Raises:
+        ModelError: If somebody wrote something else there.
+    """
+    try:
+        found = _Trained.model_validate(getattr(config, "layermix", None) or {})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+        )
+        raise ModelError(
+            f"{source}: the entry `layermix` of its config.json is not what a run writes "
+            f"({wrong}); mend it, or take it out"
+        ) from None
+    longest = longest_input(config, tokenizer)
+    return min(found.max_length or longest, longest), found.text_columns

@@ -49,7 +49,8 @@ class Sample:
 def run_of(source: str) -> Path | None:
     """The run folder that a model was made in, if that is where it lies."""
     folder = model_folder(source)
-    return folder.parent if folder is not None and (folder.parent / RESULT).is_file() else None
+    run = None if folder is None else folder.absolute().parent
+    return run if run is not None and (run / RESULT).is_file() else None
 
 
 def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
@@ -65,13 +66,14 @@ def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Rep
     Raises:
         LayermixError: If there are no rows, or not of these classes.
     """
-    if data.path is not None:
-        return _of_data(data, predictor, reporter)
     run = run_of(source)
+    if data.path is not None:
+        metric = "" if run is None else RunFiles(run).result.metric
+        return _of_data(data, metric, predictor, reporter)
     if run is None:
         raise ConfigError(
             f"{source}: not in a run folder, so there are no rows of its own; give --data FOLDER "
-            "or FILE with rows like those that it will see"
+            "or FILE with labelled rows like those that it will see"
         )
     files = RunFiles(run)
     answers = files.answers(files.result.reported)
@@ -87,20 +89,26 @@ def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Rep
     columns |= {"label": answers.labels.tolist(), "row_id": answers.row_ids.tolist()}
     return Sample(
         Dataset.from_dict(columns),
-        _score(files.result.metric),
-        f"validation rows of {run.absolute().name}",
+        _score(files.result.metric, reporter),
+        f"validation rows of {run.name}",
     )
 
 
-def _of_data(data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
+def _of_data(data: DataConfig, metric: str, predictor: Predictor, reporter: Reporter) -> Sample:
+    """Rows of the user's, judged by the metric of the model's run, or else of their task."""
     texts, names = labelled_texts(data, predictor, reporter)
     order, _ = class_order(predictor.source, predictor.label_names, texts.label_names, texts.named)
     rows = texts.splits["validation"]
     labels = [order[label] if label != UNLABELLED else label for label in rows["label"]]
     rows = rows.remove_columns("label").add_column("label", labels)
-    task = TASKS.get(texts.task or "")
-    return Sample(rows, _score(task.metrics[0] if task else ""), names["validation"])
+    if not metric:
+        task = TASKS.get(texts.task or "")
+        metric = task.metrics[0] if task else "accuracy"
+    return Sample(rows, _score(metric, reporter), names["validation"])
 
 
-def _score(metric: str) -> Score:
-    return cast(Score, metric) if metric in get_args(Score) else "accuracy"
+def _score(metric: str, reporter: Reporter) -> Score:
+    if metric in get_args(Score):
+        return cast(Score, metric)
+    reporter.say(f"{metric or 'the score'} has no interval here, so accuracy is judged")
+    return "accuracy"

@@ -67,6 +67,7 @@ def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> Non
         (["export", "reviews", "--onnx"], "no config.json in it"),
         (["export", "runs/exported", "--onnx", "--out", "no/x"], "there is no folder no"),
         (["predict", "runs/student", "two.txt", "--runtime", "int8"], "no onnx/model_quantized"),
+        (["export", "runs/exported", "--onnx", "--private"], "--private is about the hub"),
         (["bench"], "Missing argument 'MODEL"),
     ],
 )
@@ -80,7 +81,7 @@ def test_bad_input(
 
 
 @SOURCE_ONLY
-def test_a_refusal_ends_with_one(cli: Any, student: Path, place: Path) -> None:
+def test_a_damaged_model_is_refused(cli: Any, student: Path, place: Path) -> None:
     run = place / "runs" / "refused"
     shutil.copytree(student, run)
     torn = run / "student" / "model.safetensors"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,8 @@ def test_models_of_the_same_name_are_told_apart(runs: Path) -> None:
     data = DataConfig(path=str(runs / "data"))
     models = [str(runs / "teacher"), str(runs / "teacher/teacher")]
     first, second = bench(models, data, rounds=2)["models"]
-    assert (first["name"], second["name"]) == tuple(f"{one}, PyTorch" for one in models)
+    names = f"{runs.name}/teacher, PyTorch", "teacher/teacher, PyTorch"
+    assert (first["name"], second["name"]) == names
 
 
 def test_a_teacher_that_is_gone_is_told(runs: Path, found: dict[str, Any]) -> None:
@@ -126,7 +128,36 @@ def test_a_teacher_that_is_gone_is_told(runs: Path, found: dict[str, Any]) -> No
     finally:
         gone.rename(runs / "teacher")
     assert models[0]["name"] == "student, PyTorch"
-    assert "is not there any more" in said.getvalue().replace("\n", " ")
+    assert "is not here; give it as the first model" in said.getvalue().replace("\n", " ")
+
+
+def test_a_teacher_of_elsewhere_is_not_asked_for_on_the_hub(
+    runs: Path, found: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = tmp_path / "student"
+    shutil.copytree(runs / "student", copy)
+    record = json.loads((copy / "result.json").read_text(encoding="utf-8"))
+    record["teacher"]["from"] = "runs/teacher"
+    (copy / "result.json").write_text(json.dumps(record), encoding="utf-8")
+    models = bench([str(copy)], NO_DATA, rounds=2)["models"]
+    assert models[0]["name"] == "student, PyTorch"
+
+
+def test_a_teacher_alone_is_measured_alone(runs: Path) -> None:
+    (model,) = bench([str(runs / "teacher")], NO_DATA, rounds=2)["models"]
+    assert model["name"] == "teacher, PyTorch"
+
+
+def test_what_cannot_be_kept_is_told_and_measured(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "student"
+    shutil.copytree(runs / "student", copy)
+    (copy / "bench.json").unlink(missing_ok=True)
+    (copy / "student/README.md").write_bytes("für mich".encode("latin-1"))
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console.file = said
+    assert bench([str(copy)], NO_DATA, rounds=2, reporter=reporter)["models"]
+    assert "it could not be kept beside" in said.getvalue()
+    assert (copy / "student/README.md").read_bytes() == "für mich".encode("latin-1")
 
 
 def test_a_model_alone_needs_texts(runs: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from layermix.errors import (
     ExportError,
     LayermixError,
     NonFiniteLossError,
+    PushError,
     StudyError,
     UnreadRowsError,
 )
@@ -29,7 +30,7 @@ def test_exit_codes() -> None:
     kinds = [kind for kind in kinds if issubclass(kind, LayermixError)]
     assert len(kinds) > 5
     for kind in kinds:
-        late = (ExportError, NonFiniteLossError, StudyError, UnreadRowsError)
+        late = (ExportError, NonFiniteLossError, PushError, StudyError, UnreadRowsError)
         assert kind.exit_code == (1 if kind in late else 2)
 
 

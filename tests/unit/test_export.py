@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from filelock import FileLock
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -105,7 +107,7 @@ def test_what_is_told(run: Path) -> None:
     record = json.loads((run / "student/onnx/export.json").read_text(encoding="utf-8"))
     assert record["opset"] == 18
     assert record["rows"] == "validation rows of run"
-    assert record["parity"]["rows"] == 40 + 16
+    assert (record["parity"]["rows"], record["parity"]["alone"]) == (40, 16)
     assert record["parity"]["max_difference"] < 1e-5
     assert record["int8"]["rows"] == 40
     files = {"onnx": "model.onnx", "int8": "model_quantized.onnx"}
@@ -201,8 +203,9 @@ def test_what_is_there_is_made_anew_only_if_asked(run: Path) -> None:
     assert sorted((run / "student").rglob("*")) == files
 
 
-def test_force_replaces_the_whole_export_and_only_its_section_of_the_card(model: Path) -> None:
+def test_force_replaces_what_an_export_made_and_its_section_of_the_card_only(model: Path) -> None:
     export(str(model), rows_of(model), int8=True, max_drop=100)
+    (model / "onnx/model_fp16.onnx").write_bytes(b"somebody else's")
     card = model / "README.md"
     card.write_text("# Mine\n" + card.read_text(encoding="utf-8") + "and mine\n", encoding="utf-8")
     export(str(model), rows_of(model), force=True)
@@ -210,8 +213,24 @@ def test_force_replaces_the_whole_export_and_only_its_section_of_the_card(model:
     assert text.startswith("# Mine\n")
     assert text.endswith("and mine\n")
     assert "int8" not in text
-    assert sorted(file.name for file in (model / "onnx").iterdir()) == ["export.json", "model.onnx"]
+    names = sorted(file.name for file in (model / "onnx").iterdir())
+    assert names == ["export.json", "model.onnx", "model_fp16.onnx"]
     assert not [file for file in model.iterdir() if file.name.startswith(".")]
+
+
+def test_what_a_killed_export_left_is_removed(model: Path) -> None:
+    left = model / ".onnx.partial/new/onnx/model.onnx"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"torn")
+    export(str(model), rows_of(model))
+    assert not [file for file in model.iterdir() if file.name.startswith(".")]
+
+
+def test_two_exports_to_one_place(model: Path) -> None:
+    busy = pytest.raises(RunExistsError, match="another process exports there; wait for it")
+    with FileLock(model / ".onnx.exporting"), busy:
+        export(str(model), rows_of(model))
+    assert not (model / "onnx").exists()
 
 
 # -- int8 that costs too much --
@@ -347,7 +366,7 @@ def test_what_is_no_model(tmp_path: Path, model: Path) -> None:
                 .replace('"architectures"', '"id2label": {"0": "a", "1": "b", "2": "c"}, "archs"'),
                 encoding="utf-8",
             ),
-            "wanted input_ids among them, and logits for 3 classes",
+            "attention_mask and token_type_ids, and logits for 3 classes",
         ),
     ],
 )
@@ -359,3 +378,93 @@ def test_a_damaged_or_other_file_is_refused(
     damage(out / "onnx/model.onnx")
     with pytest.raises(ModelError, match=told):
         open_predictor(str(out))
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"layermix": "x"}, "the entry `layermix` of its config.json is not what a run writes"),
+        ({"layermix": {"max_length": 0}}, "max_length: Input should be greater than 0"),
+        ({"layermix": {"text_columns": 5}}, "text_columns: Input should be a valid"),
+        ({"id2label": {"1": "a", "2": "b"}}, "wanted one for each number from 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_config_that_no_run_wrote(
+    model: Path, tmp_path: Path, entries: dict[str, Any], told: str, weights: bool
+) -> None:
+    folder = model
+    if not weights:
+        folder = tmp_path / "served"
+        export(str(model), rows_of(model), out=folder)
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | entries), encoding="utf-8")
+    with pytest.raises(ModelError, match=told):
+        open_predictor(str(folder))
+
+
+def test_a_file_with_other_inputs_is_refused(model: Path) -> None:
+    export(str(model), rows_of(model))
+    file = model / "onnx/model.onnx"
+    graph = onnx.load(file)
+    for place in (graph.graph.input[2], *graph.graph.node):
+        if place is graph.graph.input[2]:
+            place.name = "position_ids"
+        else:
+            place.input[:] = [
+                "position_ids" if name == "token_type_ids" else name for name in place.input
+            ]
+    onnx.save(graph, file)
+    with pytest.raises(ModelError, match="takes input_ids, attention_mask, position_ids and"):
+        open_predictor(str(model), "onnx")
+
+
+def test_a_text_that_is_longer_than_the_file_takes(model: Path) -> None:
+    export(str(model), rows_of(model))
+    predictor = open_predictor(str(model), "onnx")
+    batch = predictor.tokenizer(["a " * 100], return_tensors="pt", verbose=False)
+    with pytest.raises(ModelError, match=r"cannot run it on a batch of shape \(1, 102\)"):
+        predictor.run(batch)
+
+
+def test_the_metric_of_the_run_judges_other_rows_too(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    record = json.loads((copy / "result.json").read_text(encoding="utf-8"))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\na b,0\nc n,1\nz,0\n", encoding="utf-8")
+    reporter, said = Reporter(), io.StringIO()
+    reporter.console.file = said
+    for metric, wanted in (("f1", "f1"), ("nll", "accuracy")):
+        (copy / "result.json").write_text(json.dumps(record | {"metric": metric}), encoding="utf-8")
+        predictor = open_predictor(str(copy))
+        found = sample_of(str(copy), DataConfig(path=str(rows)), predictor, reporter)
+        assert found.metric == wanted
+    assert "nll has no interval here, so accuracy is judged" in said.getvalue()
+
+
+def test_inside_the_models_own_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run / "student")
+    assert sample_of(".", NO_DATA, open_predictor("."), QUIET).source == "validation rows of run"
+
+
+def test_a_card_that_is_not_utf8_is_told_before_the_work(model: Path) -> None:
+    (model / "README.md").write_bytes("für mich".encode("latin-1"))
+    with pytest.raises(ModelError, match=r"README\.md: not UTF-8"):
+        export(str(model), rows_of(model))
+    assert not (model / "onnx").exists()
+
+
+def test_the_snippets_of_a_pair(model: Path, tmp_path: Path) -> None:
+    lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()[1:]
+    pairs = [("text", "text_pair", "label"), *((line[0], *line.split(",")) for line in lines)]
+    with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(pairs)
+    data = DataConfig(path=str(tmp_path / "pairs.csv"))
+    export(str(model), data, int8=True, max_drop=100)
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert "'max_length': 32" in card
+    assert 'tokenizer("one text", "the other", **cut)' in card
+    assert 'onnx/model_quantized.onnx")' in card
+    assert "text_pair: 'the other'" in card

@@ -140,4 +140,4 @@ def test_a_hub_that_is_not_there(folder: Path) -> None:
         pass
     done = pushed(folder, endpoint)
     assert done.returncode == 1
-    assert "and the network; the same command tries again" in done.stderr
+    assert "`layermix export MODEL --push_to_hub me/small` tries again" in done.stderr
