@@ -121,8 +121,7 @@ class StudentConfig(OneWord):
     """Folder or hub id of a model taken as it is (a new head is made if it has none for the task).
     """
     layers: Positive | None = None
-    """Number of blocks; alone, that many evenly spaced blocks are copied from the teacher (default:
-    half)."""
+    """Number of blocks; alone, the teacher's first ones are copied (default: half of them)."""
     blocks: Integers | None = None
     """Which teacher blocks to copy, counted from 0, such as 0,1,2."""
     hidden: Positive | None = None
@@ -349,8 +348,9 @@ class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Values to start from: paper (its Table 1 and student) or tinybert (its recipe in a single
-    stage). A student of your own replaces the preset's."""
+    """Values to start from: default (the recipe of docs/choosing.md), paper (its Table 1 and
+    student) or tinybert (its recipe in a single stage). A student of your own replaces the
+    preset's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Fixes the start of new weights, the row order and dropout; arms that share it are paired."""
     teacher: TeacherConfig = TeacherConfig()
@@ -390,7 +390,11 @@ class TeachConfig(Run):
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "default": {},
+    "default": {  # configs/studies/local-recipe.yaml chose it, local-recipe-confirmed.yaml tried it
+        "mix": {"strategy": "fixed"},
+        "loss": {"hidden_weight": 10},
+        "training": {"epochs": 6, "learning_rate": 1e-4},
+    },
     "paper": {
         "student": {"model": "huawei-noah/TinyBERT_General_4L_312D"},
         "data": {"max_length": 128},
@@ -416,12 +420,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": {
             "supervised_weight": 0,
             "logit": "tinybert_mean",
+            "hidden_weight": 1,
             "hidden": "tinybert_mean",
             "embedding_weight": 1,
             "attention_weight": 1,
             "projection_bias": True,
         },
         "training": {
+            "epochs": 10,
             "batch_size": 32,
             "batching": "random",
             "learning_rate": 3e-5,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from layermix.encoder import Classifier, blocks_of, blocks_path
 from layermix.errors import ModelError
 from layermix.seeds import seeded
-from layermix.signals import check_layers, evenly_spaced
+from layermix.signals import check_layers
 
 SIZES: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_size",),
@@ -28,7 +28,7 @@ def copy_blocks(
 
     Args:
         teacher: Where everything is copied from; not changed.
-        layers: How many evenly spaced blocks (default: half of them).
+        layers: How many of its first blocks (default: half of them).
         blocks: Which ones instead, counted from 0, in this order.
 
     Raises:
@@ -42,7 +42,7 @@ def copy_blocks(
             raise ModelError(
                 f"{count} blocks wanted, but the teacher has {depth}; ask for at most {depth}"
             )
-        blocks = evenly_spaced(count, depth)
+        blocks = range(count)
     blocks = check_layers(blocks, depth, "the teacher")
     config = copy.deepcopy(source.config)
     config.num_hidden_layers = len(blocks)

@@ -353,6 +353,8 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     changed = _content(kind, given, exclude_defaults=True)
     changed = {key: value for key, value in changed.items() if value not in ({}, None)}
     changed.pop("preset", None)  # what it says stands in the other fields
+    if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers"}:
+        changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
     text = json.dumps([DEFAULTS, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -103,7 +103,7 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
     record = json.loads((out / RESULT).read_text())
     assert record["status"] == "ok"
     assert record["metrics"] == result.metrics
-    assert record["student"]["blocks"] == [1, 3]
+    assert record["student"]["blocks"] == [0, 1]
     assert record["data"]["rows"] == {"train": 26, "validation": 10}
     assert load(DistillConfig, out / "config.yaml") == config()
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
