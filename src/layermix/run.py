@@ -1,5 +1,6 @@
 """One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
 
+import copy
 import itertools
 import json
 import tempfile
@@ -441,6 +442,7 @@ class _Training:
                 logits, labels, self.lesson.texts.label_names
             )
         trained = time.monotonic() - started
+        self._warn_of_one_answer(recorder, reports, reporter)
         if self.config.selection == "holdout":
             recorder.restore(self.objective, reports["selected"]["epoch"])
         if "test" in self.lesson.splits:
@@ -482,6 +484,22 @@ class _Training:
         if run is not None:
             self._write(role, record, history, reports, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)
+
+    def _warn_of_one_answer(
+        self, recorder: EpochRecorder, reports: Row, reporter: Reporter
+    ) -> None:
+        """Say so where the model that is saved answers the same on every validation row."""
+        saved = "selected" if "selected" in reports else "last"
+        logits, labels = recorder.logits("validation", reports[saved]["epoch"])
+        answers = np.unique(logits.argmax(-1))
+        if len(answers) == 1 < len(np.unique(labels[labels != metrics.UNLABELLED])):
+            only = self.lesson.texts.label_names[int(answers[0])]
+            reporter.say(
+                f"it answers {only!r} on every validation row, so it has learned nothing yet; more "
+                "steps (--training.epochs), a higher rate (--training.learning_rate) or, with a "
+                "teacher, a smaller --loss.hidden_weight may get it off the ground",
+                "yellow",
+            )
 
     def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:
         """How sure the saved student's score is over examples, and its difference to the teacher's.
@@ -528,8 +546,9 @@ class _Training:
         folder = run.work / role
         self.student.model.save_pretrained(folder)
         # Some tokenizers know no limit, and transformers.js no other place to look for one.
-        self.student.tokenizer.model_max_length = self.student.max_length
-        self.student.tokenizer.save_pretrained(folder)
+        tokenizer: Any = copy.deepcopy(self.student.tokenizer)
+        tokenizer.model_max_length = self.student.max_length
+        tokenizer.save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.iterdir())
         record[role]["bytes_on_disk"] = size
         write_text(folder / "README.md", model_card(record, role))

@@ -311,7 +311,8 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     run.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
     taught = load_classifier(str(tmp_path / "taught"), data.label_names, named=data.named)
     assert taught.model.config.layermix == {"text_columns": ["text"], "max_length": 8}
-    assert taught.tokenizer.model_max_length == teacher.tokenizer.model_max_length == longest
+    assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit
+    assert teacher.tokenizer.model_max_length == longest > 32
     chosen = config(data={"max_length": 20})
     result = run.distill_from(taught, copy_blocks(taught, 2), data, chosen)
     assert result.record["data"]["max_length"] == 20
@@ -350,3 +351,17 @@ def test_a_tracker_that_is_not_installed_is_told(
     wanted = config(training={"report_to": "wandb"})
     with pytest.raises(ConfigError, match="names wandb, which is not installed; pip install wandb"):
         run.distill_from(teacher, copy_blocks(teacher, 2), data, wanted)
+
+
+@pytest.mark.parametrize("bias", [0.0, 50.0])
+def test_a_student_that_gives_one_answer_is_told(
+    teacher: Classifier, data: TextData, bias: float
+) -> None:
+    reporter, student = Listening(), copy_blocks(teacher, 2)
+    with torch.no_grad():
+        student.model.get_submodule("classifier").bias[1] += bias
+    chosen = config(training={"epochs": 1, "learning_rate": 1e-9})
+    run.distill_from(teacher, student, data, chosen, reporter=reporter)
+    told = [text for text in reporter.said if "on every validation row" in text]
+    assert bool(told) == bool(bias)
+    assert not bias or told[0].startswith("it answers '1' on every validation row, so it has")
