@@ -131,6 +131,7 @@ def bench(
         for name, version in versions.items()
     ]
     tokens = [len(last.tokenizer(*text, verbose=False)["input_ids"]) for text in sample.tuples]
+    around = environment(0)
     record: dict[str, Any] = {
         "models": [asdict(one) for one in measured],
         "rows": sample.source,
@@ -138,7 +139,7 @@ def bench(
         "mean_tokens": float(np.minimum(tokens, last.max_length).mean()),
         "rounds": rounds,
         "batch_size": TOGETHER,
-        **{key: environment(0)[key] for key in ("written", "threads", "processor", "packages")},
+        **{key: around[key] for key in ("written", "threads", "processor", "packages")},
     }
     _keep(record, models[-1], reporter)
     return record

@@ -33,7 +33,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         Hub.calls.append((self.path, self.headers["Authorization"]))
-        here = f"http://127.0.0.1:{self.server.server_address[1]}"  # type: ignore[str-bytes-safe]
+        here = f"http://127.0.0.1:{self.server.server_address[1]}"
         if Hub.refuses:
             self.answer(401, {"error": "Invalid username or password."})
         elif self.path == "/api/repos/create":
