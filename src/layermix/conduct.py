@@ -27,6 +27,7 @@ from rich.table import Table
 from layermix.config import to_yaml
 from layermix.errors import StudyError
 from layermix.folder import (
+    ALPHA,
     CONFIG,
     ENVIRONMENT,
     HISTORY,
@@ -42,7 +43,7 @@ CELLS, WORK, LOGS = "cells", "work", "logs"
 FILING = ".filing"
 """Held while a cell is filed."""
 KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
-"""Files of a run that are filed; the student is not, unless it is wanted."""
+"""Files of a run that are filed, and ALPHA if it is there; the student only if it is wanted."""
 TEXT_FOLDER = "texts"
 """Validation texts by fingerprint of the data, for the report; it ignores itself."""
 IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
@@ -112,7 +113,7 @@ class Study:
             shutil.rmtree(leftover, ignore_errors=True)
         writing.mkdir(parents=True)
         self._keep_texts(work)
-        for name in KEPT:
+        for name in (*KEPT, *([ALPHA] if (work / ALPHA).is_file() else [])):
             if name == PREDICTIONS:
                 shutil.copy(work / name, writing)
             else:
@@ -203,6 +204,7 @@ class Conductor:
     failed: dict[str, str] = field(default_factory=dict)
     began: dict[str, tuple[float, float]] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
+    early_told: bool = False
 
     def run(self) -> None:
         """Run all cells that are not finished.
@@ -229,6 +231,7 @@ class Conductor:
                 for run in waiting.values():
                     if len(self.running) < self.jobs and self._may_start(run):
                         self._start(run)
+                self._tell_early()
                 time.sleep(POLL_SECONDS)
         if self.failed:
             raise StudyError(self._failures())
@@ -308,6 +311,14 @@ class Conductor:
                 markup=False,
                 soft_wrap=True,
             )
+
+    def _tell_early(self) -> None:
+        """Where there is no live table: the time left once, as soon as the first steps tell it."""
+        if self.early_told or self.console.is_terminal or not (left := self._time_left()):
+            return
+        self.early_told = True
+        if not any(self.took.values()):  # else a finished cell has told it already
+            self.console.print(f"from the first steps: {left.removeprefix(', ')}", soft_wrap=True)
 
     def _log(self, run: Cell | TeacherRun) -> Path:
         return self.study.folder / LOGS / f"{run.name}.log"

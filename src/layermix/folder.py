@@ -12,10 +12,11 @@ from filelock import FileLock, Timeout
 
 from layermix.errors import ConfigError, RunExistsError
 
-CONFIG, RESULT, HISTORY, PREDICTIONS, ENVIRONMENT, TEXTS = (
+CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
     "config.yaml",
     "result.json",
     "history.jsonl",
+    "alpha.jsonl",
     "predictions.parquet",
     "environment.json",
     "texts.parquet",

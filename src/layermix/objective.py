@@ -149,14 +149,14 @@ class Objective(nn.Module):
         self.supervised = SUPERVISED[loss.supervised].function
         self.logit = LOGIT[loss.logit].function
         self.hidden = HIDDEN[loss.hidden].function
-        learned = mix is not None and any(True for _ in mix.parameters())
+        self.learns_mix = mix is not None and any(True for _ in mix.parameters())
         weights = {
             "supervised": loss.supervised_weight,
             "logit": loss.logit_weight,
             "hidden": loss.hidden_weight,
             "embedding": loss.embedding_weight,
             "attention": loss.attention_weight,
-            "entropy": -loss.entropy_weight if learned else 0.0,
+            "entropy": -loss.entropy_weight if self.learns_mix else 0.0,
         }
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
 from layermix import metrics
-from layermix.folder import EPOCHS, HISTORY, PREDICTIONS, TEXTS, write_text
+from layermix.folder import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS, write_text
 from layermix.lesson import Lesson
+from layermix.mixing import Mixture
 from layermix.objective import Objective
 
 Line = Mapping[str, Any]
@@ -127,6 +128,46 @@ class EpochRecorder(TrainerCallback):
             columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}
             tables.append(pa.table(columns))
         pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
+
+
+class MixRecorder(TrainerCallback):
+    """Keeps α of every step in alpha.jsonl, as it was used; written at each log, so without a sync.
+
+    Args:
+        work: The working folder.
+        objective: One that learns its mix; it is watched from now on.
+    """
+
+    def __init__(self, work: Path, objective: Objective) -> None:
+        self.file = work / ALPHA
+        self.used: torch.Tensor | None = None
+        self.unwritten: list[torch.Tensor] = []
+        assert objective.mix is not None
+        objective.mix.register_forward_hook(self._see)
+
+    def _see(self, mix: torch.nn.Module, inputs: Any, mixture: Mixture) -> None:
+        self.used = mixture.weights.detach()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on where the checkpoint ends; it was logged, so all steps before it are there."""
+        written = self.file.read_text("utf-8") if self.file.is_file() else ""
+        write_text(self.file, "".join(written.splitlines(keepends=True)[: state.global_step]))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what the step used, on its device."""
+        assert self.used is not None
+        self.unwritten.append(self.used)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what was kept since the last log."""
+        if not self.unwritten:
+            return
+        kept = torch.stack(self.unwritten).tolist()
+        self.unwritten = []
+        with self.file.open("a", encoding="utf-8") as file:
+            for step, alpha in enumerate(kept, state.global_step - len(kept) + 1):
+                rounded = [[round(weight, 6) for weight in row] for row in alpha]
+                file.write(json.dumps({"step": step, "alpha": rounded}) + "\n")
 
 
 def reported_epochs(

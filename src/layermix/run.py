@@ -44,7 +44,13 @@ from layermix.lesson import Lesson, prepare, tokenize_for
 from layermix.machine import choose_precision, default_device, reuse_memory
 from layermix.objective import Objective, build_objective
 from layermix.progress import Reporter
-from layermix.record import EpochRecorder, clean_history, environment, reported_epochs
+from layermix.record import (
+    EpochRecorder,
+    MixRecorder,
+    clean_history,
+    environment,
+    reported_epochs,
+)
 from layermix.remember import signals_for
 from layermix.runtimes import TorchRunner, logits_of
 from layermix.signals import Teacher
@@ -415,6 +421,7 @@ class _Training:
         reuse_memory()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
+        watching = [MixRecorder(work, self.objective)] if self.objective.learns_mix else []
         with reporter.training(name) as bar:
             trainer = DistillTrainer(
                 self.objective,
@@ -427,7 +434,7 @@ class _Training:
                 eval_dataset=self.lesson.evaluated,
                 data_collator=self.lesson.collate,
                 compute_metrics=recorder.score,
-                callbacks=[recorder, bar, *trackers(self.config.report_to or (), work)],
+                callbacks=[recorder, *watching, bar, *trackers(self.config.report_to or (), work)],
             )
             trainer.remove_callback(PrinterCallback)
             resume_from = last_checkpoint(checkpoints)

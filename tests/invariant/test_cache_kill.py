@@ -40,7 +40,7 @@ else:
     run.distill(config, Path(sys.argv[4]), resume=True)
 """
 SIZES = (str(EPOCHS), str(BATCH))
-RESULTS = ("history.jsonl", "predictions.parquet", "student/model.safetensors")
+RESULTS = ("history.jsonl", "alpha.jsonl", "predictions.parquet", "student/model.safetensors")
 
 
 @pytest.fixture

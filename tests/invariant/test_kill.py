@@ -82,6 +82,11 @@ def test_killed_and_resumed_is_undisturbed_byte_for_byte(
     subprocess.run(resume, check=True, timeout=PATIENCE)
     assert not partial.exists()
     assert lines_in(straight / "history.jsonl") == EPOCHS * LINES
-    for name in ("history.jsonl", "predictions.parquet", "student/model.safetensors"):
+    for name in (
+        "history.jsonl",
+        "alpha.jsonl",
+        "predictions.parquet",
+        "student/model.safetensors",
+    ):
         same = (broken / name).read_bytes() == (straight / name).read_bytes()
         assert same, f"{name}: {message}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from layermix.conduct import Conductor, Study
 from layermix.findings import declare, find, plan_file
+from layermix.folder import HISTORY
 from layermix.prose import plan_text, text, write
 from layermix.stats import multi_bootstrap
 from layermix.study import Plan
@@ -333,3 +335,22 @@ def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:
     assert "small: 24 of 24" in shown
     scores = "  ".join(f"{right(c) / ROWS:.3f}"[1:] for c in plan.table["mrpc"]["learned"].values())
     assert scores in shown
+
+
+def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
+    plan: Plan, study: Study
+) -> None:
+    screen = Console(file=io.StringIO(), width=120)
+    conductor = Conductor(plan, study, 2, screen)
+    cell = next(iter(plan.runs.values()))
+    conductor._tell_early()
+    conductor.began[cell.name] = time.monotonic() - 60, 0.0
+    history = study.work(cell).with_name(f"{cell.name}.partial") / HISTORY
+    history.parent.mkdir(parents=True)
+    quarter = int(cell.content["training"]["epochs"]) / 4
+    history.write_text(json.dumps({"step": 1, "epoch": quarter}) + "\n")
+    conductor._tell_early()
+    conductor._tell_early()
+    # A quarter took a minute; 23.75 cells of 4 minutes are left, for two processes.
+    assert isinstance(screen.file, io.StringIO)
+    assert screen.file.getvalue() == "from the first steps: about 48 min left\n"

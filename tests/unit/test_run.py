@@ -27,6 +27,9 @@ CONFIG = {
     "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "log_every": 2},
 }
 
+SAME_AGAIN = ("history.jsonl", "alpha.jsonl", "predictions.parquet", "student/model.safetensors")
+"""Files of a run that the same seed gives byte for byte."""
+
 
 @pytest.fixture
 def teacher(bert: Callable[..., Any], tokenizer: Any) -> Classifier:
@@ -91,6 +94,7 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
     out = tmp_path / "run"
     result = run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     assert sorted(path.name for path in out.iterdir()) == [
+        "alpha.jsonl",
         "config.yaml",
         "environment.json",
         "history.jsonl",
@@ -113,6 +117,13 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
     assert parts["loss"] == pytest.approx(weighted - 0.1 * parts["loss_entropy"], rel=1e-5)
     assert parts["loss_entropy"] == pytest.approx(2 * np.log(2), rel=1e-3)
     assert np.shape(parts["alpha"]) == (2, 2)
+    steps = [json.loads(line) for line in (out / "alpha.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == list(range(1, history[-1]["step"] + 1))
+    assert steps[0]["alpha"] == [[0.5, 0.5]] * 2
+    logged = {line["step"]: line["alpha"] for line in history if "alpha" in line}
+    for line in steps:
+        assert np.allclose(line["alpha"], logged.get(line["step"], line["alpha"]), atol=1e-6)
+    assert steps[-1]["alpha"] != steps[0]["alpha"]
 
 
 def test_the_saved_student_and_its_predictions_are_the_trained_one(
@@ -143,7 +154,7 @@ def test_the_same_seed_gives_the_same_files_and_another_does_not(
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         chosen = config().model_copy(update={"seed": seed})
         run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / name)
-    for file in ("history.jsonl", "predictions.parquet", "student/model.safetensors"):
+    for file in SAME_AGAIN:
         a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
         assert a == b
         assert a != c
@@ -263,7 +274,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
         teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
     )
     assert result.record["timings"]["resumed"]
-    for file in ("history.jsonl", "predictions.parquet", "student/model.safetensors"):
+    for file in SAME_AGAIN:
         assert (out / file).read_bytes() == (straight / file).read_bytes()
 
 
