@@ -14,6 +14,7 @@ from layermix.cache import CachedTeacher, fill, find_store, row_keys
 from layermix.data import TextData
 from layermix.encoder import HFEncoder
 from layermix.errors import CacheError, ModelError
+from layermix.losses import HIDDEN
 from layermix.signals import Batch, Needs, Signal
 from layermix.store import Identity, SignalStore
 from layermix.teacher import LiveTeacher
@@ -130,6 +131,11 @@ def test_half_precision_rounds_the_hidden_states_and_not_the_logits(
     assert found.logits.equal(expected.logits)
     assert not found.hidden.equal(expected.hidden)
     torch.testing.assert_close(found.hidden, expected.hidden, rtol=bound, atol=bound)
+    student = torch.randn(expected.hidden.shape, generator=torch.Generator().manual_seed(0))
+    losses = [
+        HIDDEN["mean"].function(student, one.hidden, one.mask).mean() for one in (found, expected)
+    ]
+    assert float(losses[0] / losses[1]) == pytest.approx(1, abs=bound / 10)
 
 
 def test_a_value_that_float16_cannot_hold_is_told_with_its_layer(
