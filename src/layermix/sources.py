@@ -243,7 +243,7 @@ def _read_file(file: Path, quoting: Quoting, findings: Findings) -> Table | None
         return from_lines(source, texts, range(1, len(texts) + 1), findings)
     if format in ("jsonl", "json"):
         return _json_lines(source, lines, findings)
-    return _delimited(source, lines, "," if format == "csv" else "\t", quoting, findings)
+    return _delimited(source, lines, format, quoting, findings)
 
 
 def _decode(source: str, data: bytes, findings: Findings) -> list[str]:
@@ -330,10 +330,25 @@ class Record(NamedTuple):
     fault: str = ""
 
 
+def separator(source: str, format: str, header: str) -> tuple[str, str]:
+    """What stands between the fields of a CSV or TSV, and a note if it is not what the ending says.
+
+    Where the comma is the decimal mark, spreadsheets write semicolons into their CSV.
+    """
+    if format == "tsv":
+        return "\t", ""
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
+        if "," not in header and delimiter in header:
+            return delimiter, f"{source}: fields are separated by {name}, as in its header"
+    return ",", ""
+
+
 def _delimited(
-    source: str, lines: list[str], delimiter: str, quoting: Quoting, findings: Findings
+    source: str, lines: list[str], format: str, quoting: Quoting, findings: Findings
 ) -> Table | None:
-    quoted = delimiter == "," or quoting == "quoted"
+    delimiter, note = separator(source, format, lines[0])
+    findings.notes += [note] if note else []
+    quoted = format == "csv" or quoting == "quoted"
     if not quoted and quoting == "auto":
         quoted, note = judge_quoting(source, lines)
         findings.notes += [note] if note else []

@@ -47,6 +47,7 @@ from layermix.sources import (
     quoted_records,
     quoting_note,
     raw_records,
+    separator,
     unknown_format,
     without_returns,
 )
@@ -166,7 +167,7 @@ def open_texts(
             if format == "txt":
                 form = _plain(lines, count)
             elif headed:
-                form = _delimited(lines, "," if format == "csv" else "\t", quoting, say, count)
+                form = _delimited(lines, format, quoting, say, count)
             else:
                 form = _objects(lines, start, count)
         columns = find_texts(form.head, text_columns, None)
@@ -314,13 +315,18 @@ def _objects(lines: _Lines, start: Sequence[bytes], count: Callable[[], int | No
 
 def _delimited(
     lines: _Lines,
-    delimiter: str,
+    format: str,
     quoting: Quoting,
     say: Say,
     count: Callable[[], int | None],
 ) -> _Form:
     source, texts = lines.source, iter(lines)
-    quoted, late = delimiter == "," or quoting == "quoted", False
+    first = next(texts)
+    texts = chain([first], texts)
+    delimiter, note = separator(source, format, first)
+    if note:
+        say(note)
+    quoted, late = format == "csv" or quoting == "quoted", False
     if not quoted and quoting == "auto":
         sample = list(islice(texts, SAMPLE))
         quoted, note = judge_quoting(source, sample, whole=len(sample) < SAMPLE)

@@ -69,6 +69,10 @@ def write(folder: Path, form: str, splits: Mapping[str, Sequence[tuple[Any, ...]
             write_delimited(folder / f"{name}.tsv", of, COLUMNS, **everything)
         elif form == "csv":
             write_delimited(folder / f"{name}.csv", of, COLUMNS)
+        elif form == "csv with semicolons":
+            write_delimited(folder / f"{name}.csv", of, COLUMNS, delimiter=";")
+        elif form == "csv with tabs":
+            write_delimited(folder / f"{name}.csv", of, COLUMNS, delimiter="\t")
         elif form == "jsonl":
             text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows(of))
             (folder / f"{name}.jsonl").write_bytes(text.encode())  # no newline at the end
@@ -78,7 +82,17 @@ def write(folder: Path, form: str, splits: Mapping[str, Sequence[tuple[Any, ...]
             raise ValueError(form)
 
 
-FORMS = ("tsv raw", "tsv quoted", "tsv all quoted", "csv", "jsonl", "parquet", "saved")
+FORMS = (
+    "tsv raw",
+    "tsv quoted",
+    "tsv all quoted",
+    "csv",
+    "csv with semicolons",
+    "csv with tabs",
+    "jsonl",
+    "parquet",
+    "saved",
+)
 
 
 def read(path: Path | str, **options: Any) -> dict[str, Table]:
@@ -150,6 +164,22 @@ def test_any_text_comes_out_as_it_went_in(tmp_path: Path, of: list[tuple[str, st
     # A file with a quote mark at the start of every field, or of none, leaves no room for doubt.
     write(tmp_path / "all", "tsv all quoted", {"train": [*of, ("a", "b", "x")]})
     assert contents(read(tmp_path / "all")["train"]) == rows([*of, ("a", "b", "x")])
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
+def test_another_separator_in_the_header_of_a_csv_is_taken_and_told(
+    tmp_path: Path, mark: str, name: str
+) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text(f'text{mark}label\nGood, really{mark}yes\n"a{mark}b"{mark}no\n')
+    table = read(file)["train"]
+    assert contents(table) == [
+        {"text": "Good, really", "label": "yes"},
+        {"text": f"a{mark}b", "label": "no"},
+    ]
+    assert f"{file}: fields are separated by {name}, as in its header" in table.findings.notes
+    file.write_text("text;more,label\ngood,yes\n")  # a comma decides
+    assert contents(read(file)["train"]) == [{"text;more": "good", "label": "yes"}]
 
 
 def test_quoted_texts_may_hold_tabs_and_newlines(tmp_path: Path) -> None:

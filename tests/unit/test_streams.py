@@ -89,6 +89,15 @@ def write_table(file: Path, columns: Mapping[str, Sequence[str]]) -> Path:
 TEXTS = ["one", 'say "no"', "comma, tab\tand\nlines\r\nof it", "line\u2028break", "five"]
 
 
+def test_another_separator_in_the_header_of_a_csv_is_taken_and_told(tmp_path: Path) -> None:
+    file = written(tmp_path, "new.csv", 'id;text\n1;Good, really\n2;"a;b"\n')
+    assert told(file) == (
+        [("Good, really",), ("a;b",)],
+        [],
+        [f"{file}: fields are separated by semicolons, as in its header"],
+    )
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "json", "parquet"])
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 def test_every_format_in_blocks(small: None, tmp_path: Path, ending: str, count: int) -> None:
