@@ -20,7 +20,6 @@ jaxtyping.install_import_hook(
 import torch  # noqa: E402
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
 
-from layermix.config import DistillConfig  # noqa: E402
 from layermix.data import TextData, from_splits  # noqa: E402
 from layermix.encoder import HFEncoder  # noqa: E402
 from layermix.objective import build_objective  # noqa: E402
@@ -28,6 +27,8 @@ from layermix.signals import Needs, Teacher  # noqa: E402
 from layermix.teacher import LiveTeacher  # noqa: E402
 from layermix.tokens import Collator, tokenize  # noqa: E402
 from layermix.trainer import DistillTrainer  # noqa: E402
+
+from .recipes import whole  # noqa: E402
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
@@ -111,7 +112,7 @@ def trainer(
         callbacks: Sequence[Any] = (),
         **sections: Any,
     ) -> DistillTrainer:
-        config = DistillConfig.model_validate(sections)
+        config = whole(**sections)
         tokens = tokenize(texts(rows), tokenizer, 16)
         student = HFEncoder(bert(2, 16, dropout, seed=1))
         objective = build_objective(student, TEACHER_DEPTH, TEACHER_WIDTH, config)

@@ -364,7 +364,7 @@ class DistillConfig(Run):
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The preset; its student only if the user describes none, since the two would mix."""
-        name = given.get("preset")
+        name = given.get("preset", "default")
         preset = PRESETS.get(name, {}) if isinstance(name, str) else {}  # a wrong one is told later
         return {
             key: value

@@ -28,6 +28,7 @@ TEACHER_EPOCHS = 3
 RECIPE: Mapping[str, Any] = {
     "student": {"layers": 3},
     "mix": {"learning_rate": 0.05, "schedule": "constant"},
+    "loss": {"hidden_weight": 1},
     "training": {"epochs": 5, "learning_rate": 2e-4},
 }
 ARMS: Mapping[str, Mapping[str, Any]] = {

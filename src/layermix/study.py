@@ -183,10 +183,17 @@ class Plan:
     @cached_property
     def table(self) -> dict[str, dict[str, dict[int, Cell]]]:
         """Task -> arm -> seed -> cell, tasks and arms in the order of the file."""
-        found: dict[str, dict[str, dict[int, Cell]]] = {}
+        labels = [label for _, label, _ in _arms(self.study)]
+        found: dict[str, dict[str, dict[int, Cell]]] = {
+            task: {label: {} for label in labels} for task in self.study.tasks
+        }
         for cell in self.cells:
-            found.setdefault(cell.task, {}).setdefault(cell.arm, {})[cell.seed] = cell
-        return found
+            found[cell.task][cell.arm][cell.seed] = cell
+        return {
+            task: {arm: cells for arm, cells in arms.items() if cells}
+            for task, arms in found.items()
+            if any(arms.values())
+        }
 
     def record(self) -> dict[str, Any]:
         """The study and the names of its cells, for `from_record`."""
@@ -353,6 +360,9 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     changed = _content(kind, given, exclude_defaults=True)
     changed = {key: value for key, value in changed.items() if value not in ({}, None)}
     changed.pop("preset", None)  # what it says stands in the other fields
+    loss = _content(kind, given).get("loss", {})
+    if not loss.get("hidden_weight") and not loss.get("attention_weight"):
+        changed.pop("mix", None)  # no loss looks at it
     if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers"}:
         changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
     text = json.dumps([DEFAULTS, changed], sort_keys=True)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.config import (
-    DistillConfig,
     HiddenReduction,
     LogitLoss,
     LossConfig,
@@ -26,6 +25,8 @@ from layermix.objective import build_objective
 from layermix.teacher import LiveTeacher
 from layermix.tokens import Collator, tokenize
 from layermix.trainer import DistillTrainer
+
+from ..recipes import whole
 
 
 @pytest.mark.parametrize(
@@ -196,7 +197,7 @@ def first_step(
     batch = Collator(tokenizer)(list(rows))
 
     def measure(sections: dict[str, Any]) -> dict[str, Tensor]:
-        config = DistillConfig.model_validate(sections)
+        config = whole(**sections)
         kind = config.loss.supervised
         student, teacher = bert(2, 32, dropout=0, seed=1), HFEncoder(bert(4, 32, seed=2))
         labels = batch["labels"]

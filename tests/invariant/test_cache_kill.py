@@ -30,7 +30,7 @@ from layermix.config import DistillConfig
 cache.FILL_TOKENS, cache.SHARD_BYTES = 40, 1  # about four texts in a batch, a shard for each batch
 config = DistillConfig.model_validate({
     "teacher": {"model": "teacher", "allow_weak": True}, "data": "data",
-    "cache": {"folder": sys.argv[1]},
+    "cache": {"folder": sys.argv[1]}, "mix": "learned",
     "training": {"epochs": int(sys.argv[2]), "batch_size": int(sys.argv[3]), "log_every": 1,
                  "learning_rate": 1e-3, "save_every": 3},
 })

@@ -41,6 +41,7 @@ def command(
         *("--data", str(tmp_path / "data")),
         *("--training.epochs", str(EPOCHS), "--training.batch_size", str(BATCH)),
         *("--training.learning_rate", "1e-3", "--training.log_every", "1"),
+        *("--mix.strategy", "learned"),
         *("--training.save_every", str(SAVE_EVERY)),
     ]
 

@@ -20,6 +20,7 @@ from layermix.config import (
 from layermix.objective import Objective, build_objective
 from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
 
+from ..recipes import whole
 from .reference import Learned, Sides, total_loss
 
 TOLERANCE = 1e-6
@@ -178,9 +179,9 @@ def test_the_fast_path_equals_the_reference(
         )
 
 
-def test_every_parameter_of_the_default_objective_has_a_gradient() -> None:
+def test_every_parameter_of_the_whole_objective_has_a_gradient() -> None:
     sizes = {"B": 4, "T": 5, "C": 3, "n": 3, "N": 6, "d": 4, "D": 5}
-    problem = Problem(DistillConfig(), sizes, seed=3)
+    problem = Problem(whole(), sizes, seed=3)
     problem.objective(*problem.inputs()).loss.backward()
     parameters = dict(problem.objective.named_parameters())
     for name in ("student.embedding", "student.attention"):  # they have no term by default
@@ -197,7 +198,7 @@ def test_the_gradient_of_alpha_agrees_with_finite_differences(
 ) -> None:
     loss = {"hidden": reduction, "entropy_weight": entropy_weight}
     sizes = {"B": 3, "T": 4, "C": 2, "n": 2, "N": 4, "d": 3, "D": 4}
-    problem = Problem(DistillConfig.model_validate({"loss": loss}), sizes, seed=5)
+    problem = Problem(whole(loss=loss), sizes, seed=5)
 
     def loss_at(s: Tensor) -> Tensor:
         inputs = problem.inputs()

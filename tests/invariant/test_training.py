@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, BertTokenizer, TrainerCallback
 
-from layermix.config import DistillConfig, MixName
+from layermix.config import MixName
 from layermix.data import TextData
 from layermix.encoder import HFEncoder
 from layermix.objective import build_objective
@@ -17,6 +17,8 @@ from layermix.record import clean_history
 from layermix.teacher import LiveTeacher
 from layermix.tokens import Collator, tokenize
 from layermix.trainer import DistillTrainer, last_checkpoint
+
+from ..recipes import whole
 
 Make = Callable[..., DistillTrainer]
 TRAINING = {"epochs": 2, "batch_size": 4, "log_every": 1, "warmup": 0, "learning_rate": 1e-3}
@@ -74,7 +76,7 @@ def test_padding_changes_neither_loss_nor_gradients(
     tokenizer: BertTokenizer,
 ) -> None:
     student, teacher = HFEncoder(bert(2, 16, dropout=0)), HFEncoder(bert(4, 32))
-    config = DistillConfig.model_validate({"loss": {"embedding_weight": 1}})
+    config = whole(loss={"embedding_weight": 1})
     objective = build_objective(student, 4, 32, config).double()
     live = LiveTeacher(teacher.double(), objective.teacher_needs)
     rows = tokenize(texts(), tokenizer, 16).splits["train"]

@@ -18,6 +18,8 @@ from layermix.lesson import Lesson, check_teacher, prepare
 from layermix.progress import Reporter
 from layermix.run import distill_from
 
+from ..recipes import whole
+
 Bert = Callable[..., BertForSequenceClassification]
 Texts = Callable[..., TextData]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -46,7 +48,7 @@ def spelling() -> BertTokenizer:
 
 
 def lesson(pair: tuple[Classifier, Classifier], texts: TextData, **sections: Any) -> Lesson:
-    config = DistillConfig.model_validate({"teacher": WEAK, **sections})
+    config = whole(**{"teacher": WEAK, **sections})
     return prepare(*pair, texts, config, Reporter(quiet=True))
 
 

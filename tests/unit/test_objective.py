@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layermix.config import DistillConfig, LossConfig
+from layermix.config import LossConfig
 from layermix.errors import ConfigError
 from layermix.mixing import FixedMix, MixPlan, SoftmaxMix
 from layermix.objective import (
@@ -18,6 +18,8 @@ from layermix.objective import (
 )
 from layermix.seeds import seeded
 from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
+
+from ..recipes import whole
 
 EXAMPLES, TOKENS, DEPTH, TEACHER_DEPTH, NARROW, WIDE, CLASSES = 3, 4, 2, 6, 5, 8, 2
 
@@ -50,7 +52,7 @@ class Student(nn.Module):
 
 def objective(**sections: Any) -> Objective:
     torch.manual_seed(0)
-    config = DistillConfig.model_validate(sections)
+    config = whole(**sections)
     return build_objective(Student(), TEACHER_DEPTH, WIDE, config)
 
 

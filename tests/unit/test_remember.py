@@ -54,6 +54,7 @@ def settings(folder: Path, **cache: Any) -> DistillConfig:
             "teacher": {"allow_weak": True},
             "training": {"epochs": 2, "batch_size": 4, "log_every": 1, "precision": "fp32"},
             "cache": {"folder": str(folder), "precision": "fp32", **cache},
+            "loss": {"hidden_weight": 1},
         }
     )
 

@@ -22,6 +22,8 @@ from layermix.progress import Reporter
 from layermix.record import environment, score_table
 from layermix.runtimes import TorchRunner, logits_of
 
+from ..recipes import whole
+
 CONFIG = {
     "teacher": {"allow_weak": True},
     "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "log_every": 2},
@@ -74,7 +76,7 @@ class Listening(Reporter):
 def config(**sections: Any) -> DistillConfig:
     """The small config above, with sections laid over it."""
     merged = {name: {**CONFIG.get(name, {}), **own} for name, own in sections.items()}
-    return DistillConfig.model_validate({**CONFIG, **merged})
+    return whole(**{**CONFIG, **merged})
 
 
 def test_in_memory_nothing_is_kept(
@@ -372,7 +374,8 @@ def test_a_student_that_gives_one_answer_is_told(
     with torch.no_grad():
         student.model.get_submodule("classifier").bias[1] += bias
     chosen = config(training={"epochs": 1, "learning_rate": 1e-9})
-    run.distill_from(teacher, student, data, chosen, reporter=reporter)
+    result = run.distill_from(teacher, student, data, chosen, reporter=reporter)
     told = [text for text in reporter.said if "on every validation row" in text]
+    assert result.record["warnings"] == told
     assert bool(told) == bool(bias)
     assert not bias or told[0].startswith("it answers '1' on every validation row, so it has")

@@ -100,6 +100,29 @@ def test_names_change_when_a_default_does() -> None:
     assert (study.DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "87f23ba7")
 
 
+def test_without_a_word_a_distillation_is_the_recipe_that_was_confirmed() -> None:
+    file = Path(__file__).parents[2] / "configs" / "studies" / "local-recipe-confirmed.yaml"
+    plan = make_plan(load_study(file), None)
+    recipe = next(cell.content for cell in plan.cells if cell.arm == "recipe")
+    silent = DistillConfig().model_dump(mode="json")
+    del silent["training"]["report_to"]  # where logs go is not content
+    silent["training"]["log_every"] = recipe["training"]["log_every"]
+    for section in ("mix", "loss", "training"):
+        assert recipe[section] == silent[section]
+    assert silent["loss"]["hidden_weight"] == 10
+    assert recipe["student"]["blocks"] == [0, 1, 2]  # the first half of six, as students.py takes
+
+
+def test_a_mix_that_no_loss_looks_at_is_not_in_the_name() -> None:
+    base = {"teacher": "T", "loss": {"hidden_weight": 0}}
+    arms = {"fixed": {"mix": "fixed"}, "learned": {"mix": "learned"}}
+    found = plan(tasks={"a": {"data": "A"}}, base=base, arms=arms, seeds=1, family=[])
+    assert len(found.runs) == 1
+    looks = {**base, "loss": {"hidden_weight": 0, "attention_weight": 1}}
+    found = plan(tasks={"a": {"data": "A"}}, base=looks, arms=arms, seeds=1, family=[])
+    assert len(found.runs) == 2
+
+
 def test_a_task_may_change_how_its_teacher_is_fine_tuned() -> None:
     tasks = {"a": {"data": "A"}, "b": {"data": "B", "teach": {"training": {"epochs": 9}}}}
     found = plan(tasks=tasks, teach={"model": "M", "training": {"learning_rate": 1e-3}})
@@ -110,12 +133,12 @@ def test_a_task_may_change_how_its_teacher_is_fine_tuned() -> None:
 
 
 def test_equal_cells_of_two_arms_are_run_once() -> None:
-    arms = {"learned": {"mix": "learned"}, "plain": {}}
+    arms = {"fixed": {"mix": "fixed"}, "plain": {}}
     found = plan(tasks={"a": {"data": "A"}}, arms=arms, seeds=2, family=[])
     assert len(found.cells) == 4
     assert len(found.runs) == 2
     runs = [(cell.arm, cell.seed) for cell in found.runs.values()]
-    assert runs == [("learned", 0), ("learned", 1)]  # in the order of the plan
+    assert runs == [("fixed", 0), ("fixed", 1)]  # in the order of the plan
 
 
 def test_without_places_no_variable_is_looked_up(

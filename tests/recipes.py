@@ -1,0 +1,13 @@
+"""What tests of the machinery start from: every term of the objective, and a mix that learns."""
+
+from typing import Any
+
+from layermix.config import DistillConfig, merge, spell_out
+
+WHOLE: dict[str, Any] = {"mix": {"strategy": "learned"}, "loss": {"hidden_weight": 1}}
+
+
+def whole(**sections: Any) -> DistillConfig:
+    """A config with `WHOLE` under its sections, unless they name a preset."""
+    given = spell_out(DistillConfig, sections)
+    return DistillConfig.model_validate(given if "preset" in given else merge(WHOLE, given))
