@@ -96,6 +96,6 @@ def fill(
         epochs += [{"epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)]
         history = "".join(json.dumps(line) + "\n" for line in own.get("history", epochs))
         (folder / "history.jsonl").write_text(history)
-        commit = own.get("commit", "abc")
-        (folder / "environment.json").write_text(json.dumps({"commit": commit}))
+        environment = {"commit": own.get("commit", "abc"), "packages": own.get("packages", {})}
+        (folder / "environment.json").write_text(json.dumps(environment))
         (folder / "config.yaml").write_text("seed: 0")

@@ -626,7 +626,7 @@ def cache_verify(**fields: Any) -> None:
     }
     for line in wrong:
         click.echo(line)
-    click.echo(f"{len(found)} store(s) in {root} checked, {len(wrong)} damaged file(s)")
+    click.echo(f"{len(found)} store(s) in {root} checked, {len(wrong)} problem(s)")
     if wrong:
         sys.exit(1)
 

@@ -47,6 +47,8 @@ KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
 TEXT_FOLDER = "texts"
 """Validation texts by fingerprint of the data, for the report; it ignores itself."""
 IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a record raises that is not there, or damaged."""
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
 """How long a stopped cell may take to leave its folder in order."""
@@ -76,6 +78,13 @@ class Study:
         """result.json of a finished cell."""
         found: dict[str, Any] = json.loads((self.filed(name) / RESULT).read_text(encoding="utf-8"))
         return found
+
+    def seconds(self, name: str) -> float | None:
+        """How long a finished cell trained; None if it is not finished, or damaged."""
+        try:
+            return float(self.result(name)["timings"]["training_seconds"])
+        except UNREADABLE:
+            return None
 
     def texts(self, fingerprint: str) -> Path:
         """The validation texts of some data, which cells do not hold."""
@@ -275,7 +284,14 @@ class Conductor:
         write_text(config, to_yaml(run.config))
         command = "teach" if isinstance(run, TeacherRun) else "distill"
         work = self.study.work(run)
-        arguments = [command, str(config), "--out", str(work), self._how(work, config)]
+        how = self._how(work, config)
+        if how == "--restart":
+            self.console.print(
+                f"from the start: {run.title} was begun with other settings or places",
+                markup=False,
+                soft_wrap=True,
+            )
+        arguments = [command, str(config), "--out", str(work), how]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         self.began[run.name] = time.monotonic(), self._share(run)
         with self._log(run).open("wb") as log:
@@ -304,10 +320,9 @@ class Conductor:
             seconds = (time.monotonic() - began) / (1 - min(share, 0.99))
             self.took.setdefault(cell.task, []).append(seconds)
         if not self.console.is_terminal:
-            score = self._score(cell)
-            done = sum(map(self.study.has, self.plan.runs))
+            done = f"{sum(map(self.study.has, self.plan.runs))} of {len(self.plan.runs)}"
             self.console.print(
-                f"{done} of {len(self.plan.runs)}: {cell.title}: {score:.4f}{self._time_left()}",
+                f"{done}: {cell.title}: {self._score(cell, 4)}{self._time_left()}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -392,28 +407,34 @@ class Conductor:
 
     def _state(self, cell: Cell) -> str:
         if self.study.has(cell.name):
-            score = self._score(cell)
-            return f"{score:.3f}".replace("0.", ".")
+            return self._score(cell, 3).replace("0.", ".")
         if cell.name in self.failed:
             return "failed"
         share = self.study.share(cell)
         return f"{share:.0%}" if cell.name in self.running or share else "·"
 
-    def _score(self, cell: Cell) -> float:
+    def _score(self, cell: Cell, digits: int) -> str:
         """What the study compares of a finished cell."""
-        result, wanted = self.study.result(cell.name), self.plan.study
-        return float(result["metrics"][wanted.report][wanted.split][result["metric"]])
+        wanted = self.plan.study
+        try:
+            result = self.study.result(cell.name)
+            score = float(result["metrics"][wanted.report][wanted.split][result["metric"]])
+        except UNREADABLE:  # the findings say what to do about it
+            return "damaged"
+        return f"{score:.{digits}f}"
 
     def _time_left(self) -> str:
         """From what the cells of a task took, or from how far the running ones are."""
-        seconds = 0.0
-        for cell in self.plan.runs.values():
-            if self.study.has(cell.name) or cell.name in self.failed:
-                continue
-            whole = self._expected(cell)
-            if whole is None:
-                return ""
-            seconds += whole * (1 - self.study.share(cell))
+        left = [
+            cell
+            for cell in self.plan.runs.values()
+            if not self.study.has(cell.name) and cell.name not in self.failed
+        ]
+        known = {cell.task: took for cell in left if (took := self._expected(cell)) is not None}
+        if not known:
+            return ""
+        mean = sum(known.values()) / len(known)  # of the tasks that have not begun nothing is known
+        seconds = sum(known.get(cell.task, mean) * (1 - self.study.share(cell)) for cell in left)
         return f", about {_duration(seconds / self.jobs)} left" if seconds else ""
 
     def _expected(self, cell: Cell) -> float | None:

@@ -1,6 +1,8 @@
 """Scores of a saved model on labelled data."""
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 from layermix import metrics
 from layermix.config import DataConfig
 from layermix.data import TextData, load_texts
+from layermix.errors import DataError
+from layermix.folder import RESULT
 from layermix.progress import Reporter
 from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
 from layermix.tokens import Collator, tokenize_split
@@ -26,8 +30,7 @@ def evaluate(
 
     Args:
         model: Run folder, model folder or hub id.
-        data: A folder or hub data set, of which the validation and test splits are scored, or one
-            file, of which every row is.
+        data: As for `labelled_texts`.
         runtime: What runs the model.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
@@ -86,7 +89,8 @@ def labelled_texts(
 
     Args:
         data: A folder or hub data set, of which the validation and test splits are meant, or one
-            file, of which every row is.
+            file, of which every row is; but if the model was trained on this very file, only the
+            rows that were split off from it.
         predictor: Says which columns it reads.
         reporter: Where notes go.
 
@@ -97,15 +101,34 @@ def labelled_texts(
         LayermixError: If they cannot be used.
     """
     names = {"validation": "validation", "test": "test"}
-    wanted: dict[str, Any] = {}
     one_file = data.path is not None and Path(data.path).is_file()
-    if data.path is not None and one_file:
-        # The same file twice, because one that stands alone would lose a tenth as validation.
-        names = {"validation": Path(data.path).name}
-        wanted |= {"path": None, "train": data.path, "validation": data.path}
     with predictor.reading(data.text_columns) as columns:
-        texts = load_texts(data.model_copy(update=wanted | {"text_columns": columns}))
+        data = data.model_copy(update={"text_columns": columns})
+        if one_file and (left_out := _left_out(data, predictor.source)) is not None:
+            reporter.warn(
+                f"{data.path} is what this model was trained on, so only the tenth that was split "
+                "off, and not trained on, is scored"
+            )
+            texts = left_out
+        elif data.path is not None and one_file:
+            # The same file twice, because one that stands alone would lose a tenth as validation.
+            names = {"validation": Path(data.path).name}
+            twice = {"path": None, "train": data.path, "validation": data.path}
+            texts = load_texts(data.model_copy(update=twice))
+        else:
+            texts = load_texts(data)
     for note in texts.notes:
         if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
             reporter.say(note)
     return texts, names
+
+
+def _left_out(data: DataConfig, model: str) -> TextData | None:
+    """The file with its rows split as in training, if a run was trained on it; else None."""
+    for folder in (Path(model), Path(model).parent):  # of the run, or of its model
+        with suppress(OSError, ValueError, KeyError, TypeError, DataError):
+            record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+            texts = load_texts(data)
+            if texts.fingerprint == record["data"]["fingerprint"]:
+                return texts
+    return None

@@ -5,6 +5,7 @@ Reads files only, so it can be asked at any time, also while cells still run.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -56,9 +57,16 @@ class Filed:
     answers: Mapping[str, Rows]
 
     @property
-    def commit(self) -> str | None:
-        """Of the code that ran it."""
-        found: str | None = self.environment["commit"]
+    def code(self) -> str:
+        """The state of the code that ran it: a commit, `+` if it was changed, or a version."""
+        if commit := self.environment["commit"]:
+            return str(commit).removesuffix("+")[:8] + "+" * str(commit).endswith("+")
+        return f"version {self.packages.get('layermix', 'unknown')}"
+
+    @property
+    def packages(self) -> Mapping[str, str]:
+        """Name -> version of what it ran with."""
+        found: Mapping[str, str] = self.environment.get("packages", {})
         return found
 
 
@@ -73,6 +81,7 @@ class _Data(BaseModel):
 
 class _Mix(BaseModel):
     strategy: str
+    start: list[list[float]] | None = None
 
 
 class _Result(BaseModel):
@@ -168,7 +177,9 @@ def declare(plan: Plan, study: Study) -> None:
     before = _declarations(study)
     if before and before[-1]["judged"] == judged:
         return
-    finished = sum(map(study.has, plan.runs))
+    earlier = before[-1]["judged"]["pairs"] if before else []
+    known = {*plan.runs, *(name for pair in earlier for name in pair["cells"])}
+    finished = sum(map(study.has, known))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"written": now, "finished_cells": finished, "judged": judged}
     text = json.dumps([*before, entry], indent=2, ensure_ascii=False) + "\n"
@@ -197,7 +208,7 @@ def _declarations(study: Study) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))
         for one in found:
-            one["finished_cells"], one["judged"]
+            one["finished_cells"], [pair["cells"] for pair in one["judged"]["pairs"]]
     except (ValueError, KeyError, TypeError) as error:
         raise StudyError(
             f"{file} is damaged ({str(error)[:100]}): it says what was declared beforehand, so "
@@ -405,7 +416,7 @@ def _arm_record(arm: Arm) -> dict[str, Any]:
     if len(set(map(len, by_epoch))) == 1:
         record["by_epoch"] = np.mean(by_epoch, 0).tolist()
     if (alphas := _learned_alphas(arm)) is not None:
-        record["alpha"] = _alpha_record(alphas, histories[0])
+        record["alpha"] = _alpha_record(alphas, _start(arm, alphas[0]), histories[0])
     if all(shares := [_gradient_shares(lines) for lines in histories]):
         record["gradient_shares"] = {
             part: float(np.mean([one[part] for one in shares])) for part in shares[0]
@@ -441,20 +452,29 @@ def _learned_alphas(arm: Arm) -> Any:
     return np.asarray([result["alpha"] for result in results])
 
 
+def _start(arm: Arm, final: Any) -> Any:
+    """The α that an arm began with, (K, L); uniform where a cell does not say."""
+    mix = next(iter(arm.results.values()))["mix"]
+    return np.asarray(mix.get("start") or np.full_like(final, 1 / final.shape[-1]))
+
+
 def _distance(one: Any, two: Any) -> Any:
     """Total variation between the rows of two α, from 0 to 1."""
     return np.abs(one - two).sum(-1) / 2
 
 
-def _alpha_record(alphas: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _alpha_record(alphas: Any, start: Any, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a learned α did: (seeds, K, L) -> its mean, how far it moved, whether seeds agree.
 
-    Distances are total variations, on average over rows. `moved` is from uniform, as a share of
-    the largest there is; `reachable` is the share that Adam could have reached, whose steps move a
-    logit by about the learning rate each: one logit of a row up, the others down, all the way.
+    Distances are total variations, on average over rows. `moved` is from the start, as a share of
+    the largest there is; `reachable` is the share that Adam could have reached from a uniform
+    start, whose steps move a logit by about the learning rate each: one logit of a row up, the
+    others down, all the way.
     """
     layers = alphas.shape[-1]
-    farthest = 1 - 1 / layers
+    farthest = 1 - start.min(-1)  # of each row, to the corner where it had least
+    moves = bool(layers > 1)
+    uniform = bool(np.ptp(start) < 1e-6)
     steps = [line["step"] for line in history if "learning_rate_mix" in line]
     rates = [line["learning_rate_mix"] for line in history if "learning_rate_mix" in line]
     way = float(np.sum(np.diff([0, *steps]) * rates))
@@ -462,8 +482,10 @@ def _alpha_record(alphas: Any, history: Sequence[Mapping[str, Any]]) -> dict[str
     pairs = [float(_distance(a, b).mean()) for a, b in combinations(alphas, 2)]
     return {
         "mean": alphas.mean(0).tolist(),
-        "moved": (_distance(alphas, 1 / layers) / farthest).mean(0).tolist() if farthest else None,
-        "reachable": float((highest - 1 / layers) / farthest) if farthest else None,
+        "moved": (_distance(alphas, start) / farthest).mean(0).tolist() if moves else None,
+        "reachable": (
+            float((highest - 1 / layers) / (1 - 1 / layers)) if moves and uniform else None
+        ),
         "between_seeds": float(np.mean(pairs)) if pairs else None,
     }
 
@@ -550,17 +572,20 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
             f"{' and '.join(map(str, late))} cells were finished, so not beforehand; "
             f"{declared_file(study).name} has what it was"
         )
-    commits = {
-        one.commit for of in arms.values() for arm in of.values() for one in arm.filed.values()
-    }
-    if len(commits) > 1:
-        named = ", ".join(
-            sorted(
-                str(commit).removesuffix("+")[:8] + "+" * str(commit).endswith("+")
-                for commit in commits
-            )
+    filed = [one for of in arms.values() for arm in of.values() for one in arm.filed.values()]
+    codes = sorted({one.code for one in filed})
+    if len(codes) > 1 or any(code.endswith("+") for code in codes):
+        notes.append(
+            f"the cells were run by {len(codes)} states of the code: {', '.join(codes)}"
+            + " (+: changed since that commit, so not known)" * ("+" in "".join(codes))
         )
-        notes.append(f"the cells were run by {len(commits)} states of the code: {named}")
+    versions = sorted({one.packages.get("torch", "unknown") for one in filed})
+    if len(versions) > 1:
+        notes.append(
+            f"the cells were run by {len(versions)} versions of torch: {', '.join(versions)}"
+        )
+    warned = Counter(text for one in filed for text in one.result.get("warnings", ()))
+    notes += [f"{count} of the cells warned: {text}" for text, count in warned.items()]
     for task, of_task in arms.items():
         results = [result for arm in of_task.values() for result in arm.results.values()]
         for what, values in {

@@ -31,6 +31,9 @@ SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
 LOCK = ".lock"
 """Held in a working folder by the process that works there."""
 
+DISCARDED = ".discarded"
+"""The end of the names of folders that are being removed."""
+
 BEGUN = {f".{CONFIG}.writing", LOCK}
 """What a run that was killed in `begin` may leave."""
 
@@ -106,14 +109,20 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise self._busy() from None
+        self._drop_discarded()
         if self._restart:
-            for old in self.work.iterdir():
-                if old.is_dir():
-                    shutil.rmtree(old)
-                elif old.name != LOCK:
+            for old in list(self.work.iterdir()):
+                if old.is_dir():  # renamed first: a kill must not leave half a checkpoint
+                    old.rename(old.with_name(f".{old.name}{DISCARDED}"))
+                elif old.name not in (LOCK, CONFIG):  # by its config it is known as a run
                     old.unlink()
+        self._drop_discarded()
         (self.work / RESULT).unlink(missing_ok=True)  # it says how an earlier attempt ended
         write_text(self.work / CONFIG, self._config)
+
+    def _drop_discarded(self) -> None:
+        for old in self.work.glob(f".*{DISCARDED}"):
+            shutil.rmtree(old)
 
     def leave(self) -> None:
         """Let others go on with an unfinished run."""

@@ -70,7 +70,8 @@ class QuickFunctions(TorchFunctionMode):
     """Dropout and attention as they are fastest on a CPU.
 
     A dropout mask takes 16 random bits per element instead of a draw each. The probability is
-    rounded to 1/65,536, and what is kept is scaled by the rounded one, so the expectation is exact.
+    rounded to 1/65,536, and what is kept is scaled by the rounded one, so the expectation is exact
+    up to the rounding of that factor to the precision of the input.
     The bits come from torch's generator, so a resumed run draws the same.
 
     Attention is written out where it has dropout, as torch itself does, and in bfloat16, for which

@@ -63,6 +63,11 @@ class SoftmaxMix(nn.Module):
         logits = weights.log()
         self.logits = nn.Parameter(logits - logits.mean(-1, keepdim=True))
 
+    @property
+    def weights(self) -> Weights:
+        """α as it is now, detached."""
+        return self.logits.detach().softmax(-1)
+
     def forward(
         self, student: Float[Tensor, "K B T D"], teacher: Float[Tensor, "L B T D"]
     ) -> Mixture:

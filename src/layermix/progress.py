@@ -24,10 +24,21 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._warnings: list[str] = []
 
     def say(self, text: str, style: str | None = None) -> None:
         """One remark for the user, broken into lines by the terminal only."""
         self.console.print(text, style=style, markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """A remark that must not get lost: a run keeps it in its record as well."""
+        self.say(text, "yellow")
+        self._warnings.append(text)
+
+    def warnings(self) -> list[str]:
+        """What has been warned of since the last call."""
+        told, self._warnings = self._warnings, []
+        return told
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items behind a bar."""

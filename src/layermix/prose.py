@@ -9,7 +9,7 @@ import numpy as np
 from layermix.conduct import Study
 from layermix.findings import EARLY_STEPS, results_file
 from layermix.folder import write_text
-from layermix.stats import smallest_p
+from layermix.stats import LEVEL, smallest_p
 from layermix.study import Plan
 
 
@@ -150,7 +150,7 @@ def _beside_text(ours: Mapping[str, Any] | None) -> str:
 def plan_text(plan: Plan, study: Study | None) -> str:
     """What a study will run, and what its seeds can show."""
     finished = sum(map(study.has, plan.runs)) if study else 0
-    lines = [f"{plan.study.title}: {len(plan.runs)} runs, {len(plan.teachers)} teachers to make"]
+    lines = [f"{plan.study.title}: {len(plan.runs)} runs, teachers to make: {len(plan.teachers)}"]
     for task, arms in plan.table.items():
         counted = ", ".join(f"{arm} × {len(cells)}" for arm, cells in arms.items())
         lines.append(f"  {task}: {counted}")
@@ -160,20 +160,21 @@ def plan_text(plan: Plan, study: Study | None) -> str:
     for task, first, second in family:
         of_task = plan.table[task]
         seeds = len(of_task[first].keys() & of_task[second].keys())
-        least = smallest_p(seeds) * len(family) if seeds else 1.0
-        can = "a verdict is possible" if least <= 0.05 else "no verdict is possible"
+        least = smallest_p(seeds) if seeds else 1.0
+        adjusted = min(1.0, least * len(family))
+        can = "no verdict is possible"
+        if adjusted <= LEVEL:
+            can = "a verdict is possible"
+        elif least <= LEVEL:
+            can = "a verdict is possible only after others of the family are decided"
         lines.append(
             f"  judged: {first} against {second} on {task}, {seeds} seeds: smallest p after Holm "
-            f"{min(1.0, least):.2g}, so {can}"
+            f"{adjusted:.2g}, so {can}"
         )
     if finished and study:
-        took = [
-            float(study.result(name)["timings"]["training_seconds"])
-            for name in plan.runs
-            if study.has(name)
-        ]
+        took = [seconds for name in plan.runs if (seconds := study.seconds(name)) is not None]
         left = len(plan.runs) - finished
         lines.append(
-            f"{finished} runs are finished ({np.mean(took):.0f} s each on average), {left} are left"
+            f"finished runs: {finished} ({np.mean(took):.0f} s each on average), left: {left}"
         )
     return "\n".join(lines)

@@ -88,6 +88,7 @@ class Record(_Record):
     student: Side | None = None
     mix: Mix | None = None
     notes: list[str] = []
+    warnings: list[str] = []
     data: Source = Source.model_construct()
     timings: Timings = Timings()
 

@@ -149,9 +149,11 @@ class MixRecorder(TrainerCallback):
         self.used = mixture.weights.detach()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on where the checkpoint ends; it was logged, so all steps before it are there."""
-        written = self.file.read_text("utf-8") if self.file.is_file() else ""
-        write_text(self.file, "".join(written.splitlines(keepends=True)[: state.global_step]))
+        """Go on where the checkpoint ends; it was logged, so its steps are there, line by line."""
+        lines = self.file.read_text("utf-8").splitlines(True) if self.file.is_file() else []
+        whole = lines[: state.global_step]
+        kept = [line for line in whole if json.loads(line)["step"] <= state.global_step]
+        write_text(self.file, "".join(kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the step used, on its device."""

@@ -107,7 +107,7 @@ def distill(
     run = _open(out, config, resume, restart)  # before the work, so that it fails early
     texts, teacher, student = _loaded(config)
     if not _left_out_the_same_rows(config):
-        reporter.say(HOLDOUT_WARNING, "yellow")
+        reporter.warn(HOLDOUT_WARNING)
     lesson = prepare(teacher, student, texts, config, reporter)
     return distill_lesson(lesson, teacher, student, config, run=run, reporter=reporter)
 
@@ -277,6 +277,7 @@ def distill_lesson(
             "strategy": objective.plan.strategy,
             "student_layers": list(objective.plan.student_layers),
             "teacher_layers": list(objective.plan.teacher_layers),
+            "start": None if objective.mix is None else objective.mix.weights.tolist(),
         },
         "formula": objective.formula(),
         "signals": _kind_of(signals),
@@ -481,6 +482,7 @@ class _Training:
             },
             "pair": len(self.lesson.texts.text_columns) == 2,
             "notes": list(self.lesson.notes),
+            "warnings": reporter.warnings(),
             "precision": str(self.objective.precision).removeprefix("torch."),
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
@@ -501,11 +503,10 @@ class _Training:
         answers = np.unique(logits.argmax(-1))
         if len(answers) == 1 < len(np.unique(labels[labels != metrics.UNLABELLED])):
             only = self.lesson.texts.label_names[int(answers[0])]
-            reporter.say(
+            reporter.warn(
                 f"it answers {only!r} on every validation row, so it has learned nothing yet; more "
                 "steps (--training.epochs), a higher rate (--training.learning_rate) or, with a "
-                "teacher, a smaller --loss.hidden_weight may get it off the ground",
-                "yellow",
+                "teacher, a smaller --loss.hidden_weight may get it off the ground"
             )
 
     def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:

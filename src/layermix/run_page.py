@@ -54,7 +54,7 @@ def run_page(run: RunFiles) -> Page:
         [one for one in sections if one.figures or one.tables or one.search],
         {
             "config.yaml": run.config,
-            "What the run said": "\n".join(run.result.notes),
+            "What the run said": "\n".join([*run.result.warnings, *run.result.notes]),
             "environment.json": json.dumps(run.environment, indent=2, ensure_ascii=False),
             "To repeat it": _repeat(run),
         },

@@ -23,6 +23,9 @@ Numbers = Sequence[float] | NDArray[np.floating[Any]]
 Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
 Outcome = Literal["better", "worse", "no difference shown", "not attainable"]
 
+LEVEL = 0.05
+"""Of a family's verdicts, if nothing else is said."""
+
 TAILS = (0.025, 0.975)
 """Where the intervals end."""
 
@@ -332,7 +335,7 @@ def violation_ratio(first: Numbers, second: Numbers) -> float:
 
 
 def stochastic_order(
-    first: Numbers, second: Numbers, level: float = 0.05, draws: int = 1000, seed: int = 0
+    first: Numbers, second: Numbers, level: float = LEVEL, draws: int = 1000, seed: int = 0
 ) -> float:
     """ε_min of almost stochastic order (Dror et al. 2019; arXiv 2204.06815).
 
@@ -356,7 +359,7 @@ def stochastic_order(
     return float(np.clip(_violation(*arms) + norm.isf(level) * spread, 0, 1))
 
 
-def detectable(sd: float, seeds: int, power: float = 0.8, level: float = 0.05) -> float:
+def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) -> float:
     """Smallest mean difference that a two-sided paired t test sees with this power.
 
     Seeing is a significant difference of the right sign. The sign-flip test comes close to it
@@ -392,7 +395,7 @@ def detectable(sd: float, seeds: int, power: float = 0.8, level: float = 0.05) -
     return float(brentq(missing, 0, high)) * sd / math.sqrt(seeds)
 
 
-def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float = 0.05) -> int:
+def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float = LEVEL) -> int:
     """Fewest seeds that see this mean difference, of either sign, as in `detectable`.
 
     Never fewer than a sign-flip test needs to reach the level at all: 6 for .05.
@@ -499,7 +502,7 @@ class Verdict:
 
 
 def judge(
-    comparisons: Sequence[Comparison], level: float = 0.05, family: int | None = None
+    comparisons: Sequence[Comparison], level: float = LEVEL, family: int | None = None
 ) -> list[Verdict]:
     """Verdicts on a family of comparisons that was declared before the runs.
 

@@ -299,11 +299,13 @@ class SignalStore:
             os.utime(self.folder / LOCK)
 
     def renew_stamps(self) -> None:
-        """Note when the shards were last written, after they have been checked in full."""
-        with self.filling():
-            for name, entry in self.shards.items():
-                entry["written"] = _stamp(self.folder / name)
-            self._write_manifest(self.shards)
+        """Note when the shards were last written, after they have been checked in full.
+
+        To be called while no other process fills the store.
+        """
+        for name, entry in self.shards.items():
+            entry["written"] = _stamp(self.folder / name)
+        self._write_manifest(self.shards)
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:

@@ -388,8 +388,8 @@ def _environments(arms: Mapping[str, Mapping[str, Arm]]) -> str:
     }
     if not cells:
         return ""
-    commits = [one.commit or "an installed version" for one in cells.values()]
-    told = [f"{commits.count(one)} cell(s) by layermix {one}" for one in dict.fromkeys(commits)]
+    codes = [one.code for one in cells.values()]
+    told = [f"{codes.count(one)} cell(s) by layermix {one}" for one in dict.fromkeys(codes)]
     first = next(iter(cells.values())).environment
     told += ["", "of the first:", json.dumps(first, indent=2, ensure_ascii=False)]
     return "\n".join(told)

@@ -100,14 +100,24 @@ def stores_text(found: list[Found], root: Path) -> str:
 def verify(folder: Path) -> dict[str, str]:
     """Compare every byte of a store with its checksums; what is wrong, by file.
 
-    The damaged shards are dropped, so that the next run computes their rows again.
+    The damaged shards are dropped, so that the next run computes their rows again. A store that is
+    being filled is not checked, and that is told.
     """
+    lock = FileLock(folder / LOCK)
+    try:
+        with lock.acquire(blocking=False):
+            return _verified(folder)
+    except Timeout:
+        return {LOCK: "a process is filling this store, so it was not checked; try again later"}
+
+
+def _verified(folder: Path) -> dict[str, str]:
     shards, problem = read_manifest(folder)
     if shards is None:  # without a problem it was stopped before its first shard
         return {MANIFEST: problem} if problem else {}
+    if (identity := identity_of(folder)) is None:
+        return {MANIFEST: "it does not say what the store is made from"}
     wrong = damaged(folder, shards, full=True)
-    identity = identity_of(folder)
-    assert identity is not None
     for name in wrong:
         (folder / name).unlink(missing_ok=True)
     SignalStore(folder, identity, lambda _: None).renew_stamps()

@@ -91,7 +91,7 @@ def test_verify_finds_a_flipped_byte_and_the_next_build_mends_it(
 ) -> None:
     where = f"--cache.folder={folder}"
     done = cli("cache", "verify", where)
-    assert (done.code, done.out) == (0, f"1 store(s) in {folder} checked, 0 damaged file(s)\n")
+    assert (done.code, done.out) == (0, f"1 store(s) in {folder} checked, 0 problem(s)\n")
     (shard,) = folder.rglob("*.safetensors")
     before, content = shard.stat(), bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -101,7 +101,7 @@ def test_verify_finds_a_flipped_byte_and_the_next_build_mends_it(
     assert done.code == 1
     assert done.out == (
         f"{shard}: its content has changed (wrong checksum)\n"
-        f"1 store(s) in {folder} checked, 1 damaged file(s)\n"
+        f"1 store(s) in {folder} checked, 1 problem(s)\n"
     )
     assert cli("cache", "build", *wanted(teacher, data, folder)).code == 0
     content[-1] ^= 1
@@ -120,7 +120,7 @@ def test_a_store_that_was_stopped_before_its_first_shard_is_not_damaged(
     (tmp_path / "0123456789abcdef").mkdir()
     (tmp_path / "0123456789abcdef" / "lock").touch()
     done = cli("cache", "verify", f"--cache.folder={tmp_path}")
-    assert (done.code, done.out) == (0, f"1 store(s) in {tmp_path} checked, 0 damaged file(s)\n")
+    assert (done.code, done.out) == (0, f"1 store(s) in {tmp_path} checked, 0 problem(s)\n")
 
 
 def test_prune_removes_what_is_not_used(cli: Any, folder: Path) -> None:
@@ -133,6 +133,16 @@ def test_prune_removes_what_is_not_used(cli: Any, folder: Path) -> None:
     assert "40.0 days ago" in cli("cache", "info", where).out
     assert cli("cache", "prune", where).out == f"removed 1 store(s), 0.00 GB, from {folder}\n"
     assert [file.name for file in folder.iterdir()] == ["notes"]
+
+
+def test_verify_does_not_wait_for_a_store_that_is_being_filled(cli: Any, folder: Path) -> None:
+    from filelock import FileLock
+
+    (lock,) = folder.rglob("lock")
+    with FileLock(lock):
+        done = cli("cache", "verify", f"--cache.folder={folder}", process=True)
+    assert done.code == 1
+    assert f"{lock}: a process is filling this store, so it was not checked; try" in done.out
 
 
 def test_prune_leaves_what_is_being_filled(cli: Any, folder: Path) -> None:

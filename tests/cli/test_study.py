@@ -80,7 +80,7 @@ def contents(folder: Path) -> dict[str, Any]:
 @SOURCE_ONLY
 def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None:
     folder, done = finished
-    assert "tiny: 6 runs, 1 teachers to make" in done.err
+    assert "tiny: 6 runs, teachers to make: 1" in done.err
     assert "6 of 6: reviews, " in done.err
     assert done.out.startswith("# tiny\n")
     assert "no verdict is possible for learned against fixed on reviews with 2 seeds" in done.out
@@ -141,7 +141,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     before = {file: file.stat().st_mtime_ns for file in (folder / "cells").rglob("*")}
     again = cli("study", recipe_file("study"), "--out", folder, "--json")
     assert again.code == 0, again.err
-    assert "6 runs are finished" in again.err
+    assert "finished runs: 6 (" in again.err
     assert (
         json.loads(again.out)["tasks"] == json.loads((folder / "study.json").read_text())["tasks"]
     )
@@ -271,7 +271,7 @@ def test_control_c_stops_the_cells_and_keeps_what_is_done(
     assert found["cells"] == {"planned": 2, "finished": 1}
     on = cli("study", file, "--out", out)
     assert on.code == 0, on.err
-    assert "1 runs are finished" in on.err
+    assert "finished runs: 1 (" in on.err
     assert "2 of 2: reviews, learned, seed 0" in on.err
 
 

@@ -86,6 +86,16 @@ def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: 
     assert f"- fixed: {mean:.4f} {mean:.4f}" in shown
 
 
+def test_alpha_moves_from_where_it_started(plan: Plan, study: Study) -> None:
+    mix = {"strategy": "learned", "student_layers": [0, 1], "teacher_layers": [1, 3]}
+    start = [[0.9, 0.1], [0.1, 0.9]]
+    ended = [[0.9, 0.1], [0.55, 0.45]]
+    fill(plan, study, lambda cell: cell.seed == 0, mix=mix | {"start": start}, alpha=ended)
+    alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]
+    assert alpha["moved"] == pytest.approx([0, 0.45 / 0.9])
+    assert alpha["reachable"] is None
+
+
 def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: Study) -> None:
     norms = [(10, 3.0, 1.0), (300, 1.0, 1.0), (310, 0.0, 9.0)]
     history = [
@@ -158,6 +168,7 @@ def test_a_family_changed_afterwards_is_told(plan: Plan, study: Study) -> None:
         {"seeds": SEEDS + 1},
         {"report": "best_on_dev"},
         {"arms": {"fixed": {"mix": "fixed"}, "learned": {"mix": {"learning_rate": 0.1}}}},
+        {"base": {"teacher": "T", "data": "D", "training": {"epochs": 2}}},  # no cell is left
     ],
     ids=str,
 )
@@ -234,7 +245,8 @@ def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
     other = {"precision": "bfloat16", "commit": "def+", "data": {"fingerprint": "other"}}
     fill(plan, study, lambda cell: cell.seed == 0, **other)
     assert find(plan, study)["notes"] == [
-        "the cells were run by 2 states of the code: abc, def+",
+        "the cells were run by 2 states of the code: abc, def+ (+: changed since that commit, so "
+        "not known)",
         "the cells of mrpc had 2 different data",
         "the cells of mrpc had 2 different precisions",
     ]
@@ -248,6 +260,35 @@ def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
         assert ("the cells of mrpc had 2 different teachers" in found["notes"]) == told
         assert sorted(found["tasks"]["mrpc"]["teacher"]) == [0.7, 0.9]
         assert "0.8000 (mean of 2)" in text(found)
+
+
+def test_cells_of_other_versions_are_told_where_there_is_no_commit(
+    plan: Plan, study: Study
+) -> None:
+    fill(plan, study, commit=None, packages={"layermix": "0.1.0", "torch": "2.9"})
+    assert find(plan, study)["notes"] == []
+    newer = {"layermix": "0.2.0", "torch": "2.10"}
+    fill(plan, study, lambda cell: cell.seed > 3, commit=None, packages=newer)
+    assert find(plan, study)["notes"] == [
+        "the cells were run by 2 states of the code: version 0.1.0, version 0.2.0",
+        "the cells were run by 2 versions of torch: 2.10, 2.9",
+    ]
+
+
+def test_what_cells_warned_of_is_told(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    fill(plan, study, lambda cell: cell.seed < 2, warnings=["it answers 'no' on every row"])
+    assert find(plan, study)["notes"] == ["6 of the cells warned: it answers 'no' on every row"]
+
+
+def test_tasks_and_arms_stand_in_the_order_of_the_file_whatever_their_seeds(study: Study) -> None:
+    arms = {"fixed": {"mix": "fixed", "seeds": [10, 11]}, "learned": {"mix": "learned"}}
+    plan = make(arms=arms, seeds=[10, 11, 3])
+    assert [cell.arm for cell in plan.cells][:2] == ["learned", "fixed"]
+    assert list(plan.table["mrpc"]) == ["fixed", "learned"]
+    fill(plan, study)
+    (described,) = find(plan, study)["descriptive"]
+    assert (described["first"], described["second"]) == ("learned", "fixed")
 
 
 def test_a_recipe_is_chosen_on_the_rows_held_out(study: Study) -> None:
@@ -308,22 +349,30 @@ def test_results_are_written_beside_the_cells(plan: Plan, study: Study) -> None:
 
 def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
     assert plan_text(plan, None).splitlines() == [
-        "small: 24 runs, 0 teachers to make",
+        "small: 24 runs, teachers to make: 0",
         "  mrpc: fixed × 8, uniform × 8, learned × 8",
         "  judged: learned against fixed on mrpc, 8 seeds: smallest p after Holm 0.0078, so a "
         "verdict is possible",
     ]
     few = make(seeds=3, family=[["learned", "fixed"]])
     assert "smallest p after Holm 0.25, so no verdict is possible" in plan_text(few, None)
+    two = make(seeds=6, family=[["learned", "fixed"], ["learned", "uniform"]])
+    assert (
+        "smallest p after Holm 0.062, so a verdict is possible only after others of the family "
+        "are decided" in plan_text(two, None)
+    )
     apart = {"fixed": {"mix": "fixed", "seeds": [1]}, "learned": {"mix": "learned", "seeds": [2]}}
     assert "0 seeds: smallest p after Holm 1," in plan_text(
         make(arms=apart, family=[["learned", "fixed"]]), study
     )
     assert "none declared, so nothing will get a verdict" in plan_text(make(), study)
     fill(plan, study, lambda cell: cell.seed == 0)
-    assert plan_text(plan, study).endswith(
-        "3 runs are finished (60 s each on average), 21 are left"
-    )
+    assert plan_text(plan, study).endswith("finished runs: 3 (60 s each on average), left: 21")
+    broken = study.filed(plan.table["mrpc"]["fixed"][0].name) / "result.json"
+    broken.write_text("{")
+    assert "finished runs: 3 (60 s each" in plan_text(plan, study)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    assert Conductor(plan, study, 1, screen)._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
 
 
 def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:

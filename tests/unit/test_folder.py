@@ -100,6 +100,24 @@ def test_restart_starts_over_but_not_before_the_run_begins(out: Path, unfinished
     assert (unfinished / CONFIG).read_text(encoding="utf-8") == OTHER
 
 
+def test_a_restart_that_was_killed_can_be_repeated_and_leaves_no_torn_checkpoint(
+    out: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    run = RunFolder(out, OTHER, restart=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("layermix.folder.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.begin()
+    run.leave()
+    assert not (unfinished / "checkpoints").exists()
+    again = RunFolder(out, OTHER, restart=True)
+    again.begin()
+    assert {file.name for file in unfinished.iterdir()} == {CONFIG, LOCK}
+
+
 @pytest.mark.parametrize("how", [{"resume": True}, {"restart": True}])
 def test_two_processes_do_not_work_on_one_run(out: Path, how: dict[str, bool]) -> None:
     first, second = RunFolder(out, FIRST), RunFolder(out, FIRST, **how)

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
 
 from layermix import streams
 from layermix.config import DataConfig
+from layermix.data import load_texts
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.evaluate import evaluate, scores_text
 from layermix.predict import predict
@@ -536,6 +538,29 @@ def test_evaluate_one_file_scores_every_row(
     assert "columns: text 'text', label 'label'" in said
     assert "train" not in said
     assert "same text" not in said
+
+
+def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
+    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
+) -> None:
+    rows = {
+        "text": [f"a {number} b" for number in range(61)],
+        "label": [CLASSES[number % 3] for number in range(61)],
+    }
+    file = write(tmp_path / "all.csv", {name: column[:60] for name, column in rows.items()})
+    trained = load_texts(DataConfig(path=file))
+    run = tmp_path / "run"
+    shutil.copytree(classifier, run / "student")
+    (run / "result.json").write_text(json.dumps({"data": {"fingerprint": trained.fingerprint}}))
+    for model in (run / "student", run):
+        scores = evaluate(str(model), DataConfig(path=file), reporter=reporter[0])
+        assert {name: one["rows"] for name, one in scores.items()} == {
+            "validation": len(trained.splits["validation"])
+        }
+    assert "is what this model was trained on, so only the tenth" in reporter[1].getvalue()
+    write(tmp_path / "all.csv", rows)
+    scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
+    assert scores["all.csv"]["rows"] == 61
 
 
 def test_evaluate_other_classes(classifier: Path, tmp_path: Path) -> None:
