@@ -40,8 +40,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 REMARK = (
     "This demo is small (94 steps an epoch), so it has a recipe of its own: five epochs at a "
-    "learning rate of 2e-4, for at 1e-4 some students do not get off the ground; and α's learning "
-    "rate is 0.05, constant, instead of 0.001 (with which α could hardly move)."
+    "learning rate of 2e-4, and λ_hid = 1; and α's learning rate is 0.05, constant, instead of "
+    "0.001 (with which α could hardly move)."
 )
 
 

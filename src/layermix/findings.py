@@ -96,6 +96,7 @@ class _Result(BaseModel):
     precision: str
     mix: _Mix | None
     alpha: list[list[float]] | None
+    warnings: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ def _read(study: Study, cell: Cell) -> Filed:
     """A filed cell, if all of its files can be read and are what a run writes."""
     folder = study.filed(cell.name)
     environment = json.loads((folder / ENVIRONMENT).read_text("utf-8"))
-    environment["commit"]  # its absence is told here
+    environment["commit"], dict(environment.get("packages", {}))  # told here if there is none
     lines = (folder / HISTORY).read_text("utf-8").splitlines()
     history = json.loads(f"[{','.join(lines)}]")  # at once: a study has many lines
     if not any("step" in line for line in history):

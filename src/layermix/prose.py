@@ -173,8 +173,6 @@ def plan_text(plan: Plan, study: Study | None) -> str:
         )
     if finished and study:
         took = [seconds for name in plan.runs if (seconds := study.seconds(name)) is not None]
-        left = len(plan.runs) - finished
-        lines.append(
-            f"finished runs: {finished} ({np.mean(took):.0f} s each on average), left: {left}"
-        )
+        each = f" ({np.mean(took):.0f} s each on average)" if took else ""
+        lines.append(f"finished runs: {finished}{each}, left: {len(plan.runs) - finished}")
     return "\n".join(lines)

@@ -376,6 +376,12 @@ def teach_from(
     return training.run("teacher", "teacher", {}, run, reporter)
 
 
+def _saved(reports: Row) -> Row:
+    """The reported epoch whose weights are saved."""
+    found: Row = reports["selected" if "selected" in reports else "last"]
+    return found
+
+
 # -- one training ----------------------------------------------------------------------------------
 
 
@@ -498,8 +504,7 @@ class _Training:
         self, recorder: EpochRecorder, reports: Row, reporter: Reporter
     ) -> None:
         """Say so where the model that is saved answers the same on every validation row."""
-        saved = "selected" if "selected" in reports else "last"
-        logits, labels = recorder.logits("validation", reports[saved]["epoch"])
+        logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
         answers = np.unique(logits.argmax(-1))
         if len(answers) == 1 < len(np.unique(labels[labels != metrics.UNLABELLED])):
             only = self.lesson.texts.label_names[int(answers[0])]
@@ -515,8 +520,7 @@ class _Training:
         None where no validation row has a label, or the score is one that has no interval here.
         """
         metric: Any = self.lesson.metric
-        saved = "selected" if "selected" in reports else "last"
-        logits, labels = recorder.logits("validation", reports[saved]["epoch"])
+        logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
         known = labels != metrics.UNLABELLED
         if metric not in get_args(Score) or not known.any():
             return None

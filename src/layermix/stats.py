@@ -586,7 +586,7 @@ def _least_seeds(level: float) -> int:
 
 
 REMEMBERED_WEIGHTS = 2**25
-"""A study asks for the same draws again and again: up to 64 MiB of them are remembered."""
+"""A study asks for the same draws again and again: four sets of up to 64 MiB are remembered."""
 
 
 def _parts(

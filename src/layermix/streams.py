@@ -135,7 +135,8 @@ def open_texts(
         format: One of `FORMATS`; by default the file's ending. A stream is by default `jsonl` if
             its first line is a JSON object, else `txt`.
         quoting: As in `DataConfig.quoting`, but judged from the first `SAMPLE` lines.
-        say: Told how quote marks were read, if there are any.
+        say: Told how quote marks were read, if there are any, and what separates the fields of a
+            CSV if it is not the comma.
 
     Raises:
         DataError: The source cannot be used as a whole, or not one row of the first block can.

@@ -371,6 +371,10 @@ def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
     broken = study.filed(plan.table["mrpc"]["fixed"][0].name) / "result.json"
     broken.write_text("{")
     assert "finished runs: 3 (60 s each" in plan_text(plan, study)
+    for cell in plan.runs:
+        if study.has(cell):
+            (study.filed(cell) / "result.json").write_text("{")
+    assert plan_text(plan, study).endswith("\nfinished runs: 3, left: 21")
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     assert Conductor(plan, study, 1, screen)._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
 
