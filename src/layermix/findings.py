@@ -237,7 +237,7 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
         (verdict.comparison.name, verdict.comparison.first, verdict.comparison.second): verdict
         for verdict in (judge(list(judged.values()), family=family) if judged else [])
     }
-    baselines = {task: next(iter(of_task)) for task, of_task in plan.table.items()}
+    baselines = {task: next(iter(found)) for task, found in arms.items()}
     others = [
         (task, arm, baseline)
         for task, found in arms.items()

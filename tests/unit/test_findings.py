@@ -291,6 +291,13 @@ def test_tasks_and_arms_stand_in_the_order_of_the_file_whatever_their_seeds(stud
     assert (described["first"], described["second"]) == ("learned", "fixed")
 
 
+def test_without_cells_of_the_first_arm_the_next_one_is_compared_with(study: Study) -> None:
+    plan = make()
+    fill(plan, study, lambda cell: cell.arm != "fixed")
+    (described,) = find(plan, study)["descriptive"]
+    assert (described["first"], described["second"]) == ("learned", "uniform")
+
+
 def test_a_recipe_is_chosen_on_the_rows_held_out(study: Study) -> None:
     plan = make(split="holdout", family=[["learned", "fixed"]])
     fill(plan, study)
