@@ -29,7 +29,6 @@ from layermix.config import (
     spell_out,
 )
 from layermix.errors import ConfigError
-from layermix.stats import Score
 
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
@@ -52,6 +51,8 @@ def _or_empty(value: Any) -> Any:
 
 
 Overrides = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
+"""As in `stats`, whose SciPy would cost every `--help` half a second."""
 Seeds = (
     Annotated[int, Field(ge=1)]
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)]
