@@ -12,6 +12,7 @@ import datasets
 import jaxtyping
 import pytest
 
+# Before they are imported: hence E402, imports below the first statement.
 jaxtyping.install_import_hook(
     ["layermix.signals", "layermix.mixing", "layermix.losses", "layermix.objective"],
     "beartype.beartype",

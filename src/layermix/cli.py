@@ -206,7 +206,7 @@ def main() -> None:
       layermix teach --model minilm --data FOLDER --out TEACHER
       layermix distill --teacher TEACHER --data FOLDER --out RUN
       layermix predict RUN new.csv --out labels.csv
-    """  # noqa: D301
+    """  # noqa: D301  # \b above is for click
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what is printed is data, the same everywhere
 

@@ -228,8 +228,8 @@ def _check_loaded(
 def quiet() -> None:
     """Keep transformers and datasets from printing load reports and bars of their own."""
     datasets.disable_progress_bars()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
 
 
 # -- classes ---------------------------------------------------------------------------------------

@@ -82,14 +82,14 @@ class Projection(nn.Module):
     def forward(self, hidden: Float[Tensor, "K B T d"]) -> Float[Tensor, "K B T D"]:
         """Project every taught layer."""
         if self.shared:
-            return self.matrices[0](hidden)  # type: ignore[no-any-return]
+            return self.matrices[0](hidden)  # type: ignore[no-any-return]  # a list of modules
         return torch.stack(
             [matrix(layer) for matrix, layer in zip(self.matrices, hidden, strict=False)]
         )
 
     def embedding(self, embedding: Float[Tensor, "B T d"]) -> Float[Tensor, "B T D"]:
         """Project the embedding output."""
-        return self.matrices[-1](embedding)  # type: ignore[no-any-return]
+        return self.matrices[-1](embedding)  # type: ignore[no-any-return]  # a list of modules
 
 
 class Objective(nn.Module):

@@ -232,6 +232,6 @@ def _lengths(rows: Any) -> Any:
 
 def _collate(lesson: Lesson) -> Any:
     def collate(chosen: list[Any]) -> Batch:
-        return moved(lesson.collate(chosen), default_device())  # type: ignore[no-any-return]
+        return moved(lesson.collate(chosen), default_device())  # type: ignore[no-any-return]  # a Batch stays one
 
     return collate

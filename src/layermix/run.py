@@ -461,7 +461,7 @@ class _Training:
             recorder.restore(self.objective, reports["selected"]["epoch"])
         if "test" in self.lesson.splits:
             reports |= self._test(reporter)
-        self.student.model.eval()  # type: ignore[no-untyped-call]
+        self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
         # Kept in config.json, so that `predict` reads the same columns and cuts at the same length.
         self.student.model.config.layermix = {
             "text_columns": list(self.lesson.texts.text_columns),

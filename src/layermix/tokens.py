@@ -240,7 +240,7 @@ def _pad(
     inputs = {
         name: [row[prefix + name] for row in rows] for name in _INPUTS if prefix + name in rows[0]
     }
-    padded = pad_without_fast_tokenizer_warning(  # type: ignore[no-untyped-call]
+    padded = pad_without_fast_tokenizer_warning(  # type: ignore[no-untyped-call]  # transformers
         tokenizer, inputs, padding=True, return_attention_mask=True, return_tensors="pt"
     )
     return dict(padded)

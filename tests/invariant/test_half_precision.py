@@ -14,7 +14,7 @@ from layermix.progress import Reporter
 
 @pytest.mark.slow
 def test_the_demo_s_student_answers_the_same_from_a_float16_store(tmp_path: Path) -> None:
-    """All of it in float32 but the store, with the packaged MiniLM; some ten minutes."""
+    """All of it in float32 but the store, with the packaged MiniLM; some five minutes."""
     quiet = Reporter(quiet=True)
     demo._teacher(tmp_path, demo._data(tmp_path, full=False), 0, quiet)
     answers, losses = {}, {}
