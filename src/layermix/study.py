@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from layermix.config import (
     Config,
     DistillConfig,
+    LossConfig,
     Section,
     TeachConfig,
     explain,
@@ -361,8 +362,8 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     changed = _content(kind, given, exclude_defaults=True)
     changed = {key: value for key, value in changed.items() if value not in ({}, None)}
     changed.pop("preset", None)  # what it says stands in the other fields
-    loss = _content(kind, given).get("loss", {})
-    if not loss.get("hidden_weight") and not loss.get("attention_weight"):
+    loss = LossConfig().model_dump() | changed.get("loss", {})
+    if not loss["hidden_weight"] and not loss["attention_weight"]:
         changed.pop("mix", None)  # no loss looks at it
     if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers"}:
         changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
