@@ -89,7 +89,9 @@ class HFEncoder(nn.Module):
         self.inputs_key = inputs_key
         accepted = inspect.signature(model.forward).parameters
         self.input_names = [name for name in MODEL_INPUTS if name in accepted]
-        self.num_layers = len(blocks_of(model))
+        # Lists, so that they are not a second time among the modules of this one.
+        self.blocks, self.speakers = list(blocks_of(model)), _output_modules(model)
+        self.num_layers = len(self.blocks)
         self.hidden_size = int(model.config.hidden_size)
         self.num_labels = len(label_names(model))
 
@@ -108,12 +110,33 @@ class HFEncoder(nn.Module):
         own: Batch = batch.get(self.inputs_key, batch) if self.inputs_key else batch
         inputs = {name: own[name] for name in self.input_names if name in own}
         scores = _AttentionScores(needs.attention)
-        with _listening(self.model, needs) as heard, scores if needs.attention else nullcontext():
+        with self._listening(needs) as heard, scores if needs.attention else nullcontext():
             logits = self.model(**inputs).logits
         hidden = torch.stack([heard[layer] for layer in needs.layers]) if needs.layers else None
         mask = own["attention_mask"].bool()
         attention = self._stacked(scores) if needs.attention else None
         return Signal(logits, mask, needs.layers, hidden, heard.get(_EMBEDDING), attention)
+
+    @contextmanager
+    def _listening(self, needs: Needs) -> Iterator[dict[int, Tensor]]:
+        """Collect block outputs, and the embedding output, by number during a forward pass."""
+        heard: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                heard[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        def keep_input(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            heard[_EMBEDDING] = args[0]
+
+        with ExitStack() as hooks:
+            for layer in needs.layers:
+                hooks.callback(self.speakers[layer].register_forward_hook(keep(layer)).remove)
+            if needs.embedding:
+                hooks.callback(self.blocks[0].register_forward_pre_hook(keep_input).remove)
+            yield heard
 
     def _stacked(self, scores: "_AttentionScores") -> Tensor:
         if scores.calls != self.num_layers:
@@ -145,29 +168,6 @@ class _AttentionScores(TorchFunctionMode):
                 self.heard[self.calls] = scaled @ key.mT
             self.calls += 1
         return func(*args, **kwargs)
-
-
-@contextmanager
-def _listening(model: PreTrainedModel, needs: Needs) -> Iterator[dict[int, Tensor]]:
-    """Collect block outputs, and the embedding output, by number during a forward pass."""
-    heard: dict[int, Tensor] = {}
-    speakers = _output_modules(model)
-
-    def keep(layer: int) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            heard[layer] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    def keep_input(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        heard[_EMBEDDING] = args[0]
-
-    with ExitStack() as hooks:
-        for layer in needs.layers:
-            hooks.callback(speakers[layer].register_forward_hook(keep(layer)).remove)
-        if needs.embedding:
-            hooks.callback(blocks_of(model)[0].register_forward_pre_hook(keep_input).remove)
-        yield heard
 
 
 def blocks_path(model: PreTrainedModel) -> str:

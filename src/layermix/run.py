@@ -57,6 +57,7 @@ from layermix.signals import Teacher
 from layermix.stats import Score, row_bootstrap, score_interval
 from layermix.trackers import check_trackers, trackers
 from layermix.trainer import DistillTrainer, last_checkpoint
+from layermix.vocabulary import occurring, only_occurring_trained
 
 Row = Mapping[str, Any]
 
@@ -429,7 +430,10 @@ class _Training:
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
         watching = [MixRecorder(work, self.objective)] if self.objective.learns_mix else []
-        with reporter.training(name) as bar:
+        train = self.lesson.splits["train"]
+        tokens = occurring(train) | {int(self.student.tokenizer.pad_token_id)}
+        chosen = only_occurring_trained(self.student.model, tokens)
+        with chosen, reporter.training(name) as bar:
             trainer = DistillTrainer(
                 self.objective,
                 self.teacher,
@@ -437,7 +441,7 @@ class _Training:
                 self.mix,
                 self.seed,
                 checkpoints,
-                train_dataset=self.lesson.splits["train"],
+                train_dataset=train,
                 eval_dataset=self.lesson.evaluated,
                 data_collator=self.lesson.collate,
                 compute_metrics=recorder.score,
@@ -446,10 +450,12 @@ class _Training:
             trainer.remove_callback(PrinterCallback)
             resume_from = last_checkpoint(checkpoints)
             trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        history = clean_history(trainer.state.log_history)
-        reports = reported_epochs(
-            history, list(self.lesson.evaluated), self.lesson.metric, self.config.selection
-        )
+            history = clean_history(trainer.state.log_history)
+            reports = reported_epochs(
+                history, list(self.lesson.evaluated), self.lesson.metric, self.config.selection
+            )
+            if self.config.selection == "holdout":
+                recorder.restore(self.objective, reports["selected"]["epoch"])
         for report in reports.values():
             logits, labels = recorder.logits("validation", report["epoch"])
             report["validation"]["per_class"] = metrics.per_class(
@@ -457,8 +463,6 @@ class _Training:
             )
         trained = time.monotonic() - started
         self._warn_of_one_answer(recorder, reports, reporter)
-        if self.config.selection == "holdout":
-            recorder.restore(self.objective, reports["selected"]["epoch"])
         if "test" in self.lesson.splits:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers

@@ -40,9 +40,14 @@ def test_every_dropout_draws_anew_and_a_seed_repeats_it() -> None:
     with QuickFunctions():
         torch.manual_seed(3)
         first, second = functional.dropout(ones, 0.5), functional.dropout(ones, 0.5)
+    with QuickFunctions():  # a pass of its own
+        third = functional.dropout(ones, 0.5)
         torch.manual_seed(3)
+    with QuickFunctions():
         again = functional.dropout(ones, 0.5)
     assert not first.equal(second)
+    assert not first.equal(third)
+    assert not second.equal(third)
     assert first.equal(again)
 
 
@@ -141,9 +146,9 @@ def test_a_model_in_training_goes_through_it(
     shapes: list[tuple[int, ...]] = []
     dropout = machine._dropout
 
-    def watched(tensor: torch.Tensor, *options: Any, **named: Any) -> torch.Tensor:
+    def watched(bits: Any, tensor: torch.Tensor, *options: Any, **named: Any) -> torch.Tensor:
         shapes.append(tuple(tensor.shape))
-        return dropout(tensor, *options, **named)
+        return dropout(bits, tensor, *options, **named)
 
     monkeypatch.setattr(machine, "_dropout", watched)
     model = bert(2, 16, dropout=0.1).train()

@@ -128,6 +128,22 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
     assert steps[-1]["alpha"] != steps[0]["alpha"]
 
 
+@pytest.mark.parametrize("selection", ["none", "holdout"])
+def test_words_that_do_not_occur_in_training_stay_as_the_teacher_has_them(
+    teacher: Classifier, data: TextData, selection: str
+) -> None:
+    config = whole(**{**CONFIG, "training": {**CONFIG["training"], "selection": selection}})
+    student = copy_blocks(teacher, 2)
+    run.distill_from(teacher, student, data, config)
+    found, start = (one.model.get_input_embeddings().weight for one in (student, teacher))  # type: ignore[no-untyped-call]
+    moved = {token for token in range(len(start)) if not found[token].equal(start[token])}
+    tokens = teacher.tokenizer(list(data.splits["train"]["text"]))["input_ids"]
+    occur = {token for row in tokens for token in row}
+    assert moved
+    assert moved <= occur | {teacher.tokenizer.pad_token_id}
+    assert occur < set(range(len(start)))
+
+
 def test_the_saved_student_and_its_predictions_are_the_trained_one(
     teacher: Classifier, data: TextData, tmp_path: Path
 ) -> None:
