@@ -171,7 +171,7 @@ class DataConfig(OneWord):
     not."""
     text_columns: Annotated[Words, Field(max_length=2)] | None = None
     """One or two text columns; found by their usual names if not given."""
-    label_column: str | None = None
+    label_column: Annotated[str, Field(min_length=1)] | None = None
     """The label column; found by its usual name if not given."""
     quoting: Literal["auto", "quoted", "raw"] = "auto"
     """TSV only: whether quote marks delimit fields (quoted) or are text (raw, as in GLUE)."""
@@ -188,8 +188,12 @@ class DataConfig(OneWord):
     def _one_source(self) -> Self:
         if self.path is not None and self.train is not None:
             raise ValueError("path and train contradict each other; give a folder or single files")
-        if self.train is None and (self.validation or self.test):
-            raise ValueError("validation and test files need a train file beside them")
+        single = self.train or (self.path and Path(self.path).suffix)
+        if not single and (self.validation or self.test):
+            raise ValueError(
+                "validation and test files need a training file beside them; give it as train, or "
+                "as path"
+            )
         return self
 
 
@@ -264,6 +268,16 @@ class LossConfig(Section):
     projection_start: Literal["auto", "identity", "random"] = "auto"
     """Where P starts: identity needs equal widths, and leaves copied blocks what they know; auto is
     identity where the widths are equal, else random."""
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether any term looks at the teacher."""
+        return bool(
+            self.logit_weight
+            or self.hidden_weight
+            or self.embedding_weight
+            or self.attention_weight
+        )
 
 
 class TrainingConfig(Section):
@@ -511,8 +525,12 @@ def load(
     """
     flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
     from_file, lines = read_yaml(file) if file else ({}, {})
+    given = spell_out(kind, from_file)
+    # What is no section stays what it is, for the error; flags would hide it.
+    wrong = {name for name in section_kinds(kind) if not isinstance(given.get(name, {}), Mapping)}
+    heard = {name: value for name, value in flags.items() if name.partition(".")[0] not in wrong}
     try:
-        return kind.model_validate(merge(spell_out(kind, from_file), nest(flags)))
+        return kind.model_validate(merge(given, nest(heard)))
     except ValidationError as error:
         problems: list[str] = [
             _tell(kind, problem, flags, file, lines) for problem in error.errors()
@@ -627,6 +645,11 @@ def field_names(kind: type[BaseModel]) -> dict[str, FieldInfo]:
 def json_schema(kind: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of a YAML config, for editors that complete and check it."""
     schema: dict[str, Any] = _one_line(kind.model_json_schema())
+    defaults = kind().model_dump(mode="json")  # the recipe's, where a field alone has another
+    for name, section in section_kinds(kind).items():
+        schema["properties"][name]["default"] = defaults[name]
+        for field, value in defaults[name].items():
+            schema["$defs"][section.__name__]["properties"][field]["default"] = value
     for section in section_kinds(kind).values():
         if issubclass(section, OneWord):
             long = schema["$defs"][section.__name__]

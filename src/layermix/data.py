@@ -53,6 +53,8 @@ TEXT_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 """Names by which the label column is found."""
 
+_MANY = 50  # classes; beyond, and with fewer than two rows each, it is not classes that one sees
+
 HOLD_OUT = 0.1
 """Share of the training rows that becomes the validation split where there is none."""
 
@@ -88,11 +90,13 @@ class TextData:
 # -- the public way in -----------------------------------------------------------------------------
 
 
-def load_texts(config: DataConfig) -> TextData:
+def load_texts(config: DataConfig, classes: Sequence[str] | None = None) -> TextData:
     """Read and check what a config names: a folder, files, a saved `datasets` folder, or the hub.
 
     Args:
         config: `path`, or `train` and its companions. The hub is asked only if no such path exists.
+        classes: Of the model that is to be scored on the data: where their labels are some of
+            these, or indices into them, the data have these classes, in this order.
 
     Returns:
         The checked data. Without a validation split a tenth of the training rows, chosen by a hash
@@ -112,6 +116,7 @@ def load_texts(config: DataConfig) -> TextData:
         task=config.task,
         guess=guess,
         source=source,
+        classes=classes,
     )
 
 
@@ -218,6 +223,7 @@ def _check(
     task: str | None,
     guess: str = "",
     source: str,
+    classes: Sequence[str] | None = None,
 ) -> TextData:
     ready = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
     for split, table in ready.items():
@@ -237,12 +243,19 @@ def _check(
     written: dict[str, list[str | None]] = {}
     for split, table in ready.items():
         texts[split] = check_texts(table, columns) if has_texts(table, columns) else []
-        if split != "unlabeled" and not table.plain:
+        if split == "test" and _bare(table, label):
+            written[split] = [None] * len(texts[split])
+        elif split != "unlabeled" and not table.plain:
             written[split] = _check_labels(table, label, label_names is not None)
     labels = None
     if written.get("train"):
-        given = label_names or ready["train"].classes.get(label)
-        labels = _find_classes(ready["train"], written["train"], given, task, guess)
+        names = written["train"]
+        labels = _as_the_model_has_them(names, classes or (), task or guess)
+        if labels is None and label_names:
+            labels = _find_classes(ready["train"], names, label_names, True, task, guess)
+        elif labels is None:
+            given = ready["train"].classes.get(label)
+            labels = _find_classes(ready["train"], names, given, False, task, guess)
     if labels is None:
         findings.stop()
     indices = {
@@ -276,7 +289,7 @@ def _find_label(table: Table, given: str | None) -> str | None:
         found = f"several label columns, {listed(usual)}" if usual else "no label column found"
         table.problem(f"{found}; {_present(table)}; name it with --data.label_column NAME")
         return None
-    return given or usual[0]
+    return usual[0] if given is None else given
 
 
 def find_texts(
@@ -354,6 +367,13 @@ def _text_problem(value: Any) -> str | None:
     return None
 
 
+def _bare(table: Table, column: str) -> bool:
+    """Whether no row has a label: there is no such column, or nothing is in it."""
+    if table.plain or column not in table.columns:
+        return not table.plain
+    return all(value in (None, "") or value != value for value in table.columns[column]())
+
+
 def _check_labels(table: Table, column: str, renamed: bool) -> list[str | None]:
     """Labels as text; None where there is none, which is a problem."""
     if column not in table.columns:
@@ -377,7 +397,7 @@ def _label_name(value: Any) -> str:
     """A label as text, the same whatever the format: 1, 1.0, "1" and "1.0" are "1"."""
     if isinstance(value, str) and value.strip():
         integral = re.fullmatch(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*", value)
-        return str(int(integral[1])) if integral else value
+        return str(int(integral[1])) if integral else value.strip()
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, Integral):
@@ -398,25 +418,50 @@ class _Labels:
     task: str | None
 
 
+def _as_the_model_has_them(
+    written: Sequence[str | None], classes: Sequence[str], task: str
+) -> _Labels | None:
+    """The classes of a model that is scored, if the labels are some of them or their indices."""
+    present = {name for name in written if name is not None}
+    index = {name: number for number, name in enumerate(classes)}
+    numbers = {str(number): number for number in range(len(classes))}
+    if not present <= set(index):
+        if present <= set(numbers) and not all(map(is_integer, classes)):
+            index = numbers
+        elif not present & set(index):
+            return None
+    known = TASKS.get(task.lower())
+    same = known and set(classes) == set(known.label_names or ())
+    return _Labels(tuple(classes), index, known.name if known and same else None)
+
+
 def _find_classes(
     table: Table,
     written: Sequence[str | None],
     given: Sequence[str] | None,
+    by_number: bool,
     task: str | None,
     guess: str,
 ) -> _Labels | None:
+    """The classes of training rows; integers are indices into `given` if `by_number`."""
     present = Counter(name for name in written if name is not None)
     if not present:
         return None
     if len(present) == 1:
         table.problem(f"all rows have the label {short(*present)}; wanted two classes or more")
     integers = all(map(is_integer, present))
-    if not integers and all(re.fullmatch(r"[+-]?[0-9]*\.?[0-9]+", name) for name in present):
+    if not integers and all(map(_is_number, present)):
         row = next(i for i, name in enumerate(written) if name and not is_integer(name))
         table.problem(
             f"the label {written[row]} has decimals; wanted classes, as text or integers "
             "(regression is not supported yet)",
             row,
+        )
+        return None
+    if len(present) > max(_MANY, len(written) / 2):
+        table.problem(
+            f"{len(present)} different labels in {len(written)} rows; wanted classes, each with "
+            "several rows; name another column with --data.label_column NAME"
         )
         return None
     if task is not None and task not in TASKS:
@@ -431,8 +476,8 @@ def _find_classes(
     else:
         names = tuple(sorted(present, key=int) if integers else sorted(present))
     index = {name: number for number, name in enumerate(names)}
-    if integers and (given or names == of_task):
-        index = {str(number): number for number in range(len(names))} | index
+    if integers and (by_number or (not all(map(is_integer, names)) and (given or of_task))):
+        index |= {str(number): number for number in range(len(names))}
     if of_task and set(names) == set(of_task):
         # Text labels too come in the task's order: F1 is that of class 1.
         index = {label: of_task.index(names[number]) for label, number in index.items()}
@@ -444,6 +489,13 @@ def _find_classes(
         )
     found_task = task or (known.name if known and (not of_task or names == of_task) else None)
     return _Labels(names, index, found_task)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        return math.isfinite(float(name.replace(",", ".")))
+    except ValueError:
+        return False
 
 
 def _class_indices(
@@ -530,6 +582,20 @@ def _hash(text: Text, salt: str) -> float:
     """A number in [0, 1) that depends on the text and the salt alone."""
     digest = hashlib.sha256(f"layermix {salt}\n".encode() + _bytes(text)).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def trained_on(texts: TextData) -> str:
+    """sha256 of the texts from which a model learns and by which it is judged in training.
+
+    Test and unlabelled rows, labels and their order do not count.
+    """
+    digest = hashlib.sha256()
+    for name in ("train", "validation"):
+        rows = _texts(texts.splits[name])
+        digest.update(f"{name} {len(rows)}\n".encode())
+        for text in rows:
+            digest.update(_bytes(text))
+    return digest.hexdigest()
 
 
 def _fingerprint(splits: Mapping[str, Dataset]) -> str:

@@ -1,6 +1,5 @@
 """Scores of a saved model on labelled data."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +9,8 @@ import numpy as np
 
 from layermix import metrics
 from layermix.config import DataConfig
-from layermix.data import TextData, load_texts
+from layermix.data import TextData, load_texts, trained_on
 from layermix.errors import DataError
-from layermix.folder import RESULT
 from layermix.progress import Reporter
 from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
 from layermix.tokens import Collator, tokenize_split
@@ -59,7 +57,8 @@ def evaluate(
         if told := predictor.cut_note(name, cut):
             reporter.say(told)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
-        found[name] = {"rows": len(labels), **metrics.scores(logits, labels)}
+        known = int((labels != metrics.UNLABELLED).sum())
+        found[name] = {"rows": known, **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
     return found
 
@@ -104,7 +103,7 @@ def labelled_texts(
     one_file = data.path is not None and Path(data.path).is_file()
     with predictor.reading(data.text_columns) as columns:
         data = data.model_copy(update={"text_columns": columns})
-        if one_file and (left_out := _left_out(data, predictor.source)) is not None:
+        if one_file and (left_out := _left_out(data, predictor)) is not None:
             reporter.warn(
                 f"{data.path} is what this model was trained on, so only the tenth that was split "
                 "off, and not trained on, is scored"
@@ -114,21 +113,21 @@ def labelled_texts(
             # The same file twice, because one that stands alone would lose a tenth as validation.
             names = {"validation": Path(data.path).name}
             twice = {"path": None, "train": data.path, "validation": data.path}
-            texts = load_texts(data.model_copy(update=twice))
+            texts = load_texts(data.model_copy(update=twice), predictor.label_names)
         else:
-            texts = load_texts(data)
+            texts = load_texts(data, predictor.label_names)
     for note in texts.notes:
         if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
             reporter.say(note)
     return texts, names
 
 
-def _left_out(data: DataConfig, model: str) -> TextData | None:
-    """The file with its rows split as in training, if a run was trained on it; else None."""
-    for folder in (Path(model), Path(model).parent):  # of the run, or of its model
-        with suppress(OSError, ValueError, KeyError, TypeError, DataError):
-            record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-            texts = load_texts(data)
-            if texts.fingerprint == record["data"]["fingerprint"]:
-                return texts
+def _left_out(data: DataConfig, predictor: Predictor) -> TextData | None:
+    """The file with its rows split as in training, if the model was trained on it; else None."""
+    if predictor.trained_on is None:
+        return None
+    with suppress(DataError):
+        texts = load_texts(data, predictor.label_names)
+        if trained_on(texts) == predictor.trained_on:
+            return texts
     return None

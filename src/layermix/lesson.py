@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layermix import metrics
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
-from layermix.data import TextData, hold_out, take
+from layermix.data import TextData, hold_out, take, trained_on
 from layermix.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.hf import same_tokens
@@ -36,6 +36,7 @@ class Lesson:
         splits: Tokenised rows: train, validation, and test, holdout if there are any.
         collate: Rows -> padded batch.
         max_length: In tokens.
+        trained_on: `data.trained_on` of the texts before any row was set aside.
         cut: Share of rows cut by `max_length`, by split.
         teacher_logits: By split but train, (N, C).
         teacher_scores: By split that has labelled rows, but train.
@@ -46,6 +47,7 @@ class Lesson:
     splits: Mapping[str, Any]
     collate: Collator
     max_length: int
+    trained_on: str
     cut: Mapping[str, float]
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -147,6 +149,12 @@ def check_teacher(
     right = int((logits["validation"].argmax(-1) == labels)[known].sum())
     total = int(known.sum())
     share = metrics.majority_share(labels)
+    if share == 1 and not allow_weak:
+        raise WeakTeacherError(
+            f"all {total} validation rows have the same label, so they can tell no good model from "
+            "a bad one; give a validation file with rows of every class (--data.validation), or "
+            "more rows; or go on all the same with --teacher.allow_weak"
+        )
     if allow_weak or metrics.exceeds_majority(right, total, share):
         return
     raise WeakTeacherError(
@@ -184,7 +192,11 @@ def tokenize_for(
             f"data.max_length is {length}, but the models take at most {limit} tokens; give "
             "at most that, or leave it out to have it chosen from the data"
         )
-    splits = dict(texts.splits)
+    splits, notes = dict(texts.splits), list(texts.notes)
+    if "unlabeled" in splits and not _asks_teacher(config):
+        count = len(splits.pop("unlabeled"))
+        notes.append(f"{count} rows without labels are left out: only a teacher can say what they")
+        notes[-1] += " are, and no term of this loss asks one"
     if config.data.train_rows is not None:
         splits["train"] = take(splits["train"], config.data.train_rows)
     if config.training.selection == "holdout":
@@ -194,13 +206,18 @@ def tokenize_for(
     chosen = replace(texts, splits=splits)
     tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
     cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
-    notes = [
-        *texts.notes,
+    notes += [
         f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
         *_warmup_note(config.training, len(tokens.splits["train"])),
     ]
     collate = Collator(tokenizer, teacher_tokenizer)
-    return Lesson(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
+    return Lesson(
+        chosen, tokens.splits, collate, length, trained_on(texts), tokens.cut, notes=tuple(notes)
+    )
+
+
+def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:
+    return isinstance(config, DistillConfig) and config.loss.asks_teacher
 
 
 def _warmup_note(config: TrainingConfig, rows: int) -> list[str]:

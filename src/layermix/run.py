@@ -96,7 +96,7 @@ def distill(
 
     Args:
         config: Teacher and data must be named in it.
-        out: The run folder to make; None keeps nothing on disk.
+        out: The run folder to make; None keeps no run, only the teacher's signals in the cache.
         resume: Go on with an unfinished run in `out`, if there is one.
         restart: Throw an unfinished run in `out` away.
         reporter: Where progress is shown; quiet if None.
@@ -215,8 +215,10 @@ def distill_from(
         teacher: Fine-tuned on the task; frozen by this call.
         student: Trained in place.
         texts: With the classes of both.
-        config: Mix, losses, training and seed; what it says of files and models is not read.
-        out: The run folder to make; None keeps nothing on disk.
+        config: All but the places of data, teacher and student; `data.max_length`,
+            `data.train_rows`, `teacher.allow_weak` and `cache` count.
+        out: The run folder to make; None keeps no run. The teacher's signals go into the cache
+            even so, unless `cache.use` is false.
         resume: Go on with an unfinished run in `out`, if there is one.
         restart: Throw an unfinished run in `out` away.
         reporter: Where progress is shown; quiet if None.
@@ -261,6 +263,11 @@ def distill_lesson(
         )
     for note in lesson.notes:
         reporter.say(note)
+    if idle := _idle(config):
+        reporter.warn(
+            f"{' and '.join(idle)} do nothing here: they are for a learned mix, "
+            f"and the strategy is {config.mix.strategy} (--mix.strategy learned)"
+        )
     objective = objective_for(student, teacher, config)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
@@ -289,6 +296,22 @@ def distill_lesson(
         objective, signals, lesson, student, config.training, config.mix, config.seed, speed
     )
     return training.run(name, "student", extra, run, reporter)
+
+
+def _idle(config: DistillConfig) -> list[str]:
+    """Settings of a learned mix that were changed, where none is learned."""
+    if config.mix.strategy == "learned":
+        return []
+    sections = {
+        "mix": (config.mix, ("start", "learning_rate", "schedule")),
+        "loss": (config.loss, ("entropy_weight",)),
+    }
+    return [
+        f"{section}.{name}"
+        for section, (values, names) in sections.items()
+        for name in names
+        if getattr(values, name) != type(values).model_fields[name].default
+    ]
 
 
 SPEED_TEXTS = 20
@@ -470,6 +493,7 @@ class _Training:
         self.student.model.config.layermix = {
             "text_columns": list(self.lesson.texts.text_columns),
             "max_length": self.lesson.max_length,
+            "trained_on": self.lesson.trained_on,
         }
         record = {
             "status": "ok",

@@ -171,6 +171,7 @@ class Predictor:
         label_names: Class names by index.
         max_length: The longest input in training, or else the longest that it takes, in tokens.
         text_columns: Those it was trained on; empty if it does not say.
+        trained_on: `data.trained_on` of the texts that it was trained on, if it says.
         note: What was done to its classes, if anything.
     """
 
@@ -181,6 +182,7 @@ class Predictor:
     label_names: tuple[str, ...]
     max_length: int
     text_columns: tuple[str, ...]
+    trained_on: str | None = None
     note: str = ""
 
     def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
@@ -308,12 +310,15 @@ class _Trained(BaseModel):
 
     max_length: PositiveInt | None = None
     text_columns: tuple[str, ...] = Field((), max_length=2)
+    trained_on: str | None = None
 
 
 def _trained(
     source: str, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, tuple[str, ...]]:
-    """The longest input, in tokens, and the text columns, as a run wrote them into config.json.
+) -> tuple[int, tuple[str, ...], str | None]:
+    """The longest input, in tokens, the text columns, and a hash of the texts that it learned from.
+
+    As a run wrote them into config.json.
 
     Raises:
         ModelError: If somebody wrote something else there.
@@ -329,4 +334,4 @@ def _trained(
             f"({wrong}); mend it, or take it out"
         ) from None
     longest = longest_input(config, tokenizer)
-    return min(found.max_length or longest, longest), found.text_columns
+    return min(found.max_length or longest, longest), found.text_columns, found.trained_on

@@ -64,7 +64,8 @@ class Findings:
 
     def stop(self) -> NoReturn:
         """Raise them where it is known that there are some, which make going on impossible."""
-        raise DataError([message for source in self._problems for _, message in self.of(source)])
+        told = [message for source in self._problems for _, message in self.of(source)]
+        raise DataError(list(dict.fromkeys(told)))  # once, though a file may be read twice
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ def read_tables(config: DataConfig, findings: Findings) -> tuple[Tables, str, st
             "no data named; give --data FOLDER, FILE or HUB_NAME, or --data.train FILE"
         )
     path = Path(source)
+    if config.train is None and not path.is_file() and (config.validation or config.test):
+        raise ConfigError(
+            f"{source} is no file, so --data.validation and --data.test do not go with it; give "
+            "the training file as --data.train FILE beside them"
+        )
     tables: Tables
     if config.train is None and path.is_dir():
         tables, guess = _read_folder(path, config.quoting, findings), path.resolve().name
@@ -621,7 +627,8 @@ def from_arrow(
     classes = {  # a ClassLabel that was given only a number of classes calls them "0", "1", …
         column: feature.names
         for column, feature in features.items()
-        if isinstance(feature, datasets.ClassLabel) and not all(map(is_integer, feature.names))
+        if isinstance(feature, datasets.ClassLabel)
+        and feature.names != [str(index) for index in range(len(feature.names))]
     }
     columns = {
         name: column.to_pylist

@@ -1,7 +1,7 @@
 """Which rows of the word embeddings are trained: those of the tokens that occur in the texts.
 
 The others never get a gradient, but AdamW, clipping and clearing would go over them in every step:
-a third of a small student's step is that, and nearly all of it with a vocabulary of 250,000.
+an eighth of a small student's step is that, and nearly all of it with a vocabulary of 250,000.
 """
 
 from collections.abc import Iterable, Iterator

@@ -276,13 +276,34 @@ def test_contradicting_places_are_both_named(yaml: Any) -> None:
     ("data", "told"),
     [
         ({"path": "d", "train": "t"}, "path and train contradict each other"),
-        ({"validation": "v"}, "need a train file beside them"),
-        ({"path": "d", "test": "t"}, "need a train file beside them"),
+        ({"validation": "v"}, "need a training file beside them"),
+        ({"path": "d", "test": "t"}, "need a training file beside them"),
     ],
 )
 def test_data_come_from_one_place(data: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         DataConfig(**data)
+
+
+def test_a_file_takes_others_beside_it() -> None:
+    assert DataConfig(path="a.csv", validation="b.csv").validation == "b.csv"
+
+
+def test_a_section_that_is_none_is_told_though_a_flag_is_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("training: 5\n")
+    with pytest.raises(ConfigError, match=r"training.*, found 5"):
+        load(DistillConfig, file, {"training.epochs": "2"})
+
+
+@pytest.mark.parametrize("kind", [DistillConfig, TeachConfig])
+def test_the_schema_has_the_defaults_that_a_run_has(kind: Any) -> None:
+    schema, defaults = json_schema(kind), kind().model_dump(mode="json")
+    for name, section in section_kinds(kind).items():
+        assert schema["properties"][name]["default"] == defaults[name]
+        definition = schema["$defs"][section.__name__]
+        fields = definition.get("properties") or definition["anyOf"][0]["properties"]
+        assert {field: own["default"] for field, own in fields.items()} == defaults[name]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from layermix.config import DataConfig
 from layermix.data import TextData, from_splits, hold_out, load_texts, take
 from layermix.errors import DataError
+from layermix.metrics import UNLABELLED
 from layermix.sources import FORMATS
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ def test_texts_classes_and_row_numbers_whatever_the_source(tmp_path: Path) -> No
 def test_checking_takes_time_in_proportion_to_rows_and_classes() -> None:
     count = 20_000
     splits = {
-        name: [{"text": f"text {n}", "label": f"{name} {n}"} for n in range(count)]
+        name: [{"text": f"text {n}", "label": f"{name} {n // 2}"} for n in range(count)]
         for name in ("train", "dev")
     }
     started = time.process_time()
@@ -310,6 +311,60 @@ def test_names_given_or_of_a_class_label_win_and_splits_are_matched_by_name() ->
     assert (
         from_splits({"train": numbered, "dev": numbered}, task="rte").label_names[0] == "entailment"
     )
+
+
+def test_class_names_that_are_numbers_are_kept() -> None:
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["1", "2", "3"]),
+        }
+    )
+    columns = {"text": [f"t {n}" for n in range(6)], "label": [0, 1, 2, 0, 1, 2]}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    more = [{"text": "u", "label": 3}, {"text": "v", "label": 1}]
+    found = from_splits({"train": rows, "validation": more})
+    assert found.label_names == ("1", "2", "3")
+    assert found.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
+    assert found.splits["validation"]["label"][:] == [2, 0]  # by name
+    numbered = [{"text": f"t {n}", "label": n % 3} for n in range(6)]
+    given = from_splits({"train": numbered, "validation": more[1:]}, label_names=["3", "2", "1"])
+    assert given.label_names == ("3", "2", "1")
+    assert given.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
+    assert given.splits["validation"]["label"][:] == [1]  # by number
+
+
+def test_white_space_around_a_label_makes_no_class() -> None:
+    rows = [{"text": f"t {n}", "label": label} for n, label in enumerate(["a", "b ", " a", "b"])]
+    assert from_splits({"train": rows, "validation": rows}).label_names == ("a", "b")
+
+
+@pytest.mark.parametrize("labels", [None, ["", ""], [None, None], [float("nan")] * 2])
+def test_test_rows_need_no_labels(labels: list[Any] | None) -> None:
+    test = [{"text": f"u {n}"} | ({} if labels is None else {"label": labels[n]}) for n in range(2)]
+    rows = [{"text": f"t {n}", "label": n % 2} for n in range(4)]
+    found = from_splits({"train": rows, "validation": rows, "test": test})
+    assert found.splits["test"]["label"][:] == [UNLABELLED, UNLABELLED]
+    assert any("test: 2 of 2 rows have no label" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("labels", [["1.5", "1e-05", "-2"], ["3,5", "1", "2,25"], ["0.1", "inf"]])
+def test_numbers_of_any_spelling_are_no_classes(labels: list[str]) -> None:
+    rows = [{"text": f"t {n}", "label": label} for n, label in enumerate(labels * 2)]
+    if "inf" in labels:
+        assert from_splits({"train": rows, "validation": rows}).label_names == ("0.1", "inf")
+        return
+    problems = problems_of(lambda: from_splits({"train": rows, "validation": rows}))
+    assert "regression is not supported" in problems[0]
+
+
+def test_a_column_of_ids_is_no_label() -> None:
+    rows = [{"text": f"t {n}", "label": f"id-{n}"} for n in range(60)]
+    problems = problems_of(lambda: from_splits({"train": rows}))
+    assert problems == [
+        "memory[train]: 60 different labels in 60 rows; wanted classes, each with several rows; "
+        "name another column with --data.label_column NAME"
+    ]
 
 
 def test_a_known_task_names_integers_and_orders_texts(tmp_path: Path) -> None:

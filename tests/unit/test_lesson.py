@@ -73,6 +73,16 @@ def test_a_teacher_that_does_not_beat_the_commonest_class_is_refused(
     assert allowed.teacher_scores["validation"]["accuracy"] == right / 10
 
 
+def test_validation_rows_of_one_class_are_not_the_teachers_fault(
+    pair: tuple[Classifier, Classifier],
+) -> None:
+    labels = np.array([1, 1, 1, -100])
+    logits = {"validation": np.eye(2)[[1, 1, 1, 0]]}
+    with pytest.raises(WeakTeacherError, match="all 3 validation rows have the same label"):
+        check_teacher(pair[0], logits, labels, allow_weak=False)
+    check_teacher(pair[0], logits, labels, allow_weak=True)
+
+
 def test_a_teacher_must_have_one_right_answer_more_than_the_commonest_class(
     pair: tuple[Classifier, Classifier],
 ) -> None:

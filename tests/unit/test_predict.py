@@ -23,7 +23,7 @@ from transformers import (
 
 from layermix import streams
 from layermix.config import DataConfig
-from layermix.data import load_texts
+from layermix.data import load_texts, trained_on
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.evaluate import evaluate, scores_text
 from layermix.predict import predict
@@ -519,7 +519,7 @@ def test_evaluate_a_folder(
     assert scores["validation"]["accuracy"] == pytest.approx(np.mean(right))
     assert (scores["validation"]["rows"], scores["test"]["rows"]) == (6, 3)
     assert set(scores["test"]["per_class"]) == set(CLASSES)
-    assert "were put in the data's order" in reporter[1].getvalue()
+    assert list(scores["test"]["per_class"]) == list(CLASSES)  # in the model's order
     table = scores_text(scores)
     assert table.startswith("validation (6 rows)\n  accuracy")
     assert "\ntest (3 rows)\n" in table
@@ -548,10 +548,15 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
         "label": [CLASSES[number % 3] for number in range(61)],
     }
     file = write(tmp_path / "all.csv", {name: column[:60] for name, column in rows.items()})
-    trained = load_texts(DataConfig(path=file))
+    with (tmp_path / "more.txt").open("w") as more:
+        more.write("a text without a label\n")
+    trained = load_texts(DataConfig(path=file, unlabeled=str(tmp_path / "more.txt")))
     run = tmp_path / "run"
     shutil.copytree(classifier, run / "student")
-    (run / "result.json").write_text(json.dumps({"data": {"fingerprint": trained.fingerprint}}))
+    entries = json.loads((run / "student/config.json").read_text())
+    entries["layermix"] = {"trained_on": trained_on(trained)}
+    (run / "student/config.json").write_text(json.dumps(entries))
+    (run / "result.json").write_text("{}")
     for model in (run / "student", run):
         scores = evaluate(str(model), DataConfig(path=file), reporter=reporter[0])
         assert {name: one["rows"] for name, one in scores.items()} == {
@@ -561,6 +566,35 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
     write(tmp_path / "all.csv", rows)
     scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
     assert scores["all.csv"]["rows"] == 61
+
+
+def test_evaluate_goes_by_the_classes_of_the_model(classifier: Path, tmp_path: Path) -> None:
+    """Not by those that happen to stand in the file, nor by their alphabet."""
+    for name, labels in {"two": [2, 1, 2, 1], "one": [1, 1, 1, 1]}.items():
+        labelled(tmp_path, name, [CLASSES[label] for label in labels])
+        write(tmp_path / f"{name}-as-numbers.csv", {"text": TEXTS[:4], "label": labels})
+        best = chances(classifier, TEXTS[:4]).argmax(-1)
+        for file in (f"{name}.csv", f"{name}-as-numbers.csv"):
+            found = evaluate(str(classifier), DataConfig(path=str(tmp_path / file)))[file]
+            assert found["accuracy"] == pytest.approx(np.mean(best == labels))
+            assert list(found["per_class"]) == list(CLASSES)
+            counts = [own["support"] for own in found["per_class"].values()]
+            assert counts == [labels.count(label) for label in range(3)]
+
+
+def test_evaluate_counts_the_rows_that_have_a_label(classifier: Path, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        labelled(tmp_path, split, [CLASSES[number % 3] for number in range(6)])
+    labelled(tmp_path, "test", [CLASSES[0], "-1", CLASSES[1], "-1"])
+    assert evaluate(str(classifier), DataConfig(path=str(tmp_path)))["test"]["rows"] == 2
+
+
+def test_evaluate_tells_each_bad_row_once(classifier: Path, tmp_path: Path) -> None:
+    write(tmp_path / "bad.csv", {"text": TEXTS[:3], "label": [CLASSES[0], "else", ""]})
+    with pytest.raises(DataError) as caught:
+        evaluate(str(classifier), DataConfig(path=str(tmp_path / "bad.csv")))
+    assert len(caught.value.problems) == 2
+    assert "unknown label 'else'; the classes are" in caught.value.problems[0]
 
 
 def test_evaluate_other_classes(classifier: Path, tmp_path: Path) -> None:

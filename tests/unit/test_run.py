@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from layermix import metrics, run
 from layermix.config import DistillConfig, TeachConfig, load
-from layermix.data import TextData
+from layermix.data import TextData, trained_on
 from layermix.errors import ConfigError, NonFiniteLossError, RunExistsError
 from layermix.folder import RESULT
 from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
@@ -222,6 +222,34 @@ def test_a_teacher_that_saw_the_held_out_rows_is_told(
     assert run.HOLDOUT_WARNING not in reporter.said
 
 
+@pytest.mark.parametrize("strategy", ["fixed", "learned"])
+def test_settings_of_a_learned_mix_are_told_where_none_is_learned(
+    teacher: Classifier, data: TextData, strategy: str
+) -> None:
+    reporter = Listening()
+    mix = {"strategy": strategy, "learning_rate": 0.05, "schedule": "constant"}
+    chosen = whole(**CONFIG, mix=mix, loss={"entropy_weight": 5})
+    run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, reporter=reporter)
+    told = [said for said in reporter.said if "do nothing here" in said]
+    names = "mix.learning_rate and mix.schedule and loss.entropy_weight"
+    assert len(told) == (strategy == "fixed")
+    assert all(one.startswith(names) for one in told)
+
+
+def test_teach_leaves_rows_without_labels_out(
+    teacher: Classifier, data: TextData, data_folder: Path, tmp_path: Path
+) -> None:
+    (data_folder / "unlabeled.txt").write_text("q w e r t y\nz x c v b\n")
+    chosen = TeachConfig.model_validate(
+        {"data": str(data_folder), "training": {**CONFIG["training"], "epochs": 1}}
+    )
+    loaded = run.load_texts(chosen.data)
+    assert len(loaded.splits["unlabeled"]) == 2
+    found = run.teach_from(teacher, loaded, chosen)
+    assert found.record["data"]["rows"]["train"] == len(data.splits["train"])
+    assert any("2 rows without labels are left out" in note for note in found.record["notes"])
+
+
 def test_unlabelled_rows_teach_through_the_teacher_only(
     teacher: Classifier, texts: Callable[..., TextData], data_folder: Path, tmp_path: Path
 ) -> None:
@@ -232,7 +260,7 @@ def test_unlabelled_rows_teach_through_the_teacher_only(
         chosen = config(data={"path": str(data_folder), "unlabeled": str(more)}, loss=weights)
         loaded = run.load_texts(chosen.data)
         results.append(run.distill_from(teacher, copy_blocks(teacher, 2), loaded, chosen))
-    assert results[0].record["data"]["rows"]["train"] == 28
+    assert [one.record["data"]["rows"]["train"] for one in results] == [28, 26]
     supervised = [result.history[0]["loss_supervised"] for result in results]
     assert supervised[0] == pytest.approx(supervised[1], rel=0.2)
 
@@ -339,7 +367,11 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     short = {"data": {"max_length": 8}, "training": {**CONFIG["training"], "epochs": 1}}
     run.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
     taught = load_classifier(str(tmp_path / "taught"), data.label_names, named=data.named)
-    assert taught.model.config.layermix == {"text_columns": ["text"], "max_length": 8}
+    assert taught.model.config.layermix == {
+        "text_columns": ["text"],
+        "max_length": 8,
+        "trained_on": trained_on(data),
+    }
     assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit
     assert teacher.tokenizer.model_max_length == longest > 32
     chosen = config(data={"max_length": 20})
