@@ -296,7 +296,7 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
         name,
         "Paired differences",
         "A dot is the difference of two arms at one seed, in points; the line is the 95 % interval "
-        "of the mean. Only what is judged was declared beforehand and has a verdict.",
+        "of the mean. Only what is judged belongs to the declared family and has a verdict.",
         alt.layer(zero, dots, *line, mean).properties(
             width="container", height=BAND * len(summary)
         ),
@@ -391,7 +391,7 @@ def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
 
 
 def _of_seeds(seeds: int) -> str:
-    return f", mean over {seeds} seeds" if seeds > 1 else ""
+    return f", mean over up to {seeds} seeds" if seeds > 1 else ""
 
 
 def by_epoch(
@@ -555,7 +555,7 @@ def alpha(name: str, rows: Rows, steps: Sequence[int], seeds: int = 1) -> Figure
     return Figure(
         name,
         "α: what each student layer learned from",
-        f"Rows add up to 1{_of_seeds(seeds)}."
+        f"Rows add up to 1{f', mean over {seeds} seeds' * (seeds > 1)}."
         + " The slider goes through training; it stands at the end." * (len(steps) > 1),
         chart,
         {"rows": rows},

@@ -23,16 +23,23 @@ from layermix.errors import StudyError
 from layermix.folder import ENVIRONMENT, HISTORY, PREDICTIONS, write_text
 from layermix.metrics import HIGHER_IS_BETTER
 from layermix.stats import (
+    LEVEL,
     Comparison,
     Score,
+    Verdict,
     describe,
+    holm,
     judge,
     multi_bootstrap,
     single_run,
+    smallest_p,
     stochastic_order,
     summarise,
 )
 from layermix.study import Cell, Plan
+
+Pair = tuple[str, str, str]
+"""Task, first arm, second arm."""
 
 EARLY_STEPS = 300
 """What the paper calls early: up to here the shares of the gradient are averaged."""
@@ -237,6 +244,7 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
         (verdict.comparison.name, verdict.comparison.first, verdict.comparison.second): verdict
         for verdict in (judge(list(judged.values()), family=family) if judged else [])
     }
+    open_to = _open_verdicts(plan, verdicts)
     baselines = {task: next(iter(found)) for task, found in arms.items()}
     others = [
         (task, arm, baseline)
@@ -273,8 +281,7 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
                 "bootstrap": verdict.comparison.bootstrap and asdict(verdict.comparison.bootstrap),
                 "stochastic_order": _order(arms[task][first], arms[task][second], higher[task]),
                 "outcome": verdict.outcome,
-                "sentence": _so_far(plan, task, first, second, len(verdict.summary.values))
-                + verdict.sentence(),
+                "sentence": open_to[task, first, second] + verdict.sentence(),
             }
             for (task, first, second), verdict in verdicts.items()
         ],
@@ -294,10 +301,32 @@ def find(plan: Plan, study: Study, evidence: Evidence | None = None) -> dict[str
     }
 
 
-def _so_far(plan: Plan, task: str, first: str, second: str, seeds: int) -> str:
-    """What a verdict begins with while some of its cells are not finished."""
-    planned = len(plan.table[task][first].keys() & plan.table[task][second].keys())
-    return "" if seeds == planned else f"preliminary, after {seeds} of {planned} seeds: "
+def _open_verdicts(plan: Plan, verdicts: Mapping[Pair, Verdict]) -> dict[Pair, str]:
+    """What each verdict begins with while it may still change.
+
+    That is while some of its own seeds are missing, or while other comparisons of the family are
+    unfinished and Holm would decide otherwise if they all showed nothing, or all they can.
+    """
+    planned = {pair: plan.seeds_of_both(*pair) for pair in plan.judged}
+    done = {pair: len(verdict.summary.values) for pair, verdict in verdicts.items()}
+    whole = {pair for pair in plan.judged if done.get(pair) == planned[pair]}
+    extremes = [
+        [
+            verdicts[pair].p if pair in whole else smallest_p(planned[pair]) if most else 1.0
+            for pair in plan.judged
+        ]
+        for most in (False, True)
+    ]
+    adjusted = [dict(zip(plan.judged, holm(raw), strict=True)) for raw in extremes if raw]
+    told = {}
+    for pair in verdicts:
+        decided = {found[pair] <= LEVEL for found in adjusted}
+        told[pair] = ""
+        if pair not in whole:
+            told[pair] = f"preliminary, after {done[pair]} of {planned[pair]} seeds: "
+        elif len(decided) > 1:
+            told[pair] = "preliminary, while others of its family are unfinished: "
+    return told
 
 
 def gather(plan: Plan, study: Study) -> Evidence:
@@ -468,27 +497,45 @@ def _alpha_record(alphas: Any, start: Any, history: Sequence[Mapping[str, Any]])
     """What a learned α did: (seeds, K, L) -> its mean, how far it moved, whether seeds agree.
 
     Distances are total variations, on average over rows. `moved` is from the start, as a share of
-    the largest there is; `reachable` is the share that Adam could have reached from a uniform
-    start, whose steps move a logit by about the learning rate each: one logit of a row up, the
-    others down, all the way.
+    the largest there is; for `reachable` see `_reachable`.
     """
     layers = alphas.shape[-1]
     farthest = 1 - start.min(-1)  # of each row, to the corner where it had least
     moves = bool(layers > 1)
     uniform = bool(np.ptp(start) < 1e-6)
-    steps = [line["step"] for line in history if "learning_rate_mix" in line]
-    rates = [line["learning_rate_mix"] for line in history if "learning_rate_mix" in line]
-    way = float(np.sum(np.diff([0, *steps]) * rates))
-    highest = 1 / (1 + (layers - 1) * np.exp(-2 * way))
+    logged = [
+        (line["step"], line["learning_rate_mix"]) for line in history if "learning_rate_mix" in line
+    ]
+    known = len(logged) >= LOGS_FOR_RATES and moves and uniform
     pairs = [float(_distance(a, b).mean()) for a, b in combinations(alphas, 2)]
     return {
         "mean": alphas.mean(0).tolist(),
         "moved": (_distance(alphas, start) / farthest).mean(0).tolist() if moves else None,
-        "reachable": (
-            float((highest - 1 / layers) / (1 - 1 / layers)) if moves and uniform else None
-        ),
+        "reachable": _reachable(layers, logged) if known else None,
         "between_seeds": float(np.mean(pairs)) if pairs else None,
     }
+
+
+LOGS_FOR_RATES = 2
+"""With fewer logged learning rates, their sum is not known well enough."""
+
+
+def _reachable(layers: int, logged: Sequence[tuple[int, float]]) -> float:
+    """The share of the largest distance that Adam could have put between α and a uniform start.
+
+    Its steps move a logit by about the learning rate each: some logits of a row up, the others
+    down, all the way; how many up, is what goes farthest.
+
+    Args:
+        layers: Of the teacher, in the mix.
+        logged: Steps and the learning rates of the mix there; between them it is a straight line.
+    """
+    steps, rates = (np.asarray(column, dtype=float) for column in zip(*logged, strict=True))
+    way = float(np.trapezoid([rates[0], *rates], [0.0, *steps]))
+    up = np.arange(1, layers)
+    risen, fallen = up * np.exp(way), (layers - up) * np.exp(-way)
+    distances = risen / (risen + fallen) - up / layers
+    return float(distances.max() / (1 - 1 / layers))
 
 
 def _between_tasks(arms: Mapping[str, Mapping[str, Arm]]) -> dict[str, float]:

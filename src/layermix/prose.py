@@ -9,7 +9,7 @@ import numpy as np
 from layermix.conduct import Study
 from layermix.findings import EARLY_STEPS, results_file
 from layermix.folder import write_text
-from layermix.stats import LEVEL, smallest_p
+from layermix.stats import LEVEL, holm, smallest_p
 from layermix.study import Plan
 
 
@@ -49,7 +49,7 @@ def text(found: Mapping[str, Any]) -> str:
     lines += ["", "## Verdicts on the primary family", ""]
     lines += [f"- {one['sentence']}" for one in found["family"]]
     lines += [
-        f"- {first} against {second} on {task}: nothing is finished yet."
+        f"- {first} against {second} on {task}: no seed of both is finished yet."
         for task, first, second in found["not_yet"]
     ]
     if not found["family"] and not found["not_yet"]:
@@ -141,7 +141,7 @@ def _beside_text(ours: Mapping[str, Any] | None) -> str:
     if ours is None:
         return "–"
     if ours["single_run"] is None:
-        return f"{ours['mean']:.4f} (one seed: no interval)"
+        return f"{ours['mean']:.4f} (one seed, or all equal: no interval)"
     low, high = ours["single_run"]
     where = "within" if ours["within"] else "outside"
     return f"{ours['mean']:.4f} [{low:.4f} to {high:.4f}]: published is {where}"
@@ -157,18 +157,18 @@ def plan_text(plan: Plan, study: Study | None) -> str:
     family = plan.judged
     if not family:
         lines.append("primary family: none declared, so nothing will get a verdict")
-    for task, first, second in family:
-        of_task = plan.table[task]
-        seeds = len(of_task[first].keys() & of_task[second].keys())
-        least = smallest_p(seeds) if seeds else 1.0
-        adjusted = min(1.0, least * len(family))
+    seeds = [plan.seeds_of_both(*pair) for pair in family]
+    least = [smallest_p(count) if count else 1.0 for count in seeds]
+    best = holm(least) if family else []  # if all of them came out as clearly as they can
+    for (task, first, second), count, alone, last in zip(family, seeds, least, best, strict=True):
+        adjusted = min(1.0, alone * len(family))
         can = "no verdict is possible"
         if adjusted <= LEVEL:
             can = "a verdict is possible"
-        elif least <= LEVEL:
+        elif last <= LEVEL:
             can = "a verdict is possible only after others of the family are decided"
         lines.append(
-            f"  judged: {first} against {second} on {task}, {seeds} seeds: smallest p after Holm "
+            f"  judged: {first} against {second} on {task}, {count} seeds: smallest p after Holm "
             f"{adjusted:.2g}, so {can}"
         )
     if finished and study:

@@ -34,10 +34,16 @@ ENUMERATED_SEEDS = 16
 
 SIGN_DRAWS = 100_000
 
+SAME = 1e-12
+"""Scores of seeds that lie within this are equal but for rounding."""
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of one number per seed, with its t interval; None where one seed cannot say."""
+    """Mean of one number per seed, with its t interval; None where there is none.
+
+    That is where there is one seed, or where all are equal (then `sd` is 0).
+    """
 
     values: tuple[float, ...]
     mean: float
@@ -70,13 +76,15 @@ def summarise(values: Numbers) -> Summary:
     each, mean, seeds = tuple(found.tolist()), float(found.mean()), len(found)
     if seeds == 1:
         return Summary(each, mean, None, None, None)
+    if np.ptp(found) <= SAME:  # seeds that agree by chance say nothing of how others would spread
+        return Summary(each, mean, 0.0, None, None)
     sd = float(found.std(ddof=1))
     half = float(t.ppf(TAILS[1], seeds - 1)) * sd / math.sqrt(seeds)
     return Summary(each, mean, sd, mean - half, mean + half)
 
 
 def single_run(values: Numbers) -> tuple[float, float] | None:
-    """Where one more run would lie in 95 of 100 cases, or None from one seed.
+    """Where one more run would lie in 95 of 100 cases, or None from one seed or from equal ones.
 
     A published number of one run is compared with this, not with the interval of the mean.
 
@@ -92,7 +100,7 @@ def single_run(values: Numbers) -> tuple[float, float] | None:
         (0.67, 0.77, None)
     """
     found = summarise(values)
-    if found.sd is None:
+    if not found.sd:
         return None
     seeds = len(found.values)
     half = float(t.ppf(TAILS[1], seeds - 1)) * found.sd * math.sqrt(1 + 1 / seeds)
@@ -360,14 +368,15 @@ def stochastic_order(
 
 
 def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) -> float:
-    """Smallest mean difference that a two-sided paired t test sees with this power.
+    """Smallest mean difference of normal values that the two-sided sign-flip test sees.
 
-    Seeing is a significant difference of the right sign. The sign-flip test comes close to it
-    where `smallest_p` is well below the level.
+    Seeing is a significant difference of the right sign, with this power. Up to `SIMULATED_SEEDS`
+    seeds the test itself is simulated, since it has few p values and needs more than a t test;
+    beyond, the t test stands for it.
 
     Args:
         sd: Standard deviation of the paired differences, above 0.
-        seeds: Paired seeds; one sees nothing, so infinity comes back.
+        seeds: Paired seeds; too few for the level see nothing, so infinity comes back.
         power: Chance of seeing it, above the level.
         level: Of the test, two-sided.
 
@@ -376,14 +385,16 @@ def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) 
 
     Examples:
         >>> round(detectable(sd=1.0, seeds=10), 3), detectable(sd=1.0, seeds=1)
-        (0.996, inf)
+        (1.008, inf)
     """
     _between(sd, 0, math.inf, "standard deviation")
     _between(seeds, 0, math.inf, "number of seeds")
     _between(level, 0, 1, "level")
     _between(power, level, 1, "power")
-    if seeds == 1:
+    if smallest_p(seeds) > level:
         return math.inf
+    if seeds <= SIMULATED_SEEDS:
+        return _simulated_shift(seeds, power, level) * sd
     significant = t.isf(level / 2, seeds - 1)
 
     def missing(shift: float) -> float:
@@ -393,6 +404,31 @@ def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) 
     while missing(high) > 0:
         high *= 2
     return float(brentq(missing, 0, high)) * sd / math.sqrt(seeds)
+
+
+SIMULATED_SEEDS = 12
+
+
+@lru_cache
+def _simulated_shift(seeds: int, power: float, level: float) -> float:
+    """`detectable` for a standard deviation of 1, from 4,000 draws of a fixed generator."""
+    draws = np.random.default_rng(0).standard_normal((4000, seeds))
+    signs = 1.0 - 2 * (np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds) & 1)
+    flipped, totals = draws @ signs.T, signs.sum(-1)
+    allowed = math.floor(level * len(signs) + 1e-9)  # patterns as extreme, its own among them
+
+    def missing(shift: float) -> float:
+        found = draws.sum(-1) + seeds * shift
+        extreme = np.abs(flipped + shift * totals) >= np.abs(found)[:, None] - 1e-9
+        return float(power - np.mean((extreme.sum(-1) <= allowed) & (found > 0)))
+
+    low, high = 0.0, 1.0
+    while missing(high) > 0:
+        low, high = high, 2 * high
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if missing(middle) > 0 else (low, middle)
+    return high
 
 
 def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float = LEVEL) -> int:
@@ -686,6 +722,8 @@ def _found(about: Comparison) -> str:
     """`+1.2 points (95 % interval +0.4 to +2.0)`, with the bootstrap interval if there is one."""
     summary = summarise(about.differences)
     intervals = "one seed has no interval"
+    if summary.sd is not None:
+        intervals = "equal in all seeds, so without an interval over them"
     if summary.low is not None and summary.high is not None:
         intervals = f"95 % interval {_points(summary.low)} to {_points(summary.high)}"
     if about.bootstrap:

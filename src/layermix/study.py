@@ -225,6 +225,10 @@ class Plan:
             if first in arms and second in arms
         ]
 
+    def seeds_of_both(self, task: str, first: str, second: str) -> int:
+        """On how many seeds two arms of a task are paired."""
+        return len(self.table[task][first].keys() & self.table[task][second].keys())
+
 
 def paper_study(name: str) -> Path:
     """The study that repeats the paper's table on one task.
@@ -426,16 +430,24 @@ def _teacher_problems(study: StudyConfig) -> list[str]:
 
 
 def _unjudged(study: StudyConfig) -> list[str]:
-    """Pairs of the family whose arms never meet on a task."""
-    labels: dict[str, set[str]] = {}
-    for task, label, _, _ in _combinations(study):
-        labels.setdefault(task, set()).add(label)
+    """Pairs of the family whose arms never meet on a task, or share no seed where they do."""
+    seeds: dict[str, dict[str, set[int]]] = {}
+    for task, label, seed, _ in _combinations(study):
+        seeds.setdefault(task, {}).setdefault(label, set()).add(seed)
     known = {label for _, label, _ in _arms(study)}  # others are told as unknown names
-    return [
-        f"family: {' and '.join(pair)} are on no task together"
-        for pair in study.family
-        if set(pair) <= known and not any(set(pair) <= there for there in labels.values())
-    ]
+    problems = []
+    for first, second in study.family:
+        if not {first, second} <= known:
+            continue
+        met = {task: arms for task, arms in seeds.items() if {first, second} <= arms.keys()}
+        if not met:
+            problems.append(f"family: {first} and {second} are on no task together")
+        problems += [
+            f"family: {first} and {second} share no seed on {task}, so they are not paired there"
+            for task, arms in met.items()
+            if not arms[first] & arms[second]
+        ]
+    return problems
 
 
 def _misplaced(study: StudyConfig) -> list[str]:

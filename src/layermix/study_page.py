@@ -65,9 +65,15 @@ def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Ar
     counted = ", ".join(
         f"{outcomes.count(one)} {shown.get(one, one)}" for one in dict.fromkeys(outcomes)
     )
-    declared = len(outcomes)
+    declared, cells = len(outcomes), found["cells"]
+    beforehand = (
+        "" if any("so not beforehand" in note for note in found["notes"]) else " beforehand"
+    )
+    so_far = ""
+    if cells["finished"] < cells["planned"]:
+        so_far = f", so far, with {cells['finished']} of {cells['planned']} cells"
     told = [
-        f"{declared} comparison{'s' * (declared != 1)} declared beforehand: {counted}."
+        f"{declared} comparison{'s' * (declared != 1)} declared{beforehand}{so_far}: {counted}."
         if outcomes
         else "No comparison was declared beforehand, so none has a verdict."
     ]
@@ -126,7 +132,7 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
 def _verdicts(found: Mapping[str, Any]) -> Section:
     text = [_first_upper(one["sentence"]) for one in found["family"]]
     text += [
-        f"{first} against {second} on {task}: nothing is finished yet."
+        f"{first} against {second} on {task}: no seed of both is finished yet."
         for task, first, second in found["not_yet"]
     ]
     described = [[_first_upper(one["sentence"])] for one in found["descriptive"]]

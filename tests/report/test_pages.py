@@ -368,10 +368,13 @@ def test_a_study_that_is_half_finished_says_so(study_folder: Make) -> None:
     page, _ = page_of(study.folder)
     assert page.status == "unfinished"
     assert page.headline[0] == (
-        "2 comparisons declared beforehand: 1 without a verdict, which these seeds cannot give, "
-        "1 nothing yet."
+        "2 comparisons declared beforehand, so far, with 9 of 17 cells: 1 without a verdict, which "
+        "these seeds cannot give, 1 nothing yet."
     )
-    assert page.sections[0].text[1] == "learned against uniform on mrpc: nothing is finished yet."
+    assert (
+        page.sections[0].text[1]
+        == "learned against uniform on mrpc: no seed of both is finished yet."
+    )
     (shares,) = (one for one in page.figures if one.name == "gradients-mrpc")
     assert {row["part"]: row["share"] for row in shares.data["rows"]} == {
         "hidden": 0.25,

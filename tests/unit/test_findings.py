@@ -1,6 +1,7 @@
 """Findings from filed cells: scores, pairs, verdicts, α, and what a reader must be told."""
 
 import io
+import itertools
 import json
 import time
 from pathlib import Path
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from layermix import findings
 from layermix.conduct import Conductor, Study
 from layermix.findings import declare, find, plan_file
 from layermix.folder import HISTORY
 from layermix.prose import plan_text, text, write
-from layermix.stats import multi_bootstrap
+from layermix.stats import Comparison, judge, multi_bootstrap, sign_flip
 from layermix.study import Plan
 
 from ..filed import ROWS, SEEDS, fill, make, right
@@ -76,14 +78,29 @@ def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: 
     assert alpha["mean"] == [[0.9, pytest.approx(0.1)], [0.5, 0.5]]
     assert alpha["moved"] == [pytest.approx(0.8), 0]
     assert alpha["between_seeds"] == pytest.approx(0.1)  # (0.2 + 0) / 2
-    # 50 · 0.01 + 50 · 0.02 = 1.5: one logit up by it, the other down
-    assert alpha["reachable"] == pytest.approx(2 / (1 + np.exp(-3)) - 1)
+    # 50 · 0.01 + 50 · (0.01 + 0.02) / 2 = 1.25: one logit up by it, the other down
+    assert alpha["reachable"] == pytest.approx(2 / (1 + np.exp(-2.5)) - 1)
     assert "alpha" not in record["fixed"]
     shown = text(find(plan, study))
     assert "layer 0: 0.90 0.10 (moved 80%); layer 1: 0.50 0.50 (moved 0%). It could" in shown
     assert record["fixed"]["by_epoch"] == [record["fixed"]["mean"]] * 2
     mean = record["fixed"]["mean"]
     assert f"- fixed: {mean:.4f} {mean:.4f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("layers", "way", "most"), [(3, 0.577, 0.42), (4, 0.2, 0.132), (12, 0.2, 0.108)]
+)
+def test_how_far_alpha_could_have_moved_is_the_farthest(
+    layers: int, way: float, most: float
+) -> None:
+    """Found by trying every pattern of logits up and down."""
+    patterns = np.array(list(itertools.product([-way, way], repeat=layers)))
+    weights = np.exp(patterns) / np.exp(patterns).sum(-1, keepdims=True)
+    farthest = np.abs(weights - 1 / layers).sum(-1).max() / 2 / (1 - 1 / layers)
+    found = findings._reachable(layers, [(50, way / 100), (100, way / 100)])
+    assert found == pytest.approx(farthest)
+    assert found == pytest.approx(most, abs=0.01)
 
 
 def test_alpha_moves_from_where_it_started(plan: Plan, study: Study) -> None:
@@ -197,6 +214,29 @@ def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
     assert find(read, study) == find(plan, study)
 
 
+def test_a_verdict_waits_for_the_others_where_holm_does() -> None:
+    plan = make(seeds=10, family=[["learned", "fixed"], ["learned", "uniform"]])
+    (one, other) = plan.judged
+    rising = [0.001 * number for number in range(1, 11)]
+
+    def told(first: list[float], second: list[float]) -> list[str]:
+        both = [("fixed", first), ("uniform", second)]
+        found = [Comparison("mrpc", "learned", arm, differences) for arm, differences in both]
+        return list(
+            findings._open_verdicts(
+                plan, dict(zip((one, other), judge(found), strict=True))
+            ).values()
+        )
+
+    clear, close = rising, [-0.003, -0.005, *rising[2:]]
+    assert 0.05 / 2 < sign_flip(close) <= 0.05
+    few = [0.001, 0.002]
+    waiting = "preliminary, while others of its family are unfinished: "
+    assert told(close, few) == [waiting, "preliminary, after 2 of 10 seeds: "]
+    assert told(clear, few) == ["", "preliminary, after 2 of 10 seeds: "]
+    assert told(close, clear) == ["", ""]
+
+
 def test_what_is_not_finished_counts_in_the_family(study: Study) -> None:
     plan = make(family=[["learned", "fixed"], ["learned", "uniform"]])
     fill(plan, study, lambda cell: cell.arm != "uniform" and cell.seed < 6)
@@ -204,7 +244,7 @@ def test_what_is_not_finished_counts_in_the_family(study: Study) -> None:
     (judged,) = found["family"]
     assert judged["adjusted_p"] == 2 * 2 / 2**6
     assert judged["sentence"].startswith("preliminary, after 6 of 8 seeds: no verdict is possible")
-    assert "- learned against uniform on mrpc: nothing is finished yet." in text(found)
+    assert "- learned against uniform on mrpc: no seed of both is finished yet." in text(found)
     fill(plan, study)
     assert not any("preliminary" in one["sentence"] for one in find(plan, study)["family"])
 
@@ -330,17 +370,14 @@ def test_published_scores_stand_beside_ours(study: Study) -> None:
     assert one["last"]["mean"] == pytest.approx(
         np.mean([right(c) for c in plan.cells if c.arm == "fixed"]) / ROWS
     )
-    assert one["best_on_dev"] == {"mean": 1, "single_run": [1, 1], "within": False}
+    assert one["best_on_dev"] == {"mean": 1, "single_run": None, "within": None}
     assert not two["last"]["within"]
     shown = text(find(plan, study))
-    assert (
-        "| mrpc | fixed | accuracy | 0.7700 | 1.0000 [1.0000 to 1.0000]: published is outside |"
-        in shown
-    )
+    assert "| 0.7700 | 1.0000 (one seed, or all equal: no interval) |" in shown
     assert "]: published is within |" in shown
     few = Study(study.folder / "few")
     fill(plan, few, lambda cell: cell.seed == 0)
-    assert "(one seed: no interval)" in text(find(plan, few))
+    assert "(one seed, or all equal: no interval)" in text(find(plan, few))
     fill(plan, study, metrics={"last": {"epoch": 1, "validation": {"accuracy": 0.7}}})
     assert find(plan, study)["published"][0]["best_on_dev"] is None
     assert "| – |" in text(find(plan, study))
@@ -363,10 +400,16 @@ def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
     ]
     few = make(seeds=3, family=[["learned", "fixed"]])
     assert "smallest p after Holm 0.25, so no verdict is possible" in plan_text(few, None)
-    two = make(seeds=6, family=[["learned", "fixed"], ["learned", "uniform"]])
+    both = [["learned", "fixed"], ["learned", "uniform"]]
+    two = plan_text(make(seeds=6, family=both), None)
+    assert two.count("smallest p after Holm 0.062, so no verdict is possible") == 2
+    more = {"fixed": {"mix": "fixed"}, "uniform": {"mix": "uniform", "seeds": 6}}
+    more["learned"] = {"mix": "learned"}
+    mixed = plan_text(make(arms=more, seeds=8, family=both), None)
+    assert "8 seeds: smallest p after Holm 0.016, so a verdict is possible\n" in mixed
     assert (
-        "smallest p after Holm 0.062, so a verdict is possible only after others of the family "
-        "are decided" in plan_text(two, None)
+        "6 seeds: smallest p after Holm 0.062, so a verdict is possible only after others of the "
+        "family are decided" in mixed
     )
     apart = {"fixed": {"mix": "fixed", "seeds": [1]}, "learned": {"mix": "learned", "seeds": [2]}}
     assert "0 seeds: smallest p after Holm 1," in plan_text(

@@ -220,6 +220,15 @@ family:
             {"tasks": {"a": {"data": "A", "arms": ["fixed"]}}},
             "family: learned and fixed are on no task together",
         ),
+        (
+            {
+                "arms": {
+                    "fixed": {"mix": "fixed", "seeds": [1, 2]},
+                    "learned": {"mix": "learned", "seeds": [3, 4]},
+                }
+            },
+            "family: learned and fixed share no seed on ",
+        ),
         ({"axes": {"mix": ["fixed"]}, "family": []}, "axes.mix: not a field of a distillation"),
         ({"axes": {"los.hidden_weight": [1]}}, "did you mean loss.hidden_weight?"),
         ({"axes": {"seed": [1]}}, "axes.seed: not a field"),
