@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@started=$$(date +%s); HF_HUB_OFFLINE=1 $(BIN)/layermix demo && echo "the demo took $$(( $$(date +%s) - started )) s"
+	@started=$$(date +%s); HF_HUB_OFFLINE=1 $(BIN)/layermix demo && echo "the demo took $$(( $$(date +%s) - started )) s; layermix is $(BIN)/layermix here"
 
 test: lint unit wheel
 

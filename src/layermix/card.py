@@ -131,9 +131,8 @@ def _alpha(record: Mapping[str, Any]) -> list[str]:
 
 
 def _call(record: Mapping[str, Any]) -> list[str]:
-    if record.get("pair"):
-        return ['classify({"text": "one text", "text_pair": "the other"})']
-    return ['classify("a text")']
+    given = '{"text": "one text", "text_pair": "the other"}' if record.get("pair") else '"a text"'
+    return [f"classify({given}, truncation=True, max_length={record['data']['max_length']})"]
 
 
 def _limits(record: Mapping[str, Any], role: str) -> list[str]:

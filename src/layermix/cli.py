@@ -123,6 +123,8 @@ def _metavar(annotation: Any) -> str:
         return "|".join(parts)
     if typing.get_origin(annotation) is tuple:
         one = _metavar(parts[0])
+        if "|" in one:
+            return f"{one},…"
         return f"{one.removesuffix(',…')};…" if "," in one else f"{one},{one},…"
     if parts:
         return _metavar(parts[0])  # the one kind that is annotated, or beside None
@@ -262,7 +264,8 @@ def _extra(name: str, what: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{error.name} is not installed; {what} needs the extra: pip install 'layermix[{name}]'"
+            f"{error.name} is not installed; {what} needs the extra: pip install '.[{name}]' "
+            "in the clone of layermix"
         ) from None
 
 
@@ -494,8 +497,10 @@ def export_command(
         if not as_json:
             click.echo(exports.export_text(record, folder))
             runtime = "int8" if int8 else "onnx"
+            rows = f" --data {shlex.quote(data.path)}" if data.path else ""
+            beside = f" {where}" if out else ""
             click.echo(
-                f"\nNext: layermix bench {shlex.quote(model)}{f' {where}' if out else ''}    or    "
+                f"\nNext: layermix bench {shlex.quote(model)}{beside}{rows}    or    "
                 f"layermix predict {where} FILE --runtime {runtime}"
             )
     if push_to_hub is not None:

@@ -201,6 +201,7 @@ def table_text(table: Mapping[str, Any]) -> str:
             "Next:",
             f"  the student         {out}/learned/student (a plain transformers model)",
             f"  what α did          {out}/learned/alpha.jsonl",
+            f"  see it              layermix report {out}/learned",
             f"  try it              layermix evaluate {out}/learned --data {out}/data",
             "  your own data       layermix teach --model FOLDER --data FOLDER --out TEACHER",
             "                      layermix distill --teacher TEACHER --data FOLDER --out RUN",

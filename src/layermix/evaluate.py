@@ -12,7 +12,7 @@ from layermix.config import DataConfig
 from layermix.data import TextData, load_texts, trained_on
 from layermix.errors import DataError
 from layermix.progress import Reporter
-from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
+from layermix.runtimes import Predictor, Runtime, finite, logits_of, open_predictor
 from layermix.tokens import Collator, tokenize_split
 
 
@@ -57,6 +57,7 @@ def evaluate(
         if told := predictor.cut_note(name, cut):
             reporter.say(told)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
+        logits = finite(predictor.source, logits)
         known = int((labels != metrics.UNLABELLED).sum())
         found[name] = {"rows": known, **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)

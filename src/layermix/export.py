@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,8 +41,10 @@ from layermix.runtimes import (
     OnnxRunner,
     Predictor,
     Runner,
+    finite,
     logits_of,
     predictor_of,
+    weight_hashes,
 )
 from layermix.samples import Sample, sample_of
 from layermix.stats import Score, row_bootstrap
@@ -198,8 +200,9 @@ def export(
         write_onnx(classifier, float32)
         runner = OnnxRunner(float32, len(predictor.label_names))
         found, single = rows.logits(runner, "ONNX"), rows.alone(runner)
+        wanted = finite(predictor.source, rows.logits(predictor.run, "PyTorch"))
         parity = compare(
-            np.concatenate([rows.logits(predictor.run, "PyTorch"), rows.alone(predictor.run)]),
+            np.concatenate([wanted, rows.alone(predictor.run)]),
             np.concatenate([found, single]),
             len(single),
         )
@@ -207,6 +210,7 @@ def export(
         record: dict[str, Any] = {
             "opset": OPSET,
             "fingerprint": fingerprint(classifier.model),
+            "weights": weight_hashes(folder),
             "rows": sample.source,
             "pair": "text_pair" in sample.texts.column_names,
             "max_length": predictor.max_length,
@@ -419,7 +423,8 @@ def _check_target(folder: Path, out: Path | None, force: bool) -> None:
     """Raise a RunExistsError if something is there already, before any work."""
     if out is not None and out.exists():
         raise RunExistsError(
-            f"--out {out}: is there already, nothing is written over; choose another name"
+            f"--out {out}: is there already, nothing is written over; choose another name "
+            "(--force is for an export in the model's own folder)"
         )
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
@@ -466,7 +471,8 @@ def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
                 (target / old).unlink(missing_ok=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(PermissionError):  # Windows keeps a file that is open
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

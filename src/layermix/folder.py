@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,8 @@ class RunFolder:
             RunExistsError: If something has been put there since; the run keeps its working name.
         """
         self._check_final()
+        if sys.platform == "win32":  # which renames no folder in which a file is open
+            self._lock.release()
         self.work.rename(self.final)
         self._lock.release()
         (self.final / LOCK).unlink(missing_ok=True)

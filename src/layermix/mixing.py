@@ -1,6 +1,7 @@
 """Equations (1) and (2): the weights α that mix teacher layers into one target per student layer.
 
-To add a way to mix, add a row to `MIXES` (and a class only if none of these can express it).
+To add a way to mix, add a row to `MIXES` and its name to `config.MixName`, in the same order (and a
+class only if none of these can express it).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -102,7 +102,7 @@ class Objective(nn.Module):
         loss: The terms and their weights.
         plan: Which layers take part; needed if the hidden or the attention loss has a weight.
         mix: `mix(student, teacher) -> Mixture`, both (layers, B, T, D); an `nn.Module` of your own
-            will do.
+            will do. The mixes here do not look at the student; yours may.
         projection: P; needed if the hidden or the embedding loss has a weight.
         precision: Of the products in student and P; mix and losses are float32 always.
 

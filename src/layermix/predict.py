@@ -13,7 +13,7 @@ from layermix import metrics
 from layermix.data import Text
 from layermix.errors import ConfigError, RunExistsError
 from layermix.progress import Reporter
-from layermix.runtimes import Predictor, Runtime, logits_of, open_predictor
+from layermix.runtimes import Predictor, Runtime, finite, logits_of, open_predictor
 from layermix.sources import Quoting
 from layermix.streams import open_texts
 from layermix.tokens import Collator, tokenize_texts
@@ -58,8 +58,8 @@ def predict(
     plain = (input_format or ("" if file == "-" else Path(file).suffix[1:].lower())) == "txt"
     if text_columns is not None and (plain or (file == "-" and input_format is None)):
         raise ConfigError(
-            "--text_columns: plain text has no columns; leave it out, or say what the input is "
-            "with --format csv (or tsv, jsonl, parquet)"
+            "--data.text_columns: plain text has no columns; leave it out, or say what the input "
+            "is with --format csv (or tsv, jsonl, parquet)"
         )
     predictor = open_predictor(model, runtime)
     if file == "-" and sys.stdin.isatty():
@@ -100,7 +100,8 @@ def _labelled(
     if not given:
         return [None] * len(block), 0
     tokens, cut = tokenize_texts(given, predictor.tokenizer, predictor.max_length)
-    chances = iter(metrics.softmax(logits_of(predictor.run, tokens, collate, batch_size)))
+    logits = finite(predictor.source, logits_of(predictor.run, tokens, collate, batch_size))
+    chances = iter(metrics.softmax(logits))
     rows: list[list[Any] | None] = []
     for text in block:
         if text is None:
@@ -143,9 +144,15 @@ def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[A
         return lambda values: print(
             json.dumps(dict(zip(header, values, strict=True)), ensure_ascii=False), file=stream
         )
-    rows = csv.writer(stream, delimiter="," if ending == "csv" else "\t", lineterminator="\n")
-    rows.writerow(header)
-    return rows.writerow
+    style: Any = {"delimiter": "," if ending == "csv" else "\t", "lineterminator": "\n"}
+    plain, careful = csv.writer(stream, **style), csv.writer(stream, quoting=csv.QUOTE_ALL, **style)
+
+    def write(values: list[Any]) -> None:
+        # A lone carriage return ends a line for readers, but Python before 3.13 does not quote it.
+        (careful if any("\r" in str(value) for value in values) else plain).writerow(values)
+
+    write(header)
+    return write
 
 
 @contextmanager

@@ -72,12 +72,12 @@ class EpochRecorder(TrainerCallback):
         partial = self.epochs / f"{split}-{epoch}.writing"
         with partial.open("wb") as file:
             np.savez(file, row_ids=row_ids, labels=labels, logits=logits)
-        partial.rename(self._file(split, epoch))
+        partial.replace(self._file(split, epoch))
         if self.keep_selected and split == "holdout" and self._is_best(state.log_history, epoch):
             weights = {k: v.cpu() for k, v in kw["model"].student.state_dict().items()}
             partial = self.epochs / "selected.writing"
             save_file(weights, partial, metadata={"epoch": str(epoch)})
-            partial.rename(self.epochs / f"selected-{epoch}.safetensors")
+            partial.replace(self.epochs / f"selected-{epoch}.safetensors")
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
         key = f"eval_holdout_{self.lesson.metric}"

@@ -39,6 +39,10 @@ def report(
     Raises:
         ReportError: If there is no run and no study.
     """
+    if out is not None and out.is_dir():
+        raise ReportError(f"--out {out}: is a folder; give the name of a file, such as page.html")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ReportError(f"--out {out}: there is no folder {out.parent}; make it first")
     page, place = page_of(source)
     target = out or place
     write_text(target, render(page, live and page.status == "unfinished"))

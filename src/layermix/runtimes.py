@@ -1,5 +1,7 @@
 """The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layermix.encoder import MODEL_INPUTS
 from layermix.errors import ConfigError, DataError, ModelError
+from layermix.folder import EXPORT
 from layermix.hf import (
     Classifier,
     HFEncoder,
@@ -77,7 +80,8 @@ class OnnxRunner:
             import onnxruntime
         except ImportError:
             raise ConfigError(
-                f"{file}: onnxruntime is not installed; pip install 'layermix[onnx]'"
+                f"{file}: onnxruntime is not installed; pip install '.[onnx]' in the clone of "
+                "layermix"
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
@@ -157,6 +161,21 @@ def logits_of(
         run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
     ]
     return np.concatenate(found)[order.argsort()]
+
+
+def finite(source: str, logits: Floats) -> Floats:
+    """The logits of a model, (N, C), as they are.
+
+    Raises:
+        ModelError: If one is NaN or infinite.
+    """
+    if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ModelError(
+            f"{source}: its logits are NaN or infinite on {broken} of {len(logits)} rows; its "
+            "weights are damaged, or it diverged in training: train it again with a lower "
+            "learning rate"
+        )
+    return logits
 
 
 @dataclass(frozen=True)
@@ -262,11 +281,35 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
             f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export MODEL --{runtime}` makes "
             "it for a model in a folder"
         )
+    _check_exported(source, folder)
     config, tokenizer = described(source, str(folder))
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names))
     return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of the files with a model's weights, by name."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def _check_exported(source: str, folder: Path) -> None:
+    """Raise a ModelError if the weights beside an exported file are not those it was made from."""
+    try:
+        record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+        made_from = dict(record["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # another tool's export says nothing of that
+    if (now := weight_hashes(folder)) and now != made_from:
+        raise ModelError(
+            f"{source}: its weights have changed since they were exported; `layermix export "
+            f"{source} --force` exports them anew"
+        )
 
 
 def _at_hand(folder: Path | None) -> Runtime:

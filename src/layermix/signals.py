@@ -5,7 +5,7 @@ of its last block. The embedding output is not a layer.
 
 Shape names used throughout the heart: B examples, T tokens (padded), C classes, D hidden size of
 the teacher, d of the student, H attention heads, K student layers that are taught, L teacher layers
-that are mixed.
+that are mixed, U of them that have any weight in a fixed α.
 """
 
 from collections.abc import Mapping, Sequence

@@ -341,6 +341,13 @@ def test_the_page_of_a_study(study_folder: Make) -> None:
     assert "8 of 8" in {cell for row in data_of(file)["searches"][0] for cell in row}
 
 
+def test_a_place_where_no_page_can_be_is_told_first(run_folder: Make, tmp_path: Path) -> None:
+    source = run_folder()
+    for out, told in ((tmp_path, "is a folder"), (tmp_path / "nope/p.html", "there is no folder")):
+        with pytest.raises(ReportError, match=told):
+            report(source, out)
+
+
 def test_a_study_without_a_finished_cell_has_a_page(study_folder: Make, tmp_path: Path) -> None:
     study = study_folder(family=[])
     for cell in (study.folder / "cells").iterdir():

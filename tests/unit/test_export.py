@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -147,6 +148,23 @@ def test_predict_and_evaluate_run_the_exported_files(
     scores = evaluate(str(run), DataConfig(path=str(source)), runtime=runtime)["in.csv"]
     right = [int(label) for _, label in rows] == found[runtime].argmax(-1)
     assert scores["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_a_file_exported_from_other_weights_is_not_run(run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "student"
+    shutil.copytree(run / "student", model)
+    source = tmp_path / "in.csv"
+    source.write_text("text\na b\n", encoding="utf-8")
+    predict(str(model), str(source), str(tmp_path / "before.csv"), runtime="onnx")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    for runtime in ("onnx", "int8"):
+        with pytest.raises(ModelError, match="its weights have changed since they were exported"):
+            predict(str(model), str(source), str(tmp_path / "after.csv"), runtime=runtime)
+    predict(str(model), str(source), str(tmp_path / "after.csv"))
+    (model / "model.safetensors").unlink()  # nothing left to differ from
+    predict(str(model), str(source), str(tmp_path / "alone.csv"), runtime="onnx")
 
 
 def test_classes_in_another_order(run: Path, tmp_path: Path) -> None:

