@@ -423,6 +423,8 @@ def _as_the_model_has_them(
 ) -> _Labels | None:
     """The classes of a model that is scored, if the labels are some of them or their indices."""
     present = {name for name in written if name is not None}
+    if not classes or not present:
+        return None
     index = {name: number for number, name in enumerate(classes)}
     numbers = {str(number): number for number in range(len(classes))}
     if not present <= set(index):

@@ -194,9 +194,10 @@ def tokenize_for(
         )
     splits, notes = dict(texts.splits), list(texts.notes)
     if "unlabeled" in splits and not _asks_teacher(config):
-        count = len(splits.pop("unlabeled"))
-        notes.append(f"{count} rows without labels are left out: only a teacher can say what they")
-        notes[-1] += " are, and no term of this loss asks one"
+        notes.append(
+            f"{len(splits.pop('unlabeled'))} rows without labels are left out: only a teacher can "
+            "say what they are, and no term of this loss asks one"
+        )
     if config.data.train_rows is not None:
         splits["train"] = take(splits["train"], config.data.train_rows)
     if config.training.selection == "holdout":

@@ -265,8 +265,8 @@ def distill_lesson(
         reporter.say(note)
     if idle := _idle(config):
         reporter.warn(
-            f"{' and '.join(idle)} do nothing here: they are for a learned mix, "
-            f"and the strategy is {config.mix.strategy} (--mix.strategy learned)"
+            f"without effect, since α is learned with --mix.strategy learned only, and this is "
+            f"{config.mix.strategy}: {', '.join(idle)}"
         )
     objective = objective_for(student, teacher, config)
     reporter.say(objective.formula())

@@ -625,6 +625,12 @@ def test_evaluate_tells_each_bad_row_once(classifier: Path, tmp_path: Path) -> N
         evaluate(str(classifier), DataConfig(path=str(tmp_path / "bad.csv")))
     assert len(caught.value.problems) == 2
     assert "unknown label 'else'; the classes are" in caught.value.problems[0]
+    write(tmp_path / "bare.csv", {"text": TEXTS[:2], "label": ["", ""]})
+    with pytest.raises(DataError) as caught:
+        evaluate(str(classifier), DataConfig(path=str(tmp_path / "bare.csv")))
+    assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
+        "the label is missing (column 'label')"
+    ] * 2
 
 
 def test_evaluate_other_classes(classifier: Path, tmp_path: Path) -> None:
