@@ -265,7 +265,7 @@ def distill_lesson(
         reporter.say(note)
     if idle := _idle(config):
         reporter.warn(
-            f"without effect, since α is learned with --mix.strategy learned only, and this is "
+            "without effect, since α is learned with --mix.strategy learned only, and this is "
             f"{config.mix.strategy}: {', '.join(idle)}"
         )
     objective = objective_for(student, teacher, config)
