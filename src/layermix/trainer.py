@@ -342,6 +342,6 @@ def warmup_steps(warmup: float, total: int) -> float:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`, or None; one that is still written, in `writing`, is none."""
+    """The newest whole checkpoint in `folder`, or None; what is in `writing` is not whole."""
     found = sort_checkpoints(str(folder)) if folder.is_dir() else []
     return Path(found[-1]) if found else None
