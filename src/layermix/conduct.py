@@ -212,6 +212,7 @@ class Conductor:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     began: dict[str, tuple[float, float]] = field(default_factory=dict)
+    under_way: dict[str, tuple[float, float]] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     early_told: bool = False
 
@@ -293,7 +294,9 @@ class Conductor:
             )
         arguments = [command, str(config), "--out", str(work), how]
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        self.began[run.name] = time.monotonic(), self._share(run)
+        done = 0.0 if how == "--restart" else self._share(run)
+        self.began[run.name] = time.monotonic(), done
+        self.under_way.pop(run.name, None)
         with self._log(run).open("wb") as log:
             self.running[run.name] = subprocess.Popen(
                 # -P: a file in the user's folder must not stand in for a module
@@ -443,10 +446,16 @@ class Conductor:
             return sum(took) / len(took)
         for name, (began, share) in list(self.began.items()):
             other = self.plan.runs.get(name)
-            if other is not None and other.task == cell.task:
-                done = self.study.share(other) - share
-                if done > 0:
-                    return (time.monotonic() - began) / done
+            if other is None or other.task != cell.task:
+                continue
+            now, done = time.monotonic(), self.study.share(other)
+            if done <= share:
+                continue
+            # Between two sights: what comes before the first step is long, and comes once.
+            first, seen = self.under_way.setdefault(name, (now, done))
+            if done > seen:
+                whole = (now - first) / (done - seen)
+                return whole + max(0.0, first - began - whole * (seen - share))
         return None
 
 

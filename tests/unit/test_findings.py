@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from layermix import findings
+from layermix import conduct, findings
 from layermix.conduct import Conductor, Study
 from layermix.findings import declare, find, plan_file
 from layermix.folder import HISTORY
@@ -441,19 +440,24 @@ def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:
 
 
 def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
-    plan: Plan, study: Study
+    plan: Plan, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = Console(file=io.StringIO(), width=120)
     conductor = Conductor(plan, study, 2, screen)
     cell = next(iter(plan.runs.values()))
     conductor._tell_early()
-    conductor.began[cell.name] = time.monotonic() - 60, 0.0
+    clock = [0.0]
+    monkeypatch.setattr(conduct.time, "monotonic", lambda: clock[0])
+    conductor.began[cell.name] = 0.0, 0.0
     history = study.work(cell).with_name(f"{cell.name}.partial") / HISTORY
     history.parent.mkdir(parents=True)
-    quarter = int(cell.content["training"]["epochs"]) / 4
-    history.write_text(json.dumps({"step": 1, "epoch": quarter}) + "\n")
-    conductor._tell_early()
-    conductor._tell_early()
-    # A quarter took a minute; 23.75 cells of 4 minutes are left, for two processes.
+    epochs = int(cell.content["training"]["epochs"])
     assert isinstance(screen.file, io.StringIO)
-    assert screen.file.getvalue() == "from the first steps: about 48 min left\n"
+    for clock[0], share in ((90.0, 0.25), (95.0, 0.25), (150.0, 0.5)):
+        assert not screen.file.getvalue()
+        history.write_text(json.dumps({"step": 1, "epoch": epochs * share}) + "\n")
+        conductor._tell_early()
+        conductor._tell_early()
+    # A quarter takes a minute, and half a minute went before the first step: 4.5 minutes a cell.
+    # 23.5 of them are left, for two processes.
+    assert screen.file.getvalue() == "from the first steps: about 53 min left\n"
