@@ -453,6 +453,8 @@ class Conductor:
                 continue
             # Between two sights: what comes before the first step is long, and comes once.
             first, seen = self.under_way.setdefault(name, (now, done))
+            if done < seen:  # it began anew
+                self.under_way[name] = now, done
             if done > seen:
                 whole = (now - first) / (done - seen)
                 return whole + max(0.0, first - began - whole * (seen - share))

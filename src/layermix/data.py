@@ -74,6 +74,9 @@ class TextData:
         source: What the user named.
         fingerprint: sha256 of the splits' names, texts and class indices: independent of place and
             format.
+        taught: sha256 of the texts of the training rows, in whatever order, with those that were
+            split off for validation.
+        split_off: Whether the validation rows were split off from the training rows.
         notes: Sentences worth telling the user.
     """
 
@@ -84,6 +87,8 @@ class TextData:
     task: str | None
     source: str
     fingerprint: str
+    taught: str
+    split_off: bool
     notes: tuple[str, ...]
 
 
@@ -268,7 +273,8 @@ def _check(
     for split, rows in texts.items():
         splits[split] = _dataset(rows, indices.get(split, [UNLABELLED] * len(rows)), first)
         first += len(rows)
-    if "validation" not in splits:
+    taught, split_off = _taught(splits["train"]), "validation" not in splits
+    if split_off:
         splits = _split_off(splits, ready["train"])
     _note(splits, ready["train"], columns, label, labels.names)
     return TextData(
@@ -279,6 +285,8 @@ def _check(
         task=labels.task,
         source=source,
         fingerprint=_fingerprint(splits),
+        taught=taught,
+        split_off=split_off,
         notes=tuple(findings.notes),
     )
 
@@ -433,8 +441,11 @@ def _as_the_model_has_them(
         elif not present & set(index):
             return None
     known = TASKS.get(task.lower())
-    same = known and set(classes) == set(known.label_names or ())
-    return _Labels(tuple(classes), index, known.name if known and same else None)
+    if known is None or set(classes) != set(known.label_names or ()):
+        return _Labels(tuple(classes), index, None)
+    if index is numbers:  # the task says what they mean, whatever the model's order
+        index = {str(n): classes.index(name) for n, name in enumerate(known.label_names or ())}
+    return _Labels(tuple(classes), index, known.name)
 
 
 def _find_classes(
@@ -460,7 +471,7 @@ def _find_classes(
             row,
         )
         return None
-    if len(present) > max(_MANY, len(written) / 2):
+    if not given and len(present) > max(_MANY, len(written) / 2):
         table.problem(
             f"{len(present)} different labels in {len(written)} rows; wanted classes, each with "
             "several rows; name another column with --data.label_column NAME"
@@ -586,17 +597,10 @@ def _hash(text: Text, salt: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def trained_on(texts: TextData) -> str:
-    """sha256 of the texts from which a model learns and by which it is judged in training.
-
-    Test and unlabelled rows, labels and their order do not count.
-    """
+def _taught(train: Dataset) -> str:
     digest = hashlib.sha256()
-    for name in ("train", "validation"):
-        rows = _texts(texts.splits[name])
-        digest.update(f"{name} {len(rows)}\n".encode())
-        for text in rows:
-            digest.update(_bytes(text))
+    for row in sorted(hashlib.sha256(_bytes(text)).digest() for text in _texts(train)):
+        digest.update(row)
     return digest.hexdigest()
 
 

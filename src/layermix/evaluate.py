@@ -1,7 +1,6 @@
 """Scores of a saved model on labelled data."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import numpy as np
 
 from layermix import metrics
 from layermix.config import DataConfig
-from layermix.data import TextData, load_texts, trained_on
-from layermix.errors import DataError
+from layermix.data import TextData, load_texts
 from layermix.progress import Reporter
 from layermix.runtimes import Predictor, Runtime, finite, logits_of, open_predictor
 from layermix.tokens import Collator, tokenize_split
@@ -89,8 +87,8 @@ def labelled_texts(
 
     Args:
         data: A folder or hub data set, of which the validation and test splits are meant, or one
-            file, of which every row is; but if the model was trained on this very file, only the
-            rows that were split off from it.
+            file, of which every row is; but of a file that the model learned from only the rows
+            that were split off, if any were.
         predictor: Says which columns it reads.
         reporter: Where notes go.
 
@@ -101,34 +99,31 @@ def labelled_texts(
         LayermixError: If they cannot be used.
     """
     names = {"validation": "validation", "test": "test"}
-    one_file = data.path is not None and Path(data.path).is_file()
+    alone = data.validation is None and data.test is None
+    one_file = alone and data.path is not None and Path(data.path).is_file()
     with predictor.reading(data.text_columns) as columns:
         data = data.model_copy(update={"text_columns": columns})
-        if one_file and (left_out := _left_out(data, predictor)) is not None:
-            reporter.warn(
-                f"{data.path} is what this model was trained on, so only the tenth that was split "
-                "off, and not trained on, is scored"
-            )
-            texts = left_out
-        elif data.path is not None and one_file:
+        if data.path is not None and one_file:
             # The same file twice, because one that stands alone would lose a tenth as validation.
-            names = {"validation": Path(data.path).name}
             twice = {"path": None, "train": data.path, "validation": data.path}
             texts = load_texts(data.model_copy(update=twice), predictor.label_names)
+            learned = texts.taught == predictor.taught
+            if learned and predictor.split_off:
+                reporter.warn(
+                    f"{data.path} is what this model was trained on, so only the tenth that was "
+                    "split off, and not trained on, is scored"
+                )
+                texts = load_texts(data, predictor.label_names)
+            else:
+                names = {"validation": Path(data.path).name}
+            if learned and not predictor.split_off:
+                reporter.warn(
+                    f"{data.path} is what this model was trained on, so its scores say nothing of "
+                    "new texts"
+                )
         else:
             texts = load_texts(data, predictor.label_names)
     for note in texts.notes:
         if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
             reporter.say(note)
     return texts, names
-
-
-def _left_out(data: DataConfig, predictor: Predictor) -> TextData | None:
-    """The file with its rows split as in training, if the model was trained on it; else None."""
-    if predictor.trained_on is None:
-        return None
-    with suppress(DataError):
-        texts = load_texts(data, predictor.label_names)
-        if trained_on(texts) == predictor.trained_on:
-            return texts
-    return None

@@ -192,7 +192,7 @@ def _seeds_and_interval(
 
     Args:
         field: arm or pair.
-        summary: Its name, low, high (None with one seed).
+        summary: Its name, low, high (None where there is no interval).
         x: What a seed has.
         format: Of the numbers.
 
@@ -229,7 +229,7 @@ def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence
         name: Of its files.
         metric: What is scored.
         rows: arm, seed, score.
-        summary: arm, mean, low, high (None with one seed).
+        summary: arm, mean, low, high (None where there is no interval).
         teachers: The score of every teacher.
     """
     y, dots, line, told = _seeds_and_interval(
@@ -267,7 +267,7 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
     Args:
         name: Of its files.
         rows: pair, seed, points.
-        summary: pair, judged, mean, low, high (None with one seed), in points.
+        summary: pair, judged, mean, low, high (None where there is no interval), in points.
     """
     y, dots, line, told = _seeds_and_interval(
         "pair", summary, alt.X("points:Q", title="difference, points"), "+.2f"

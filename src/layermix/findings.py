@@ -312,7 +312,11 @@ def _open_verdicts(plan: Plan, verdicts: Mapping[Pair, Verdict]) -> dict[Pair, s
     whole = {pair for pair in plan.judged if done.get(pair) == planned[pair]}
     extremes = [
         [
-            verdicts[pair].p if pair in whole else smallest_p(planned[pair]) if most else 1.0
+            verdicts[pair].p
+            if pair in whole
+            else smallest_p(planned[pair])
+            if most and planned[pair]
+            else 1.0
             for pair in plan.judged
         ]
         for most in (False, True)

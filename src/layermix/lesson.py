@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from layermix import metrics
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
-from layermix.data import TextData, hold_out, take, trained_on
+from layermix.data import TextData, hold_out, take
 from layermix.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.hf import same_tokens
@@ -36,7 +36,6 @@ class Lesson:
         splits: Tokenised rows: train, validation, and test, holdout if there are any.
         collate: Rows -> padded batch.
         max_length: In tokens.
-        trained_on: `data.trained_on` of the texts before any row was set aside.
         cut: Share of rows cut by `max_length`, by split.
         teacher_logits: By split but train, (N, C).
         teacher_scores: By split that has labelled rows, but train.
@@ -47,7 +46,6 @@ class Lesson:
     splits: Mapping[str, Any]
     collate: Collator
     max_length: int
-    trained_on: str
     cut: Mapping[str, float]
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -212,9 +210,7 @@ def tokenize_for(
         *_warmup_note(config.training, len(tokens.splits["train"])),
     ]
     collate = Collator(tokenizer, teacher_tokenizer)
-    return Lesson(
-        chosen, tokens.splits, collate, length, trained_on(texts), tokens.cut, notes=tuple(notes)
-    )
+    return Lesson(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
 
 
 def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:

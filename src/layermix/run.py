@@ -493,7 +493,8 @@ class _Training:
         self.student.model.config.layermix = {
             "text_columns": list(self.lesson.texts.text_columns),
             "max_length": self.lesson.max_length,
-            "trained_on": self.lesson.trained_on,
+            "taught": self.lesson.texts.taught,
+            "split_off": self.lesson.texts.split_off,
         }
         record = {
             "status": "ok",

@@ -190,7 +190,8 @@ class Predictor:
         label_names: Class names by index.
         max_length: The longest input in training, or else the longest that it takes, in tokens.
         text_columns: Those it was trained on; empty if it does not say.
-        trained_on: `data.trained_on` of the texts that it was trained on, if it says.
+        taught: `TextData.taught` of the data that it was trained on, if it says.
+        split_off: Whether its validation rows were split off from these.
         note: What was done to its classes, if anything.
     """
 
@@ -201,7 +202,8 @@ class Predictor:
     label_names: tuple[str, ...]
     max_length: int
     text_columns: tuple[str, ...]
-    trained_on: str | None = None
+    taught: str | None = None
+    split_off: bool = False
     note: str = ""
 
     def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
@@ -306,9 +308,10 @@ def _check_exported(source: str, folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # another tool's export says nothing of that
     if (now := weight_hashes(folder)) and now != made_from:
+        what = "int8" if (folder / ONNX_FILES["int8"]).is_file() else "onnx"
         raise ModelError(
             f"{source}: its weights have changed since they were exported; `layermix export "
-            f"{source} --force` exports them anew"
+            f"{source} --{what} --force` exports them anew"
         )
 
 
@@ -353,15 +356,14 @@ class _Trained(BaseModel):
 
     max_length: PositiveInt | None = None
     text_columns: tuple[str, ...] = Field((), max_length=2)
-    trained_on: str | None = None
+    taught: str | None = None
+    split_off: bool = False
 
 
 def _trained(
     source: str, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, tuple[str, ...], str | None]:
-    """The longest input, in tokens, the text columns, and a hash of the texts that it learned from.
-
-    As a run wrote them into config.json.
+) -> tuple[int, tuple[str, ...], str | None, bool]:
+    """What a run wrote into config.json, in the order of `Predictor`; `max_length` within limits.
 
     Raises:
         ModelError: If somebody wrote something else there.
@@ -377,4 +379,5 @@ def _trained(
             f"({wrong}); mend it, or take it out"
         ) from None
     longest = longest_input(config, tokenizer)
-    return min(found.max_length or longest, longest), found.text_columns, found.trained_on
+    length = min(found.max_length or longest, longest)
+    return length, found.text_columns, found.taught, found.split_off

@@ -359,7 +359,7 @@ def _published_section(found: Mapping[str, Any]) -> Section:
                     what,
                     f"{one['published']:.4f}",
                     f"{ours['mean']:.4f}",
-                    "one seed: no interval"
+                    "one seed, or all equal: no interval"
                     if interval is None
                     else f"{interval[0]:.4f} to {interval[1]:.4f}",
                     "–" if interval is None else ("within" if ours["within"] else "outside"),

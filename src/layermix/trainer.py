@@ -221,6 +221,19 @@ class DistillTrainer(Trainer):
         written.rename(self.folder / written.name)
         rotate_checkpoints(str(self.folder), save_total_limit=CHECKPOINTS_KEPT)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Stop where a checkpoint is not of this model: Trainer would go on with what fits.
+
+        Raises:
+            ModelError: If it lacks weights, or has others.
+        """
+        if other := [*load_result.missing_keys, *load_result.unexpected_keys]:
+            raise ModelError(
+                f"{self.folder}: the checkpoint was written by another version of layermix "
+                f"({len(other)} weights are missing or unknown, such as {other[0]}); begin anew "
+                f"with --restart, or, in a study, by removing {self.folder.parent}"
+            )
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_checkpoint_parent", self.folder))
 

@@ -213,6 +213,14 @@ def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
     assert find(read, study) == find(plan, study)
 
 
+def test_a_pair_without_a_seed_of_both_is_no_crash(study: Study) -> None:
+    """A study of an older version may have one; it is not read through `load_study`."""
+    apart = {"fixed": {"mix": "fixed", "seeds": [1]}, "learned": {"mix": "learned", "seeds": [2]}}
+    plan = make(arms=apart, family=[["learned", "fixed"]])
+    fill(plan, study)
+    assert "no seed of both is finished yet" in text(find(plan, study))
+
+
 def test_a_verdict_waits_for_the_others_where_holm_does() -> None:
     plan = make(seeds=10, family=[["learned", "fixed"], ["learned", "uniform"]])
     (one, other) = plan.judged
@@ -460,4 +468,9 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
         conductor._tell_early()
     # A quarter takes a minute, and half a minute went before the first step: 4.5 minutes a cell.
     # 23.5 of them are left, for two processes.
+    conductor.under_way[cell.name] = clock[0], 0.9  # of a run that then began anew
+    assert not conductor._time_left()
+    clock[0] += 60
+    history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
+    assert conductor._time_left() == ", about 52 min left"
     assert screen.file.getvalue() == "from the first steps: about 53 min left\n"

@@ -24,7 +24,7 @@ from transformers import (
 
 from layermix import streams
 from layermix.config import DataConfig
-from layermix.data import load_texts, trained_on
+from layermix.data import load_texts
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.evaluate import evaluate, scores_text
 from layermix.predict import predict
@@ -555,7 +555,7 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
     run = tmp_path / "run"
     shutil.copytree(classifier, run / "student")
     entries = json.loads((run / "student/config.json").read_text())
-    entries["layermix"] = {"trained_on": trained_on(trained)}
+    entries["layermix"] = {"taught": trained.taught, "split_off": trained.split_off}
     (run / "student/config.json").write_text(json.dumps(entries))
     (run / "result.json").write_text("{}")
     for model in (run / "student", run):
@@ -564,6 +564,13 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
             "validation": len(trained.splits["validation"])
         }
     assert "is what this model was trained on, so only the tenth" in reporter[1].getvalue()
+    beside = load_texts(DataConfig(path=file, validation=file))  # all of it is trained on
+    assert beside.taught == trained.taught
+    entries["layermix"] = {"taught": beside.taught, "split_off": beside.split_off}
+    (run / "student/config.json").write_text(json.dumps(entries))
+    scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
+    assert scores["all.csv"]["rows"] == 60
+    assert "so its scores say nothing of new texts" in reporter[1].getvalue().replace("\n", " ")
     write(tmp_path / "all.csv", rows)
     scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
     assert scores["all.csv"]["rows"] == 61
@@ -610,6 +617,27 @@ def test_a_carriage_return_within_a_text_ends_no_row(
     assert [row["text"] for row in rows] == texts
     assert b"a\rb" in out.read_bytes()
     assert out.read_bytes().count(b'"a') == 1
+
+
+def test_evaluate_reads_the_numbers_of_a_known_task_as_the_task_has_them(
+    variant: Any, tmp_path: Path
+) -> None:
+    """Not as indices into classes that the model has in another order."""
+    model = Path(variant(id2label={0: "equivalent", 1: "not_equivalent"}, num_labels=2))
+    weights = load_file(model / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][:2].contiguous()
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    folder = tmp_path / "mrpc"
+    folder.mkdir()
+    names = ["not_equivalent", "equivalent"]
+    found = []
+    for labels in (["0", "1", "1", "0", "1", "1"], [names[n] for n in (0, 1, 1, 0, 1, 1)]):
+        for split in ("train", "validation"):
+            labelled(folder, split, labels)
+        found.append(evaluate(str(model), DataConfig(path=str(folder)))["validation"])
+    assert found[0] == found[1]
+    assert found[0]["per_class"]["equivalent"]["support"] == 4
 
 
 def test_evaluate_counts_the_rows_that_have_a_label(classifier: Path, tmp_path: Path) -> None:

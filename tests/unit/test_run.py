@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 from layermix import metrics, run
 from layermix.config import DistillConfig, TeachConfig, load
-from layermix.data import TextData, trained_on
-from layermix.errors import ConfigError, NonFiniteLossError, RunExistsError
+from layermix.data import TextData
+from layermix.errors import ConfigError, ModelError, NonFiniteLossError, RunExistsError
 from layermix.folder import RESULT
 from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
 from layermix.lesson import prepare
@@ -316,6 +317,13 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     assert record["status"] == "cancelled"
     with pytest.raises(RunExistsError, match="--resume"):
         run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    (checkpoint,) = (tmp_path / "run.partial/checkpoints").glob("checkpoint-*/model.safetensors")
+    whole_state = load_file(checkpoint)
+    older = {name: one for name, one in whole_state.items() if "word_embeddings" not in name}
+    save_file(older, checkpoint, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"written by another version.*begin anew with --restart"):
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True)
+    save_file(whole_state, checkpoint, metadata={"format": "pt"})
     result = run.distill_from(
         teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
     )
@@ -370,7 +378,8 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     assert taught.model.config.layermix == {
         "text_columns": ["text"],
         "max_length": 8,
-        "trained_on": trained_on(data),
+        "taught": data.taught,
+        "split_off": False,
     }
     assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit
     assert teacher.tokenizer.model_max_length == longest > 32
