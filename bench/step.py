@@ -75,6 +75,7 @@ def layermix(which: str, precision: str, steps: int | None, epochs: int, cache: 
     from layermix.teacher import LiveTeacher
     from layermix.tokens import Collator
     from layermix.trainer import Cadence, DistillTrainer
+    from layermix.vocabulary import occurring, only_occurring_trained
 
     teacher, student = models(which)
     rows = tokens(teacher.tokenizer).splits["train"]
@@ -119,7 +120,8 @@ def layermix(which: str, precision: str, steps: int | None, epochs: int, cache: 
         seen[1] += int(batch["attention_mask"].sum())
         return batch
 
-    with tempfile.TemporaryDirectory() as folder:
+    words = occurring(rows) | {int(teacher.tokenizer.pad_token_id)}
+    with tempfile.TemporaryDirectory() as folder, only_occurring_trained(student.model, words):
         trainer = DistillTrainer(
             objective,
             cached,
