@@ -397,7 +397,7 @@ def test_a_published_score_needs_two_seeds_to_be_placed(study_folder: Make) -> N
     assert section.title == "Beside the published scores"
     assert not section.figures
     (table,) = section.tables
-    assert [row[3:] for row in table.rows] == [["one seed: no interval", "–"]] * 2
+    assert [row[3:] for row in table.rows] == [["one seed, or all equal: no interval", "–"]] * 2
 
 
 def test_damaged_cells_are_told_and_left_out(study_folder: Make) -> None:
