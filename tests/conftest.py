@@ -12,24 +12,24 @@ import datasets
 import jaxtyping
 import pytest
 
-# Before they are imported: hence E402, imports below the first statement.
+# Before they are imported: hence imports below the first statement.
 jaxtyping.install_import_hook(
     ["layermix.signals", "layermix.mixing", "layermix.losses", "layermix.objective"],
     "beartype.beartype",
 )
 
-import torch  # noqa: E402
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402
+import torch  # noqa: E402  # after the hook
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402  # after the hook
 
-from layermix.data import TextData, from_splits  # noqa: E402
-from layermix.encoder import HFEncoder  # noqa: E402
-from layermix.objective import build_objective  # noqa: E402
-from layermix.signals import Needs, Teacher  # noqa: E402
-from layermix.teacher import LiveTeacher  # noqa: E402
-from layermix.tokens import Collator, tokenize  # noqa: E402
-from layermix.trainer import DistillTrainer  # noqa: E402
+from layermix.data import TextData, from_splits  # noqa: E402  # after the hook
+from layermix.encoder import HFEncoder  # noqa: E402  # after the hook
+from layermix.objective import build_objective  # noqa: E402  # after the hook
+from layermix.signals import Needs, Teacher  # noqa: E402  # after the hook
+from layermix.teacher import LiveTeacher  # noqa: E402  # after the hook
+from layermix.tokens import Collator, tokenize  # noqa: E402  # after the hook
+from layermix.trainer import DistillTrainer  # noqa: E402  # after the hook
 
-from .recipes import whole  # noqa: E402
+from .recipes import whole  # noqa: E402  # after the hook
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]

@@ -31,8 +31,8 @@ SOURCE_ONLY = pytest.mark.skipif(
 )
 WORDS = [f"word{number}" for number in range(30)]
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "poor", *WORDS]
-RECIPE = (
-    "--training.epochs=9",
+RECIPE = (  # after 9 epochs one seed in six has less than .9; after 15 none of twelve had
+    "--training.epochs=15",
     "--training.batch_size=8",
     "--training.learning_rate=5e-3",
     "--training.log_every=3",

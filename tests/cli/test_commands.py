@@ -113,14 +113,13 @@ def test_teach_makes_a_run_folder(teacher: Path) -> None:
 
 def test_distill_says_what_it_made_and_what_comes_next(distilled: Any, student: Path) -> None:
     assert "teacher" in distilled.out
-    assert "last (epoch 9)" in distilled.out
+    assert "last (epoch 15)" in distilled.out
     assert "The student is in runs/student/student: a plain transformers model." in distilled.out
     assert "layermix predict runs/student FILE" in distilled.out
-    assert "epoch 9 of 9: validation accuracy" in distilled.err
+    assert "epoch 15 of 15: validation accuracy" in distilled.err
     found = result(student)
     assert found["student"]["kind"] == "blocks"
-    # Half would be right by chance. Of 24 rows a seed has 20 or more right (24 seeds were tried).
-    assert found["metrics"]["last"]["validation"]["accuracy"] > 0.8
+    assert found["metrics"]["last"]["validation"]["accuracy"] > 0.9
     assert not student.with_name("student.partial").exists()
 
 
@@ -136,7 +135,7 @@ def test_python_makes_the_same_run_as_the_command_line(
     file = tmp_path / "same.yaml"
     file.write_text(
         f"teacher: {teacher}\ndata: {data}\ntraining:\n"
-        "  {epochs: 9, batch_size: 8, learning_rate: 5e-3, log_every: 3}\n",
+        "  {epochs: 15, batch_size: 8, learning_rate: 5e-3, log_every: 3}\n",
         encoding="utf-8",
     )
     same = run.distill(load(DistillConfig, file), place / "runs" / "python")

@@ -18,7 +18,7 @@ Bert = Callable[..., BertForSequenceClassification]
 
 
 def words(model: BertForSequenceClassification) -> Any:
-    return model.get_input_embeddings()  # type: ignore[no-untyped-call]  # transformers
+    return model.get_input_embeddings()
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_what_is_not_a_plain_embedding_of_its_own_is_left_alone(bert: Bert, kind
     elif kind == "frozen":
         words(model).requires_grad_(False)
     elif kind == "not plain":
-        model.set_input_embeddings(Scaled(VOCABULARY, WIDTH))  # type: ignore[no-untyped-call]
+        model.set_input_embeddings(Scaled(VOCABULARY, WIDTH))
     else:
         words(model).max_norm = 1.0
     before = words(model)
