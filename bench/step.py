@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,14 @@ def tokens(tokenizer: Any) -> Any:
     return tokenize(texts, tokenizer, 128)
 
 
-def layermix(which: str, precision: str, steps: int | None, epochs: int, cache: Path) -> Any:
-    """Fill the cache, then train; `steps` measures a window of steps instead of the whole."""
+def layermix(
+    which: str, precision: str, steps: int | None, epochs: int, cache: Path, all_words: bool
+) -> Any:
+    """Fill the cache, then train.
+
+    `steps` measures a window of steps instead of the whole. `all_words` trains the words that do
+    not occur, too (`--only layermix-bf16-words`).
+    """
     from transformers import TrainerCallback
 
     from layermix.cache import CachedTeacher, fill, find_store, row_keys
@@ -120,8 +127,9 @@ def layermix(which: str, precision: str, steps: int | None, epochs: int, cache: 
         seen[1] += int(batch["attention_mask"].sum())
         return batch
 
-    words = occurring(rows) | {int(teacher.tokenizer.pad_token_id)}
-    with tempfile.TemporaryDirectory() as folder, only_occurring_trained(student.model, words):
+    words = occurring(rows, teacher.tokenizer.pad_token_id)
+    chosen = nullcontext() if all_words else only_occurring_trained(student.model, words)
+    with tempfile.TemporaryDirectory() as folder, chosen:
         trainer = DistillTrainer(
             objective,
             cached,
@@ -320,8 +328,9 @@ def measure(what: str, which: str, steps: int, epochs: int, cache: Path) -> Any:
         return textbrewer(which, steps)
     if what == "tinybert":
         return tinybert(which, steps)
-    _, precision, *whole = what.split("-")
-    return layermix(which, precision, None if whole else steps, epochs, cache)
+    _, precision, *how = what.split("-")
+    many = None if "whole" in how else steps
+    return layermix(which, precision, many, epochs, cache, all_words="words" in how)
 
 
 # -- in turns, and the table -----------------------------------------------------------------------

@@ -255,12 +255,10 @@ def _check(
     labels = None
     if written.get("train"):
         names = written["train"]
-        labels = _as_the_model_has_them(names, classes or (), task or guess)
-        if labels is None and label_names:
-            labels = _find_classes(ready["train"], names, label_names, True, task, guess)
-        elif labels is None:
-            given = ready["train"].classes.get(label)
-            labels = _find_classes(ready["train"], names, given, False, task, guess)
+        given = label_names or ready["train"].classes.get(label)
+        labels = _as_the_model_has_them(names, classes or (), task or guess) or _find_classes(
+            ready["train"], names, given, label_names is not None, task, guess
+        )
     if labels is None:
         findings.stop()
     indices = {

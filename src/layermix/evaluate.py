@@ -55,7 +55,7 @@ def evaluate(
         if told := predictor.cut_note(name, cut):
             reporter.say(told)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
-        logits = finite(predictor.source, logits)
+        logits = finite(f"{predictor.source}: its", logits)
         known = int((labels != metrics.UNLABELLED).sum())
         found[name] = {"rows": known, **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
@@ -107,20 +107,17 @@ def labelled_texts(
             # The same file twice, because one that stands alone would lose a tenth as validation.
             twice = {"path": None, "train": data.path, "validation": data.path}
             texts = load_texts(data.model_copy(update=twice), predictor.label_names)
-            learned = texts.taught == predictor.taught
-            if learned and predictor.split_off:
+            known = f"{data.path} is what this model was trained on, so"
+            if texts.taught != predictor.taught:
+                names = {"validation": Path(data.path).name}
+            elif predictor.split_off:
                 reporter.warn(
-                    f"{data.path} is what this model was trained on, so only the tenth that was "
-                    "split off, and not trained on, is scored"
+                    f"{known} only the tenth that was split off, and not trained on, is scored"
                 )
                 texts = load_texts(data, predictor.label_names)
             else:
+                reporter.warn(f"{known} its scores say nothing of new texts")
                 names = {"validation": Path(data.path).name}
-            if learned and not predictor.split_off:
-                reporter.warn(
-                    f"{data.path} is what this model was trained on, so its scores say nothing of "
-                    "new texts"
-                )
         else:
             texts = load_texts(data, predictor.label_names)
     for note in texts.notes:

@@ -200,7 +200,7 @@ def export(
         write_onnx(classifier, float32)
         runner = OnnxRunner(float32, len(predictor.label_names))
         found, single = rows.logits(runner, "ONNX"), rows.alone(runner)
-        wanted = finite(predictor.source, rows.logits(predictor.run, "PyTorch"))
+        wanted = finite(f"{predictor.source}: its", rows.logits(predictor.run, "PyTorch"))
         parity = compare(
             np.concatenate([wanted, rows.alone(predictor.run)]),
             np.concatenate([found, single]),

@@ -310,18 +310,11 @@ def _open_verdicts(plan: Plan, verdicts: Mapping[Pair, Verdict]) -> dict[Pair, s
     planned = {pair: plan.seeds_of_both(*pair) for pair in plan.judged}
     done = {pair: len(verdict.summary.values) for pair, verdict in verdicts.items()}
     whole = {pair for pair in plan.judged if done.get(pair) == planned[pair]}
-    extremes = [
-        [
-            verdicts[pair].p
-            if pair in whole
-            else smallest_p(planned[pair])
-            if most and planned[pair]
-            else 1.0
-            for pair in plan.judged
-        ]
-        for most in (False, True)
-    ]
-    adjusted = [dict(zip(plan.judged, holm(raw), strict=True)) for raw in extremes if raw]
+    least = {pair: smallest_p(seeds) if seeds else 1.0 for pair, seeds in planned.items()}
+    adjusted = []
+    for unfinished in (dict.fromkeys(plan.judged, 1.0), least) if verdicts else ():
+        raw = [verdicts[pair].p if pair in whole else unfinished[pair] for pair in plan.judged]
+        adjusted.append(dict(zip(plan.judged, holm(raw), strict=True)))
     told = {}
     for pair in verdicts:
         decided = {found[pair] <= LEVEL for found in adjusted}

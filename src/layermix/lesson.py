@@ -16,7 +16,7 @@ from layermix.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.hf import same_tokens
 from layermix.progress import Reporter
-from layermix.runtimes import TorchRunner, logits_of
+from layermix.runtimes import TorchRunner, finite, logits_of
 from layermix.tokens import Collator, choose_max_length, tokenize
 from layermix.trainer import warmup_steps
 
@@ -137,12 +137,7 @@ def check_teacher(
         WeakTeacherError: Unless `allow_weak`.
     """
     for split, found in logits.items():
-        if broken := int((~np.isfinite(found)).any(axis=1).sum()):
-            raise ModelError(
-                f"{teacher.source}: the teacher's logits are NaN or infinite on {broken} of "
-                f"{len(found)} {split} rows; its weights are damaged, or it diverged when it was "
-                "fine-tuned: do that again with a lower learning rate"
-            )
+        finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
     known = labels != metrics.UNLABELLED
     right = int((logits["validation"].argmax(-1) == labels)[known].sum())
     total = int(known.sum())

@@ -169,7 +169,7 @@ class Objective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at the teacher."""
-        return bool(self.weights.keys() - {"supervised"})
+        return self.loss.asks_teacher
 
     def forward(
         self, batch: Batch, teacher: Signal | None = None, num_items: Tensor | int | None = None

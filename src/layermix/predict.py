@@ -100,7 +100,9 @@ def _labelled(
     if not given:
         return [None] * len(block), 0
     tokens, cut = tokenize_texts(given, predictor.tokenizer, predictor.max_length)
-    logits = finite(predictor.source, logits_of(predictor.run, tokens, collate, batch_size))
+    logits = finite(
+        f"{predictor.source}: its", logits_of(predictor.run, tokens, collate, batch_size)
+    )
     chances = iter(metrics.softmax(logits))
     rows: list[list[Any] | None] = []
     for text in block:

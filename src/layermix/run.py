@@ -454,7 +454,7 @@ class _Training:
         recorder = EpochRecorder(work, self.lesson, self.config.selection == "holdout")
         watching = [MixRecorder(work, self.objective)] if self.objective.learns_mix else []
         train = self.lesson.splits["train"]
-        tokens = occurring(train) | {int(self.student.tokenizer.pad_token_id)}
+        tokens = occurring(train, self.student.tokenizer.pad_token_id)
         chosen = only_occurring_trained(self.student.model, tokens)
         with chosen, reporter.training(name) as bar:
             trainer = DistillTrainer(

@@ -163,7 +163,7 @@ def logits_of(
     return np.concatenate(found)[order.argsort()]
 
 
-def finite(source: str, logits: Floats) -> Floats:
+def finite(whose: str, logits: Floats, rows: str = "rows") -> Floats:
     """The logits of a model, (N, C), as they are.
 
     Raises:
@@ -171,8 +171,8 @@ def finite(source: str, logits: Floats) -> Floats:
     """
     if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
         raise ModelError(
-            f"{source}: its logits are NaN or infinite on {broken} of {len(logits)} rows; its "
-            "weights are damaged, or it diverged in training: train it again with a lower "
+            f"{whose} logits are NaN or infinite on {broken} of {len(logits)} {rows}; its weights "
+            "are damaged, or it diverged when it was fine-tuned: do that again with a lower "
             "learning rate"
         )
     return logits

@@ -71,7 +71,7 @@ def only_occurring_trained(model: PreTrainedModel, tokens: Iterable[int]) -> Ite
     Args:
         model: Changed in place; left as it is if its embedding is not a plain one, is used in
             another place too (tied), or is frozen.
-        tokens: All that occur in training, padding among them.
+        tokens: From `occurring`.
     """
     plain: Any = model.get_input_embeddings()
     if type(plain) is not nn.Embedding or plain.max_norm or not _on_its_own(model, plain):
@@ -93,9 +93,9 @@ def _on_its_own(model: PreTrainedModel, embedding: nn.Embedding) -> bool:
     return uses == 1 and weight.requires_grad
 
 
-def occurring(rows: Any, column: str = "input_ids") -> set[int]:
-    """The tokens that occur in a data set's rows."""
-    found: set[int] = set()
-    for some in rows.select_columns([column]).with_format("numpy").iter(_ROWS_AT_ONCE):
-        found.update(np.unique(np.concatenate(list(some[column]))).tolist())
+def occurring(rows: Any, padding: int) -> set[int]:
+    """The tokens that occur in batches of a data set's rows, the one they are padded with too."""
+    found = {padding}
+    for some in rows.select_columns(["input_ids"]).with_format("numpy").iter(_ROWS_AT_ONCE):
+        found.update(np.unique(np.concatenate(list(some["input_ids"]))).tolist())
     return found

@@ -139,5 +139,5 @@ def test_what_is_not_a_plain_embedding_of_its_own_is_left_alone(bert: Bert, kind
 
 def test_what_occurs_is_what_the_chosen_rows_hold() -> None:
     rows = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, 9, 9, 3], [2, 4, 3]], "labels": [0] * 3})
-    assert occurring(rows) == {2, 3, 4, 5, 9}
-    assert occurring(rows.select([1])) == {2, 3, 9}
+    assert occurring(rows, 0) == {0, 2, 3, 4, 5, 9}
+    assert occurring(rows.select([1]), 3) == {2, 3, 9}
