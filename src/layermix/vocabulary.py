@@ -1,7 +1,7 @@
 """Which rows of the word embeddings are trained: those of the tokens that occur in the texts.
 
 The others never get a gradient, but AdamW, clipping and clearing would go over them in every step:
-an eighth of a small student's step is that, and nearly all of it with a vocabulary of 250,000.
+a tenth of a small student's bfloat16 step (docs/performance.md), more with more words.
 """
 
 from collections.abc import Iterable, Iterator
