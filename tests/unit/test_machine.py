@@ -1,5 +1,8 @@
 """Quick dropout is dropout, attention with it is attention, and precision is what was asked for."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -207,3 +210,33 @@ def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(machine.sys, "platform", "linux")
     monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: object())
     assert not reuse_memory()
+
+
+SHAPES = """
+import torch
+from layermix import machine
+if not machine.has_bfloat16(torch.device("cpu")): raise SystemExit("no bfloat16")
+one = torch.ones(1200, 8, dtype=torch.bfloat16)
+for _ in range(2):
+    for rows in range(1, 1201): one[:rows] @ one[:8]
+"""
+
+
+@pytest.mark.parametrize(("capacity", "passes"), [(None, 1), ("512", 2)])
+def test_a_product_is_prepared_once_per_shape_unless_the_user_says_otherwise(
+    capacity: str | None, passes: int
+) -> None:
+    around = {**os.environ, "ONEDNN_VERBOSE": "all"}
+    around.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
+    if capacity:
+        around["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = capacity
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES], env=around, capture_output=True, text=True, check=False
+    )
+    if "no bfloat16" in done.stderr:
+        pytest.skip("this processor has no bfloat16 products")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(",") for line in done.stdout.splitlines() if "create:cache_miss" in line]
+    shapes = [line[-2] for line in lines]
+    assert len(set(shapes)) > 1024  # what oneDNN keeps by itself
+    assert len(shapes) == passes * len(set(shapes))
