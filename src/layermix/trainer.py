@@ -99,7 +99,7 @@ class DistillTrainer(Trainer):
         Fused optimizers divide gradients by `grad_scale`, which `torch.amp.GradScaler` sets, too.
         """
         if self.args.device.type != "cpu":
-            return super()._clip_grad_norm(model)
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]  # transformers
         gradients = [one.grad for one in model.parameters() if one.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         optimizer: Any = self.optimizer
