@@ -22,9 +22,9 @@ from layermix.config import Precision
 _STEPS = 2**16  # probabilities that 16 random bits can tell apart
 _WRITTEN_OUT = 2048  # tokens; beyond, the scores of all pairs would take too much memory
 
-# oneDNN, which torch takes for bfloat16 on a CPU, writes code for every shape of a product: some 18
-# for each length of a batch. It keeps 1,024 (33 kB each), which 57 lengths fill, and then writes
-# the same code over and over, a twentieth of a step. It reads this once, at its first product.
+# oneDNN, which torch takes for bfloat16 on a CPU, writes code for every shape of a product: some 19
+# for each length of a batch. It keeps 1,024 (33 kB each); with more than 50 lengths it writes much
+# of it anew in every step. It reads this once, at its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 
 
