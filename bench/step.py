@@ -115,7 +115,8 @@ def layermix(
     filled = time.perf_counter() - started
     cached = CachedTeacher(store, rows["row_id"], keys, source.num_layers)
     marks: list[tuple[float, int, int]] = []
-    seen, product, rates, paused = [0, 0], large_product(objective.precision), [], 0.0
+    product = large_product(objective.precision)
+    seen, rates, paused = [0, 0], [product()], 0.0
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -94,16 +94,21 @@ class DistillTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        """Clip within the optimizer's step: on a CPU a pass over all gradients fewer.
+        """Clip within the optimizer's step where it can: on a CPU, a pass over all gradients fewer.
 
-        Fused optimizers divide gradients by `grad_scale`, which `torch.amp.GradScaler` sets, too.
+        Fused optimizers divide float32 gradients by `grad_scale`, as `torch.amp.GradScaler` does.
         """
-        if self.args.device.type != "cpu":
-            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]  # transformers
-        gradients = [one.grad for one in model.parameters() if one.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
         optimizer: Any = self.optimizer
-        optimizer.optimizer.grad_scale = ((norm + 1e-6) / self.args.max_grad_norm).clamp(min=1)
+        optimizer = optimizer.optimizer  # in accelerate's wrapper
+        gradients = [one.grad for one in model.parameters() if one.grad is not None]
+        if (
+            self.args.device.type != "cpu"
+            or not getattr(optimizer, "_step_supports_amp_scaling", False)
+            or any(one.dtype != torch.float32 for one in gradients)
+        ):
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]  # transformers
+        norm = torch.nn.utils.get_total_norm(gradients)
+        optimizer.grad_scale = ((norm + 1e-6) / self.args.max_grad_norm).clamp(min=1)
         return norm
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,8 +72,20 @@ def test_grouped_batches_pad_less_and_are_not_in_order_of_length() -> None:
     assert sum(later > earlier for earlier, later in pairwise(grouped)) > 40
 
 
+@pytest.mark.parametrize(("batches", "windows"), [(8, 4), (4 * WINDOW, 4), (8 * WINDOW, 8)])
+def test_an_epoch_has_four_windows_or_more(batches: int, windows: int) -> None:
+    """Rows are as long as their number: a window's batches are sorted, its longest row is last."""
+    rows = list(range(2 * batches))
+    found = order(EpochSampler(rows, 0, 2, grouped=True), 0)
+    plain = order(EpochSampler(rows, 0, 2, grouped=False), 0)
+    size = len(rows) // windows
+    wanted = [sorted(plain[start : start + size]) for start in range(0, len(rows), size)]
+    pairs = {pair for window in wanted for pair in zip(window[::2], window[1::2], strict=True)}
+    assert set(zip(found[::2], found[1::2], strict=True)) == pairs
+
+
 def test_a_short_last_batch_stays_last() -> None:
-    size, rows = 4, 4 * WINDOW + 3
+    size, rows = 4, 16 * WINDOW + 3
     sampler = EpochSampler(list(range(rows)), 0, size, grouped=True)
     last = order(sampler, 0)[-3:]
     assert last == sorted(last)
