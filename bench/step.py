@@ -442,13 +442,14 @@ def table(found: dict[str, Any]) -> str:
             f"({large:.0f} examples/s), {own_shapes / rate:.2f} times that by the student's own "
             "shapes, each the fastest of 15"
         )
-        runs = [*found["windows"][f"layermix-{name}"], *filter(None, [found["whole"].get(name)])]
+        whole = [found["whole"][name]] if name in found["whole"] else []
+        runs = found["windows"][f"layermix-{name}"] + whole
         ratios = [one["gigaflops"] / flops * one["seconds"] / one["examples"] for one in runs]
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        whole = "; the last is the whole run" if name in found["whole"] else ""
+        last = "; the last is the whole run" if whole else ""
         lines.append(
             f"by products timed between its steps (median): {statistics.median(ratios):.2f} times "
-            f"({each}{whole})"
+            f"({each}{last})"
         )
     return "\n".join(lines)
 

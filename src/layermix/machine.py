@@ -23,7 +23,7 @@ _STEPS = 2**16  # probabilities that 16 random bits can tell apart
 _WRITTEN_OUT = 2048  # tokens; beyond, the scores of all pairs would take too much memory
 
 # oneDNN, which torch takes for bfloat16 on a CPU, writes code for every shape of a product: some 19
-# for each length of a batch. It keeps 1,024 (33 kB each); with more than 50 lengths it writes much
+# for each length of a batch. It keeps 1,024 (33 kB each); with more than 50 lengths it writes some
 # of it anew in every step. It reads this once, at its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
 

@@ -96,7 +96,7 @@ class DistillTrainer(Trainer):
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         """Clip within the optimizer's step where it can: on a CPU, a pass over all gradients fewer.
 
-        Fused optimizers divide float32 gradients by `grad_scale`, as `torch.amp.GradScaler` does.
+        Fused optimizers divide float32 gradients by `grad_scale`; `torch.amp.GradScaler` uses it.
         """
         optimizer: Any = self.optimizer
         optimizer = optimizer.optimizer  # in accelerate's wrapper
