@@ -32,6 +32,7 @@ from layermix.config import (
 )
 from layermix.errors import ConfigError, LayermixError
 from layermix.folder import RunFolder
+from layermix.interrupts import lasting_interrupts
 from layermix.study import load_study, make_plan, paper_study
 
 STOPPED = 128 + 2
@@ -148,7 +149,8 @@ def command(
         @functools.wraps(function)
         def guarded(debug: bool, **arguments: Any) -> None:
             try:
-                function(**arguments)
+                with lasting_interrupts():
+                    function(**arguments)
                 sys.stdout.flush()  # a full disk is told here, not when the program ends
             except LayermixError as error:
                 _fail(str(error), error.exit_code, debug)

@@ -243,7 +243,6 @@ def environment(seed: int) -> dict[str, Any]:
     """Versions, code, machine: what it takes to repeat a run."""
     packages = (
         "layermix",
-        "torch",
         "transformers",
         "accelerate",
         "datasets",
@@ -253,7 +252,8 @@ def environment(seed: int) -> dict[str, Any]:
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in packages},
+        # torch's own version names the build, such as +cpu or +cu130; its package's may not.
+        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name()
