@@ -7,13 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from layermix import interrupts
 from layermix.interrupts import lasting_interrupts
 
 
 class Interrupted:
     """Ctrl-C is pressed while it is destroyed."""
 
+    ignoring = False
+
     def __del__(self) -> None:
+        if self.ignoring:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
 
@@ -23,16 +29,11 @@ class Broken:
 
 
 @pytest.fixture(autouse=True)
-def plain_handler() -> Iterator[None]:
+def plain_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(interrupts, "_MOMENT", 0.5)  # a busy machine stalls for less
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def wait(seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        time.sleep(0.01)
 
 
 def destroy_and_wait(many: list[object], destroyed: list[str]) -> None:
@@ -40,14 +41,16 @@ def destroy_and_wait(many: list[object], destroyed: list[str]) -> None:
         while many:
             many.pop()
         destroyed.append("all")  # Python itself has thrown the first one away
-        wait(30)
+        time.sleep(30)
 
 
 def test_an_interrupt_in_a_destructor_is_raised_a_moment_later() -> None:
     destroyed: list[str] = []
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         destroy_and_wait([Interrupted()], destroyed)
     assert destroyed == ["all"]
+    assert time.monotonic() - began < 20  # in the middle of what it waits for
 
 
 def test_it_goes_on_until_it_is_heard() -> None:
@@ -56,11 +59,28 @@ def test_it_goes_on_until_it_is_heard() -> None:
     class Slow:
         def __del__(self) -> None:
             destroyed.append("slow")
-            wait(5)
+            time.sleep(5)
 
     with pytest.raises(KeyboardInterrupt):
         destroy_and_wait([Slow(), Slow(), Interrupted()], destroyed)
     assert destroyed == ["slow", "slow", "all"]
+
+
+def test_an_interrupt_that_is_lost_at_the_very_end_stops_nothing_after_it() -> None:
+    with lasting_interrupts():
+        _ = Interrupted()
+        del _
+    time.sleep(1)  # longer than a moment
+
+
+def test_what_nobody_would_hear_is_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(found.exc_type))
+    with lasting_interrupts():
+        one = Interrupted()
+        one.ignoring = True
+        del one
+    assert told == [KeyboardInterrupt]
 
 
 def test_other_faults_of_destructors_are_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
