@@ -46,4 +46,6 @@ def _press() -> None:
     if sys.platform == "win32":
         _thread.interrupt_main()
     else:  # a signal, as it ends what the main thread waits for, too
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        main = threading.main_thread().ident
+        assert main is not None  # it has been started
+        signal.pthread_kill(main, signal.SIGINT)
