@@ -38,7 +38,7 @@ def models(which: str) -> tuple[Any, Any]:
     from transformers import BertConfig, BertForSequenceClassification
 
     from layermix import copy_blocks, load_classifier
-    from layermix.encoder import Classifier
+    from layermix.models.encoder import Classifier
 
     minilm = load_classifier("minilm", ("different", "same"), seed=0)
     if which == "minilm":
@@ -58,7 +58,7 @@ def models(which: str) -> tuple[Any, Any]:
 
 def tokens(tokenizer: Any) -> Any:
     from layermix import DataConfig, load_texts
-    from layermix.tokens import tokenize
+    from layermix.data.tokenization import tokenize
 
     texts = load_texts(DataConfig(path=f"{os.environ['LAYERMIX_GLUE']}/mrpc"))
     return tokenize(texts, tokenizer, 128)
@@ -74,16 +74,16 @@ def layermix(
     """
     from transformers import TrainerCallback
 
-    from layermix.cache import CachedTeacher, fill, find_store, row_keys
     from layermix.config import DistillConfig
-    from layermix.encoder import HFEncoder
-    from layermix.machine import reuse_memory
-    from layermix.objective import build_objective
-    from layermix.store import Identity
-    from layermix.teacher import LiveTeacher
-    from layermix.tokens import Collator
-    from layermix.trainer import Cadence, DistillTrainer
-    from layermix.vocabulary import occurring, only_occurring_trained
+    from layermix.core.objective import build_objective
+    from layermix.core.trainer import Cadence, DistillTrainer
+    from layermix.data.tokenization import Collator
+    from layermix.hardware.precision import reuse_memory
+    from layermix.models.embedding_rows import occurring, only_occurring_trained
+    from layermix.models.encoder import HFEncoder
+    from layermix.models.live_teacher import LiveTeacher
+    from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
+    from layermix.teacher_cache.store import Identity
 
     teacher, student = models(which)
     rows = tokens(teacher.tokenizer).splits["train"]
@@ -185,7 +185,7 @@ def textbrewer(which: str, steps: int) -> Any:
     import torch
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
-    from layermix.tokens import Collator
+    from layermix.data.tokenization import Collator
 
     teacher, student = models(which)
     for one in (teacher.model, student.model):
@@ -247,7 +247,7 @@ def tinybert(which: str, steps: int) -> Any:
     import torch
     from torch.nn import functional
 
-    from layermix.tokens import Collator
+    from layermix.data.tokenization import Collator
 
     teacher, student = models(which)
     teacher.model.eval()

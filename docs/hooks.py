@@ -17,13 +17,13 @@ from mkdocs.structure.files import File, Files
 
 import layermix
 from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
-from layermix.data import LABEL_COLUMNS, TEXT_COLUMNS
-from layermix.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
-from layermix.metrics import TASKS
-from layermix.mixing import MIXES, MixRow
-from layermix.page import render
-from layermix.report import page_of
-from layermix.sources import FORMATS, SPLIT_NAMES
+from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
+from layermix.core.mixing import MIXES, MixRow
+from layermix.data.files import FORMATS, SPLIT_NAMES
+from layermix.data.texts import LABEL_COLUMNS, TEXT_COLUMNS
+from layermix.evaluation.metrics import TASKS
+from layermix.report.build import page_of
+from layermix.report.html import render
 
 MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
 POLICY = (

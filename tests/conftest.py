@@ -14,20 +14,25 @@ import pytest
 
 # Before they are imported: hence imports below the first statement.
 jaxtyping.install_import_hook(
-    ["layermix.signals", "layermix.mixing", "layermix.losses", "layermix.objective"],
+    [
+        "layermix.core.signals",
+        "layermix.core.mixing",
+        "layermix.core.losses",
+        "layermix.core.objective",
+    ],
     "beartype.beartype",
 )
 
 import torch  # noqa: E402  # after the hook
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402  # after the hook
 
-from layermix.data import TextData, from_splits  # noqa: E402  # after the hook
-from layermix.encoder import HFEncoder  # noqa: E402  # after the hook
-from layermix.objective import build_objective  # noqa: E402  # after the hook
-from layermix.signals import Needs, Teacher  # noqa: E402  # after the hook
-from layermix.teacher import LiveTeacher  # noqa: E402  # after the hook
-from layermix.tokens import Collator, tokenize  # noqa: E402  # after the hook
-from layermix.trainer import DistillTrainer  # noqa: E402  # after the hook
+from layermix.core.objective import build_objective  # noqa: E402  # after the hook
+from layermix.core.signals import Needs, Teacher  # noqa: E402  # after the hook
+from layermix.core.trainer import DistillTrainer  # noqa: E402  # after the hook
+from layermix.data.texts import TextData, from_splits  # noqa: E402  # after the hook
+from layermix.data.tokenization import Collator, tokenize  # noqa: E402  # after the hook
+from layermix.models.encoder import HFEncoder  # noqa: E402  # after the hook
+from layermix.models.live_teacher import LiveTeacher  # noqa: E402  # after the hook
 
 from .recipes import whole  # noqa: E402  # after the hook
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layermix.conduct import Study
-from layermix.study import Cell, Plan, StudyConfig, make_plan
+from layermix.studies.plan import Cell, Plan, StudyConfig, make_plan
+from layermix.studies.scheduler import Study
 
 ROWS = 200
 SEEDS = 8

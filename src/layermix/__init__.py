@@ -10,41 +10,41 @@ if TYPE_CHECKING:
     from layermix.config import DataConfig as DataConfig
     from layermix.config import DistillConfig as DistillConfig
     from layermix.config import TeachConfig as TeachConfig
-    from layermix.data import from_splits as from_splits
-    from layermix.data import load_texts as load_texts
+    from layermix.core.objective import Objective as Objective
+    from layermix.core.objective import build_objective as build_objective
+    from layermix.core.objective import param_groups as param_groups
+    from layermix.core.trainer import DistillTrainer as DistillTrainer
+    from layermix.data.texts import from_splits as from_splits
+    from layermix.data.texts import load_texts as load_texts
     from layermix.errors import LayermixError as LayermixError
-    from layermix.hf import Classifier as Classifier
-    from layermix.hf import copy_blocks as copy_blocks
-    from layermix.hf import fresh_student as fresh_student
-    from layermix.hf import load_classifier as load_classifier
-    from layermix.objective import Objective as Objective
-    from layermix.objective import build_objective as build_objective
-    from layermix.objective import param_groups as param_groups
-    from layermix.run import distill as distill
-    from layermix.run import distill_from as distill_from
-    from layermix.run import teach as teach
-    from layermix.run import teach_from as teach_from
-    from layermix.trainer import DistillTrainer as DistillTrainer
+    from layermix.models.loading import Classifier as Classifier
+    from layermix.models.loading import copy_blocks as copy_blocks
+    from layermix.models.loading import fresh_student as fresh_student
+    from layermix.models.loading import load_classifier as load_classifier
+    from layermix.runs.pipeline import distill as distill
+    from layermix.runs.pipeline import distill_from as distill_from
+    from layermix.runs.pipeline import teach as teach
+    from layermix.runs.pipeline import teach_from as teach_from
 
 _HOMES = {
-    "DataConfig": "config",
-    "DistillConfig": "config",
-    "TeachConfig": "config",
-    "load_texts": "data",
-    "from_splits": "data",
+    "DataConfig": "config.schema",
+    "DistillConfig": "config.schema",
+    "TeachConfig": "config.schema",
+    "load_texts": "data.texts",
+    "from_splits": "data.texts",
     "LayermixError": "errors",
-    "Classifier": "hf",
-    "copy_blocks": "hf",
-    "fresh_student": "hf",
-    "load_classifier": "hf",
-    "Objective": "objective",
-    "build_objective": "objective",
-    "param_groups": "objective",
-    "distill": "run",
-    "distill_from": "run",
-    "teach": "run",
-    "teach_from": "run",
-    "DistillTrainer": "trainer",
+    "Classifier": "models.loading",
+    "copy_blocks": "models.loading",
+    "fresh_student": "models.loading",
+    "load_classifier": "models.loading",
+    "Objective": "core.objective",
+    "build_objective": "core.objective",
+    "param_groups": "core.objective",
+    "distill": "runs.pipeline",
+    "distill_from": "runs.pipeline",
+    "teach": "runs.pipeline",
+    "teach_from": "runs.pipeline",
+    "DistillTrainer": "core.trainer",
 }
 __all__ = sorted(_HOMES)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from layermix.config import DistillConfig, TeachConfig, to_yaml
-from layermix.data import TextData, load_texts
-from layermix.docstrings import docstring_pairs, write_pairs
+from layermix.console import Reporter
+from layermix.core.signals import Teacher
+from layermix.data.docstrings import docstring_pairs, write_pairs
+from layermix.data.texts import TextData, load_texts
 from layermix.errors import RunExistsError
-from layermix.folder import CONFIG, RESULT, RunFolder
-from layermix.hf import Classifier, copy_blocks, load_classifier
-from layermix.latency import milliseconds_per_text
-from layermix.lesson import Lesson, prepare
-from layermix.progress import Reporter
-from layermix.remember import signals_for
-from layermix.run import distill_lesson, objective_for, teach_from
-from layermix.signals import Teacher
+from layermix.evaluation.latency import milliseconds_per_text
+from layermix.models.loading import Classifier, copy_blocks, load_classifier
+from layermix.runs.layout import CONFIG, RESULT, RunFolder
+from layermix.runs.pipeline import distill_lesson, objective_for, teach_from
+from layermix.runs.prepare import Lesson, prepare
+from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
 TEXTS_TIMED = 100

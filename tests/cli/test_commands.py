@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from layermix import run
 from layermix.config import DistillConfig, TeachConfig, field_names, load
-from layermix.losses import HIDDEN, LOGIT, SUPERVISED
-from layermix.metrics import TASKS
-from layermix.mixing import MIXES
-from layermix.streams import BLOCK
+from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.core.mixing import MIXES
+from layermix.data.blocks import BLOCK
+from layermix.evaluation.metrics import TASKS
+from layermix.runs import pipeline as run
 
 COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -47,7 +47,7 @@ def test_help_costs_little(start: Start) -> None:
 def test_help_and_wrong_configs_load_no_torch(place: Path) -> None:
     code = (
         "import sys\n"
-        "from layermix.cli import main\n"
+        "from layermix.cli.commands import main\n"
         "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1'],\n"
         "              ['distill', '--out=.']):\n"
         "    try: main(words)\n"

@@ -67,7 +67,7 @@ def test_watching_ends_with_control_c(
 @pytest.mark.parametrize("name", ["altair", "jinja2", "vl_convert"])
 def test_a_missing_extra_is_told(name: str, student: Path) -> None:
     code = (
-        f"import sys; sys.modules[{name!r}] = None; from layermix.cli import main; "
+        f"import sys; sys.modules[{name!r}] = None; from layermix.cli.commands import main; "
         f"main(['report', {str(student)!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from layermix.conduct import LOGS, WORK
-from layermix.folder import is_busy
-from layermix.study import TEACHERS
+from layermix.runs.layout import is_busy
+from layermix.studies.plan import TEACHERS
+from layermix.studies.scheduler import LOGS, WORK
 
 from .conftest import SOURCE_ONLY
 

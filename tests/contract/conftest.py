@@ -21,7 +21,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from layermix.encoder import Classifier
+from layermix.models.encoder import Classifier
 
 DEPTH, WIDTH, POSITIONS = 4, 16, 24
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

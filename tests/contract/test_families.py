@@ -20,13 +20,13 @@ from transformers import (
 )
 
 from layermix.config import DistillConfig
-from layermix.encoder import Classifier, HFEncoder, blocks_of
+from layermix.core.signals import Needs
 from layermix.errors import ModelError
-from layermix.export import write_onnx
-from layermix.run import distill
-from layermix.runtimes import OnnxRunner
-from layermix.signals import Needs
-from layermix.students import copy_blocks, fresh_student
+from layermix.models.encoder import Classifier, HFEncoder, blocks_of
+from layermix.models.students import copy_blocks, fresh_student
+from layermix.runs.pipeline import distill
+from layermix.serving.export import write_onnx
+from layermix.serving.predictor import OnnxRunner
 
 PAIRS = (["a b c d e", "f", "g h i"], ["j k", "l m n", "o"])
 ALL_LAYERS = Needs((0, 1, 2, 3), embedding=True)

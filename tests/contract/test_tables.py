@@ -16,15 +16,15 @@ from layermix.config import (
     MixName,
     SupervisedLoss,
 )
-from layermix.data import TextData
-from layermix.encoder import HFEncoder
+from layermix.core.losses import HIDDEN, IGNORED, LOGIT, SUPERVISED
+from layermix.core.mixing import MIXES, MixPlan, build_mix, plan_mix
+from layermix.core.objective import build_objective
+from layermix.core.trainer import DistillTrainer
+from layermix.data.texts import TextData
+from layermix.data.tokenization import Collator, tokenize
 from layermix.errors import ConfigError
-from layermix.losses import HIDDEN, IGNORED, LOGIT, SUPERVISED
-from layermix.mixing import MIXES, MixPlan, build_mix, plan_mix
-from layermix.objective import build_objective
-from layermix.teacher import LiveTeacher
-from layermix.tokens import Collator, tokenize
-from layermix.trainer import DistillTrainer
+from layermix.models.encoder import HFEncoder
+from layermix.models.live_teacher import LiveTeacher
 
 from ..recipes import whole
 

@@ -41,8 +41,8 @@ from transformers import (
 )
 
 from layermix.config import DataConfig
-from layermix.encoder import longest_input
-from layermix.export import export
+from layermix.models.encoder import longest_input
+from layermix.serving.export import export
 
 TRANSFORMERS_JS = "4.3.1"
 ROWS, BATCH = 200, 10

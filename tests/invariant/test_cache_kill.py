@@ -25,7 +25,8 @@ PATIENCE = 120.0
 PROGRAM = """
 import sys
 from pathlib import Path
-from layermix import cache, run
+from layermix.teacher_cache import cached_teacher as cache
+from layermix.runs import pipeline as run
 from layermix.config import DistillConfig
 cache.FILL_TOKENS, cache.SHARD_BYTES = 40, 1  # about four texts in a batch, a shard for each batch
 config = DistillConfig.model_validate({
@@ -197,8 +198,8 @@ READER = """
 import resource, sys
 from pathlib import Path
 import torch
-from layermix.cache import CachedTeacher
-from layermix.store import Identity, SignalStore
+from layermix.teacher_cache.cached_teacher import CachedTeacher
+from layermix.teacher_cache.store import Identity, SignalStore
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
@@ -223,7 +224,7 @@ print(mapped, 1024 * (anonymous() - before))
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc and needs sparse files")
 def test_a_cache_of_30_gb_is_read_with_little_memory(tmp_path: Path) -> None:
     """Sparse files, so that they take no room; the limit would kill what loads the store."""
-    from layermix.store import FORMAT, Identity, _stamp
+    from layermix.teacher_cache.store import FORMAT, Identity, _stamp
 
     identity = Identity("t", (0, 1, 2, 3), False, 768, 2, "float16", "float32")
     rows, tokens, number = 400, 128, 96

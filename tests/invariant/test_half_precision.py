@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from layermix import demo, run
+from layermix import demo
 from layermix.config import DistillConfig
-from layermix.progress import Reporter
+from layermix.console import Reporter
+from layermix.runs import pipeline as run
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix.trainer import last_checkpoint
+from layermix.core.trainer import last_checkpoint
 
 EPOCHS, ROWS, BATCH, SAVE_EVERY = 8, 60, 4, 3
 STEPS = ROWS // BATCH  # in an epoch

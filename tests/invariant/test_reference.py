@@ -17,8 +17,8 @@ from layermix.config import (
     MixName,
     SupervisedLoss,
 )
-from layermix.objective import Objective, build_objective
-from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
+from layermix.core.objective import Objective, build_objective
+from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal
 
 from ..recipes import whole
 from .reference import Learned, Sides, total_loss

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, BertTokenizer, TrainerCallback
 
 from layermix.config import MixName
-from layermix.data import TextData
-from layermix.encoder import HFEncoder
-from layermix.objective import build_objective
-from layermix.record import clean_history
-from layermix.teacher import LiveTeacher
-from layermix.tokens import Collator, tokenize
-from layermix.trainer import DistillTrainer, last_checkpoint
+from layermix.core.objective import build_objective
+from layermix.core.trainer import DistillTrainer, last_checkpoint
+from layermix.data.texts import TextData
+from layermix.data.tokenization import Collator, tokenize
+from layermix.models.encoder import HFEncoder
+from layermix.models.live_teacher import LiveTeacher
+from layermix.runs.callbacks import clean_history
 
 from ..recipes import whole
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layermix.conduct import Study
-from layermix.findings import declare
+from layermix.studies.analysis import declare
+from layermix.studies.scheduler import Study
 
 from ..filed import fill, make
 

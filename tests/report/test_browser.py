@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
-from layermix.report import report
+from layermix.report.build import report
 
 from .conftest import NASTY
 

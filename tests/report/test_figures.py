@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from layermix import figures
+from layermix.report import figures
 
 SCORES = [{"arm": arm, "seed": seed, "score": 0.7} for arm in "ab" for seed in range(3)]
 SUMMARY = [{"arm": arm, "mean": 0.7, "low": 0.6, "high": 0.8} for arm in "ab"]

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layermix import report as reports
-from layermix import run_page as run_pages
-from layermix.conduct import Study
 from layermix.errors import ReportError
-from layermix.findings import declare
-from layermix.page import render
-from layermix.reading import RunFiles
-from layermix.report import page_of, report
-from layermix.stats import row_bootstrap
-from layermix.study_page import study_page
+from layermix.evaluation.statistics import row_bootstrap
+from layermix.report import build as reports
+from layermix.report import run_page as run_pages
+from layermix.report.build import page_of, report
+from layermix.report.html import render
+from layermix.report.study_page import study_page
+from layermix.runs.reader import RunFiles
+from layermix.studies.analysis import declare
+from layermix.studies.scheduler import Study
 
 from ..filed import fill, make
 from .conftest import NASTY
@@ -125,7 +125,7 @@ def test_without_texts_rows_have_their_numbers_only(run_folder: Make) -> None:
 
 def test_a_page_is_made_without_torch_and_asks_no_network(run_folder: Make, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from layermix.report import report; "
+        "import sys; from pathlib import Path; from layermix.report.build import report; "
         "report(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     )
     folder = run_folder()

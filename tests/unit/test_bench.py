@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix.bench import bench, bench_text
 from layermix.config import DataConfig, DistillConfig, TeachConfig
-from layermix.data import TextData
-from layermix.encoder import Classifier
+from layermix.console import Reporter
+from layermix.data.texts import TextData
 from layermix.errors import ConfigError
-from layermix.export import export
-from layermix.progress import Reporter
-from layermix.reading import RunFiles
-from layermix.run import distill, teach_from
-from layermix.run_page import run_page
+from layermix.models.encoder import Classifier
+from layermix.report.run_page import run_page
+from layermix.runs.pipeline import distill, teach_from
+from layermix.runs.reader import RunFiles
+from layermix.serving.benchmark import bench, bench_text
+from layermix.serving.export import export
 
 NO_DATA = DataConfig()
 

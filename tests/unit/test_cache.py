@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix import cache
-from layermix.cache import CachedTeacher, fill, find_store, row_keys
-from layermix.data import TextData
-from layermix.encoder import HFEncoder
+from layermix.core.losses import HIDDEN
+from layermix.core.signals import Batch, Needs, Signal
+from layermix.core.trainer import DistillTrainer
+from layermix.data.texts import TextData
+from layermix.data.tokenization import Collator, tokenize
 from layermix.errors import CacheError, ModelError
-from layermix.losses import HIDDEN
-from layermix.signals import Batch, Needs, Signal
-from layermix.store import Identity, SignalStore
-from layermix.teacher import LiveTeacher
-from layermix.tokens import Collator, tokenize
-from layermix.trainer import DistillTrainer
+from layermix.models.encoder import HFEncoder
+from layermix.models.live_teacher import LiveTeacher
+from layermix.teacher_cache import cached_teacher as cache
+from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
+from layermix.teacher_cache.store import Identity, SignalStore
 
 NEEDS = Needs((3, 1), embedding=True)
 ROWS = 41

@@ -9,9 +9,9 @@ import yaml
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.config import DistillConfig, TeachConfig
-from layermix.data import TextData
-from layermix.encoder import Classifier
-from layermix.run import Result, distill_from, teach_from
+from layermix.data.texts import TextData
+from layermix.models.encoder import Classifier
+from layermix.runs.pipeline import Result, distill_from, teach_from
 
 
 def test_a_card_names_no_folder_of_this_machine(

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layermix.config import DataConfig
-from layermix.data import TextData, from_splits, hold_out, load_texts, take
+from layermix.data.files import FORMATS
+from layermix.data.texts import TextData, from_splits, hold_out, load_texts, take
 from layermix.errors import DataError
-from layermix.metrics import UNLABELLED
-from layermix.sources import FORMATS
+from layermix.evaluation.metrics import UNLABELLED
 
 Row = dict[str, Any]
 TRAIN: list[Row] = [

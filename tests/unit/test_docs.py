@@ -14,12 +14,12 @@ from pathlib import Path
 import click
 import pytest
 
-from layermix.cli import main
+from layermix.cli.commands import main
 from layermix.config import DistillConfig, TeachConfig, field_names
-from layermix.losses import HIDDEN, LOGIT, SUPERVISED
-from layermix.metrics import TASKS
-from layermix.mixing import MIXES
-from layermix.study import load_study, make_plan
+from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.core.mixing import MIXES
+from layermix.evaluation.metrics import TASKS
+from layermix.studies.plan import load_study, make_plan
 
 SOURCE = Path(__file__).parents[2]
 DOCS = SOURCE / "docs"

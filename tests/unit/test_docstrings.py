@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from layermix.docstrings import (
+from layermix.data.docstrings import (
     LABEL_NAMES,
     _build,
     _docstrings,
@@ -119,7 +119,7 @@ def test_seed_draws_other_rows_but_keeps_the_split(docstrings, full):
 
 def test_another_process_builds_the_same_silently(full):
     code = (
-        "from layermix.docstrings import docstring_pairs as build; import hashlib, sys;"
+        "from layermix.data.docstrings import docstring_pairs as build; import hashlib, sys;"
         "sys.stderr.write(hashlib.sha256(repr(build()).encode()).hexdigest())"
     )
     done = subprocess.run(

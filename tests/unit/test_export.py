@@ -23,18 +23,18 @@ from transformers import (
     BertTokenizer,
 )
 
-from layermix import export as exports
 from layermix.config import DataConfig, DistillConfig
-from layermix.data import TextData
-from layermix.encoder import Classifier
+from layermix.console import Reporter
+from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
-from layermix.evaluate import evaluate
-from layermix.export import compare, export, measure_cost
-from layermix.predict import predict
-from layermix.progress import Reporter
-from layermix.run import distill_from
-from layermix.runtimes import OnnxRunner, open_predictor
-from layermix.samples import Sample, sample_of
+from layermix.models.encoder import Classifier
+from layermix.runs.pipeline import distill_from
+from layermix.serving import export as exports
+from layermix.serving.evaluate import evaluate
+from layermix.serving.evaluation_rows import Sample, sample_of
+from layermix.serving.export import compare, export, measure_cost
+from layermix.serving.predict import predict
+from layermix.serving.predictor import OnnxRunner, open_predictor
 
 NO_DATA = DataConfig()
 QUIET = Reporter(quiet=True)

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from layermix import conduct, findings
-from layermix.conduct import Conductor, Study
-from layermix.findings import declare, find, plan_file
-from layermix.folder import HISTORY
-from layermix.prose import plan_text, text, write
-from layermix.stats import Comparison, judge, multi_bootstrap, sign_flip
-from layermix.study import Plan
+from layermix.evaluation.statistics import Comparison, judge, multi_bootstrap, sign_flip
+from layermix.runs.layout import HISTORY
+from layermix.studies import analysis as findings
+from layermix.studies import scheduler as conduct
+from layermix.studies.analysis import declare, find, plan_file
+from layermix.studies.plan import Plan
+from layermix.studies.scheduler import Conductor, Study
+from layermix.studies.text import plan_text, text, write
 
 from ..filed import ROWS, SEEDS, fill, make, right
 

@@ -5,7 +5,7 @@ import pytest
 
 from layermix.config import DistillConfig, to_yaml
 from layermix.errors import ConfigError, RunExistsError
-from layermix.folder import CONFIG, LOCK, RESULT, RunFolder, is_busy, write_text
+from layermix.runs.layout import CONFIG, LOCK, RESULT, RunFolder, is_busy, write_text
 
 FIRST = to_yaml(DistillConfig())
 OTHER = to_yaml(DistillConfig.model_validate({"seed": 1, "mix": {"teacher_layers": [0, 1]}}))
@@ -108,7 +108,7 @@ def test_a_restart_that_was_killed_can_be_repeated_and_leaves_no_torn_checkpoint
 
     run = RunFolder(out, OTHER, restart=True)
     with monkeypatch.context() as patch:
-        patch.setattr("layermix.folder.shutil.rmtree", killed)
+        patch.setattr("layermix.runs.layout.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             run.begin()
     run.leave()

@@ -21,12 +21,12 @@ from transformers import (
 )
 
 from layermix.config import DistillConfig
-from layermix.encoder import Classifier, HFEncoder, fingerprint
+from layermix.core.objective import build_objective
+from layermix.core.signals import Needs
 from layermix.errors import ModelError
-from layermix.hf import MINILM_SHA256, align_labels, load_classifier, same_tokens
-from layermix.objective import build_objective
-from layermix.signals import Needs
-from layermix.students import copy_blocks, fresh_student
+from layermix.models.encoder import Classifier, HFEncoder, fingerprint
+from layermix.models.loading import MINILM_SHA256, align_labels, load_classifier, same_tokens
+from layermix.models.students import copy_blocks, fresh_student
 
 Bert = Callable[..., BertForSequenceClassification]
 TEXTS = ("a b c", "x y z z")

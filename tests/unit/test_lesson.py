@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from transformers import BertForSequenceClassification, BertTokenizer, DistilBertTokenizer
 
-from layermix import metrics
 from layermix.config import DistillConfig
-from layermix.data import TextData, from_splits
-from layermix.encoder import Classifier
+from layermix.console import Reporter
+from layermix.data.texts import TextData, from_splits
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
-from layermix.lesson import Lesson, check_teacher, prepare
-from layermix.progress import Reporter
-from layermix.run import distill_from
+from layermix.evaluation import metrics
+from layermix.models.encoder import Classifier
+from layermix.runs.pipeline import distill_from
+from layermix.runs.prepare import Lesson, check_teacher, prepare
 
 from ..recipes import whole
 

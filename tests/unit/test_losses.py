@@ -7,8 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from layermix.errors import ModelError
-from layermix.losses import (
+from layermix.core.losses import (
     HIDDEN,
     IGNORED,
     LOGIT,
@@ -25,6 +24,7 @@ from layermix.losses import (
     soft_cross_entropy_mean,
     token_norm,
 )
+from layermix.errors import ModelError
 
 REAL = torch.tensor([[True, True, False], [True, False, False]])
 

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from layermix import machine
-from layermix.machine import QuickFunctions, choose_precision, fast_pass, reuse_memory
+from layermix.hardware import precision as machine
+from layermix.hardware.precision import QuickFunctions, choose_precision, fast_pass, reuse_memory
 
 CPU = torch.device("cpu")
 
@@ -214,7 +214,7 @@ def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch)
 
 SHAPES = """
 import torch
-import layermix.machine
+import layermix.hardware.precision
 one = torch.ones(1200, 8, dtype=torch.bfloat16)
 for _ in range(2):
     for rows in range(1, 1201): one[:rows] @ one[:8]

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as sklearn_metrics
 
-from layermix.docstrings import LABEL_NAMES
-from layermix.metrics import (
+from layermix.data.docstrings import LABEL_NAMES
+from layermix.evaluation.metrics import (
     DEFAULT_METRICS,
     HIGHER_IS_BETTER,
     TASKS,

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from layermix.config import MixConfig
-from layermix.errors import ConfigError, ModelError
-from layermix.mixing import (
+from layermix.core.mixing import (
     MIXES,
     FixedMix,
     MixPlan,
@@ -19,6 +18,7 @@ from layermix.mixing import (
     near_one_to_one,
     plan_mix,
 )
+from layermix.errors import ConfigError, ModelError
 
 STUDENT = torch.zeros(3, 2, 4, 5)
 

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from layermix.config import LossConfig
-from layermix.errors import ConfigError
-from layermix.mixing import FixedMix, MixPlan, SoftmaxMix
-from layermix.objective import (
+from layermix.core.mixing import FixedMix, MixPlan, SoftmaxMix
+from layermix.core.objective import (
     Objective,
     Projection,
     build_objective,
     gradient_norms,
     param_groups,
 )
-from layermix.seeds import seeded
-from layermix.signals import LOGITS_ONLY, Batch, Needs, Signal
+from layermix.core.seeds import seeded
+from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal
+from layermix.errors import ConfigError
 
 from ..recipes import whole
 

@@ -22,13 +22,13 @@ from transformers import (
     BertTokenizer,
 )
 
-from layermix import streams
 from layermix.config import DataConfig
-from layermix.data import load_texts
+from layermix.console import Reporter
+from layermix.data import blocks as streams
+from layermix.data.texts import load_texts
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
-from layermix.evaluate import evaluate, scores_text
-from layermix.predict import predict
-from layermix.progress import Reporter
+from layermix.serving.evaluate import evaluate, scores_text
+from layermix.serving.predict import predict
 
 LETTERS = "abcdefghij"
 TEXTS = ["a b", "c", 'd "e", f', "g h i j a b", "b\tc", "ü d"]
@@ -364,7 +364,7 @@ def test_no_bar_runs_through_rows_on_a_terminal(
 PROGRAM = """
 import sys
 from pathlib import Path
-from layermix.predict import predict
+from layermix.serving.predict import predict
 predict(*sys.argv[1:], batch_size=256)
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """

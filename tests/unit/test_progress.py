@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from layermix.progress import Reporter, TrainingBar, alpha_shades
+from layermix.console import Reporter, TrainingBar, alpha_shades
 
 
 def test_remarks_go_to_standard_error_in_one_piece(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,20 +9,20 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix import remember
-from layermix.cache import CachedTeacher
 from layermix.config import CacheConfig, DistillConfig
-from layermix.data import TextData
-from layermix.encoder import Classifier, HFEncoder
-from layermix.lesson import Lesson, prepare
-from layermix.objective import build_objective
-from layermix.progress import Reporter
-from layermix.remember import agree, cache_folder, open_cache, signals_for
-from layermix.run import distill_from
-from layermix.signals import Needs, Teacher
-from layermix.store import LOCK, MANIFEST
-from layermix.students import copy_blocks
-from layermix.teacher import LiveTeacher
+from layermix.console import Reporter
+from layermix.core.objective import build_objective
+from layermix.core.signals import Needs, Teacher
+from layermix.data.texts import TextData
+from layermix.models.encoder import Classifier, HFEncoder
+from layermix.models.live_teacher import LiveTeacher
+from layermix.models.students import copy_blocks
+from layermix.runs.pipeline import distill_from
+from layermix.runs.prepare import Lesson, prepare
+from layermix.teacher_cache import choose as remember
+from layermix.teacher_cache.cached_teacher import CachedTeacher
+from layermix.teacher_cache.choose import agree, cache_folder, open_cache, signals_for
+from layermix.teacher_cache.store import LOCK, MANIFEST
 
 ROWS = 26
 

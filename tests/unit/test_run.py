@@ -12,16 +12,17 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
-from layermix import metrics, run
 from layermix.config import DistillConfig, TeachConfig, load
-from layermix.data import TextData
+from layermix.console import Reporter
+from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ModelError, NonFiniteLossError, RunExistsError
-from layermix.folder import RESULT
-from layermix.hf import Classifier, HFEncoder, copy_blocks, load_classifier
-from layermix.lesson import prepare
-from layermix.progress import Reporter
-from layermix.record import environment, score_table
-from layermix.runtimes import TorchRunner, logits_of
+from layermix.evaluation import metrics
+from layermix.models.loading import Classifier, HFEncoder, copy_blocks, load_classifier
+from layermix.runs import pipeline as run
+from layermix.runs.callbacks import environment, score_table
+from layermix.runs.layout import RESULT
+from layermix.runs.prepare import prepare
+from layermix.serving.predictor import TorchRunner, logits_of
 
 from ..recipes import whole
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layermix.seeds import WINDOW, EpochSampler, derive, seeded
+from layermix.core.seeds import WINDOW, EpochSampler, derive, seeded
 
 
 def order(sampler: EpochSampler, epoch: int) -> list[int]:

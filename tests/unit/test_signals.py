@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from layermix.core.signals import LOGITS_ONLY, Needs, Signal, check_layers, evenly_spaced
 from layermix.errors import ModelError
-from layermix.signals import LOGITS_ONLY, Needs, Signal, check_layers, evenly_spaced
 
 
 def a_signal(*layers: int) -> Signal:

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layermix.config import DataConfig
+from layermix.data.files import FORMATS, Findings, Table, read_tables, tables_of
 from layermix.errors import ConfigError, DataError
-from layermix.sources import FORMATS, Findings, Table, read_tables, tables_of
 
 Row = dict[str, Any]
 
@@ -478,7 +478,7 @@ def test_a_hub_data_set_that_cannot_be_loaded(
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     code = (
         "from layermix.config import DataConfig\n"
-        "from layermix.sources import Findings, read_tables\n"
+        "from layermix.data.files import Findings, read_tables\n"
         "from layermix.errors import DataError\n"
         "try: read_tables(DataConfig(path='glue:mrpc'), Findings())\n"
         "except DataError as error: print(error.problems[0])"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn import metrics as sklearn_metrics
 
-from layermix.stats import (
+from layermix.evaluation.statistics import (
     Bootstrap,
     Comparison,
     describe,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from layermix.errors import CacheError
-from layermix.store import (
+from layermix.teacher_cache.store import (
     LOCK,
     MANIFEST,
     PLAN,
@@ -282,7 +282,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _ = opened(folder)
-    monkeypatch.setattr("layermix.store.free_bytes", lambda _: 12_000)
+    monkeypatch.setattr("layermix.teacher_cache.store.free_bytes", lambda _: 12_000)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
     def full(_: int) -> None:

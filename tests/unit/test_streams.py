@@ -18,10 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layermix import sources, streams
+from layermix.data import blocks as streams
+from layermix.data import files as sources
+from layermix.data.blocks import TextStream, open_texts
+from layermix.data.files import FORMATS
 from layermix.errors import DataError, UnreadRowsError
-from layermix.sources import FORMATS
-from layermix.streams import TextStream, open_texts
 
 Row = tuple[str, ...] | None
 Source = str | Path | BinaryIO

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from layermix import study
 from layermix.config import DistillConfig, TeachConfig
 from layermix.errors import ConfigError
-from layermix.study import Plan, StudyConfig, load_study, make_plan
+from layermix.studies import plan as study
+from layermix.studies.plan import Plan, StudyConfig, load_study, make_plan
 
 TINY: dict[str, Any] = {
     "base": {"teacher": "T", "training": {"epochs": 3}},

@@ -8,9 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from layermix.data import TextData, from_splits
-from layermix.errors import ConfigError, ModelError
-from layermix.tokens import (
+from layermix.data.texts import TextData, from_splits
+from layermix.data.tokenization import (
     Collator,
     Tokens,
     choose_max_length,
@@ -18,6 +17,7 @@ from layermix.tokens import (
     tokenize_split,
     tokenize_texts,
 )
+from layermix.errors import ConfigError, ModelError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 

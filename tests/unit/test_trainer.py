@@ -13,12 +13,12 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from layermix.core.objective import param_groups
+from layermix.core.seeds import EpochSampler
+from layermix.core.signals import Batch, Needs, Signal
+from layermix.core.trainer import CHECKPOINTS_KEPT, DistillTrainer, last_checkpoint, schedule
 from layermix.errors import ModelError, NonFiniteLossError
-from layermix.objective import param_groups
-from layermix.seeds import EpochSampler
-from layermix.signals import Batch, Needs, Signal
-from layermix.teacher import LiveTeacher
-from layermix.trainer import CHECKPOINTS_KEPT, DistillTrainer, last_checkpoint, schedule
+from layermix.models.live_teacher import LiveTeacher
 
 Make = Callable[..., DistillTrainer]
 EVERY_STEP = {"epochs": 1, "batch_size": 4, "log_every": 1, "warmup": 0, "learning_rate": 1e-3}

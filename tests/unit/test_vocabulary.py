@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import BertForSequenceClassification
 
-from layermix.vocabulary import SplitEmbedding, occurring, only_occurring_trained
+from layermix.models.embedding_rows import SplitEmbedding, occurring, only_occurring_trained
 
 VOCABULARY, WIDTH = 31, 16
 SEEN = [0, 2, 3, 7, 8, 9, 30]  # padding first

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from layermix.cli.commands import main as main

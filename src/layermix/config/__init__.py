@@ -1,0 +1,36 @@
+"""What a run is described by. Knows no torch.
+
+Values come from a preset (`presets`), then a YAML file, then flags (`loading`); the merged
+dictionary is validated once against `schema`. `describe` makes the JSON schema. Read `schema`
+first.
+"""
+
+from layermix.config.describe import json_schema as json_schema
+from layermix.config.loading import ALIASES as ALIASES
+from layermix.config.loading import Config as Config
+from layermix.config.loading import explain as explain
+from layermix.config.loading import load as load
+from layermix.config.loading import nest as nest
+from layermix.config.loading import read_yaml as read_yaml
+from layermix.config.loading import to_yaml as to_yaml
+from layermix.config.presets import PRESETS as PRESETS
+from layermix.config.schema import CacheConfig as CacheConfig
+from layermix.config.schema import DataConfig as DataConfig
+from layermix.config.schema import DistillConfig as DistillConfig
+from layermix.config.schema import HiddenReduction as HiddenReduction
+from layermix.config.schema import LogitLoss as LogitLoss
+from layermix.config.schema import LossConfig as LossConfig
+from layermix.config.schema import MixConfig as MixConfig
+from layermix.config.schema import MixName as MixName
+from layermix.config.schema import Precision as Precision
+from layermix.config.schema import Section as Section
+from layermix.config.schema import Source as Source
+from layermix.config.schema import StudentConfig as StudentConfig
+from layermix.config.schema import SupervisedLoss as SupervisedLoss
+from layermix.config.schema import TeachConfig as TeachConfig
+from layermix.config.schema import Tracker as Tracker
+from layermix.config.schema import TrainingConfig as TrainingConfig
+from layermix.config.schema import field_names as field_names
+from layermix.config.schema import merge as merge
+from layermix.config.schema import section_kinds as section_kinds
+from layermix.config.schema import spell_out as spell_out

@@ -1,0 +1,147 @@
+"""Builds a config from YAML and flags and reports every problem by flag or line; writes YAML."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from layermix.config.schema import field_names, merge, section_kinds, spell_out
+from layermix.errors import ConfigError
+
+ALIASES = {
+    "teacher": "teacher.model",
+    "student": "student.model",
+    "data": "data.path",
+    "report_to": "training.report_to",
+}
+"""What the command line calls `--teacher T` is the field `teacher.model`."""
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"mix.strategy": "fixed"}` -> `{"mix": {"strategy": "fixed"}}`."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, leaf = dotted.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return nested
+
+
+def load(
+    kind: type[Config], file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> Config:
+    """Build a config from an optional YAML file and flags that override it.
+
+    Args:
+        kind: `DistillConfig`, `TeachConfig`, or another of their making.
+        file: A YAML file of the same shape.
+        flags: Dotted field names (or the aliases `teacher`, `student`, `data`) to values as typed.
+
+    Raises:
+        ConfigError: Listing every problem at once, each by its flag or its line in the file.
+    """
+    flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
+    from_file, lines = read_yaml(file) if file else ({}, {})
+    given = spell_out(kind, from_file)
+    # What is no section stays what it is, for the error; flags would hide it.
+    wrong = {name for name in section_kinds(kind) if not isinstance(given.get(name, {}), Mapping)}
+    heard = {name: value for name, value in flags.items() if name.partition(".")[0] not in wrong}
+    try:
+        return kind.model_validate(merge(given, nest(heard)))
+    except ValidationError as error:
+        problems: list[str] = [
+            _tell(kind, problem, flags, file, lines) for problem in error.errors()
+        ]
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the config:"
+        raise ConfigError("\n".join([count, *problems])) from None
+
+
+def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """A YAML mapping, and the line number of each dotted key.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no mapping, or has a key twice.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        node, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file; give the path of a YAML config") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file}: found a {type(value).__name__}, wanted `key: value` lines")
+    lines: dict[str, int] = {}
+    twice: list[str] = []
+
+    def walk(mapping: yaml.Node, prefix: str) -> None:
+        for key, child in mapping.value:
+            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                twice.append(f"  {file}:{line}: {name} stands on line {lines[name]} already")
+            lines[name] = line
+            if isinstance(child, yaml.MappingNode):
+                walk(child, f"{name}.")
+
+    assert node is not None
+    walk(node, "")
+    if twice:
+        raise ConfigError("\n".join(["a key may be given only once:", *twice]))
+    return value, lines
+
+
+def _tell(
+    kind: type[BaseModel],
+    problem: Any,
+    flags: Mapping[str, Any],
+    file: Path | None,
+    lines: Mapping[str, int],
+) -> str:
+    """One pydantic problem in the words the user typed."""
+    name, message = explain(kind, problem)
+    short = {long: alias for alias, long in ALIASES.items()}
+    typed = [flag for flag in flags if flag == name or flag.startswith(f"{name}.")]
+    places = [f"--{short.get(flag, flag)}" for flag in typed]
+    key = name if name in lines else name.partition(".")[0]  # a section written as one word
+    if key in lines and (not typed or name in section_kinds(kind)):
+        places.append(f"{file}:{lines[key]}: {key}")
+    return f"  {' '.join(places) or name}: {message}"
+
+
+def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
+    """The dotted field that a pydantic problem is about, and what is wrong with it."""
+    known = {*field_names(kind), *section_kinds(kind)}
+    parts = [str(part) for part in problem["loc"]]
+    unknown = problem["type"] == "extra_forbidden"
+    while not unknown and len(parts) > 1 and ".".join(parts) not in known:
+        parts.pop()  # an index into a list
+    name = ".".join(parts)
+    message = problem["msg"].removeprefix("Value error, ")
+    if unknown:
+        message = "unknown key" + _suggestion(name, known)
+    elif problem["type"] != "value_error":
+        message += f", found {problem['input']!r}"
+    return name, message
+
+
+def _suggestion(unknown: str, known: set[str]) -> str:
+    """What may have been meant: the same key in another section, or one spelled alike."""
+    leaf = unknown.rpartition(".")[2]
+    moved = sorted(name for name in known if name.rpartition(".")[2] == leaf)
+    found = moved or difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The whole resolved config as YAML that `load` reads back to an equal one."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text

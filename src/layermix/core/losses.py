@@ -1,0 +1,193 @@
+"""The losses of equation (4): pure functions, one number per example, padding never counted.
+
+To add a loss, add a function, its row to `SUPERVISED`, `LOGIT` or `HIDDEN`, and its name to
+`SupervisedLoss`, `LogitLoss` or `HiddenReduction` in `config.py`. Row i of a result depends on
+example i alone (`tinybert_mean` of `HIDDEN` also on the padded length), so a batch may be split in
+any way.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from layermix.errors import ModelError
+from layermix.hardware.precision import at_least_float32
+
+IGNORED = -100
+"""The label of a row that has none; L_sup is 0 there."""
+
+Logits = Float[Tensor, "B C"]
+PerExample = Float[Tensor, " B"]
+Layers = Float[Tensor, "K B T D"]
+
+
+def cross_entropy(logits: Logits, labels: Int[Tensor, " B"]) -> PerExample:
+    """L_sup for classes: −log p(label).
+
+    Examples:
+        >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, IGNORED]))
+        tensor([1.3863, 0.0000])
+    """
+    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+
+
+def regression(logits: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> PerExample:
+    """L_sup for a number: the squared error; a NaN label counts as none."""
+    known = ~labels.isnan()
+    return (logits.squeeze(-1) - labels.where(known, 0)).square() * known
+
+
+def binary_cross_entropy(logits: Logits, labels: Float[Tensor, "B C"]) -> PerExample:
+    """L_sup for several labels at once, mean over classes; `IGNORED` in a row: none."""
+    known = (labels != IGNORED).all(-1)
+    target = labels.where(known[:, None], 0)
+    return (
+        functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+        * known
+    )
+
+
+def soft_cross_entropy(student: Logits, teacher: Logits, temperature: float = 1.0) -> PerExample:
+    """L_logit: cross entropy with the teacher's soft labels, summed over classes, times T².
+
+    Examples:
+        >>> soft_cross_entropy(torch.zeros(1, 2), torch.tensor([[9.0, -9.0]]))
+        tensor([0.6931])
+    """
+    target = (teacher / temperature).softmax(-1)
+    log_probabilities = (student / temperature).log_softmax(-1)
+    return -(target * log_probabilities).sum(-1) * temperature**2
+
+
+def soft_cross_entropy_mean(
+    student: Logits, teacher: Logits, temperature: float = 1.0
+) -> PerExample:
+    """L_logit as TinyBERT's code computes it: the mean over classes instead of the sum."""
+    return soft_cross_entropy(student, teacher, temperature) / student.shape[-1]
+
+
+def kl_divergence(student: Logits, teacher: Logits, temperature: float = 1.0) -> PerExample:
+    """L_logit: KL(teacher ‖ student) at temperature T, times T²; 0 where they agree.
+
+    Examples:
+        >>> kl_divergence(torch.tensor([[2.0, 1.0]]), torch.tensor([[3.0, 2.0]])).abs() < 1e-6
+        tensor([True])
+    """
+    target = (teacher / temperature).log_softmax(-1)
+    log_probabilities = (student / temperature).log_softmax(-1)
+    return (target.exp() * (target - log_probabilities)).sum(-1) * temperature**2
+
+
+def logit_mse(student: Logits, teacher: Logits, temperature: float = 1.0) -> PerExample:
+    """L_logit: squared difference of the logits, mean over classes; T cancels against T²."""
+    return (student - teacher).square().mean(-1)
+
+
+def hidden_mean(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> PerExample:
+    """L_hid: mean over the example's real tokens and the width, summed over layers.
+
+    Examples:
+        >>> ones, mask = torch.ones(3, 1, 2, 4), torch.tensor([[True, False]])
+        >>> hidden_mean(ones, 0 * ones, mask)
+        tensor([3.])
+    """
+    return token_norm(student, target, mask) / student.shape[-1]
+
+
+def token_norm(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> PerExample:
+    """L_hid: squared norm per token, mean over the example's real tokens, summed over layers."""
+    return literal_sum(student, target, mask) / mask.sum(-1).clamp(min=1)
+
+
+def literal_sum(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> PerExample:
+    """L_hid: equation (3) to the letter, the squared norm of the matrix of real tokens."""
+    return (squared_norms(student, target) * mask).sum((0, 2))
+
+
+def hidden_tinybert_mean(student: Layers, target: Layers, mask: Bool[Tensor, "B T"]) -> PerExample:
+    """L_hid as TinyBERT's code computes it: mean over all positions, padding included."""
+    return squared_norms(student, target).sum((0, 2)) / (student.shape[2] * student.shape[3])
+
+
+def attention_scores(
+    student: Float[Tensor, "K B H T T"],
+    teacher: Float[Tensor, "K B G T T"],
+    mask: Bool[Tensor, "B T"],
+    heads: Literal["matched", "averaged"] = "matched",
+) -> PerExample:
+    """L_att: squared difference of the attention scores, mean over real pairs of tokens and heads.
+
+    Scores are taken before mask and softmax, as in TinyBERT; summed over layers.
+
+    Raises:
+        ModelError: If heads are to be matched, but there are not as many on both sides.
+
+    Examples:
+        >>> ones, mask = torch.ones(2, 1, 3, 2, 2), torch.tensor([[True, False]])
+        >>> attention_scores(ones, 0 * ones, mask)
+        tensor([2.])
+    """
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    if heads == "averaged":
+        student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
+    if student.shape[2] != teacher.shape[2]:
+        raise ModelError(
+            f"the student has {student.shape[2]} attention heads and the teacher "
+            f"{teacher.shape[2]}, so they cannot be matched; use --loss.attention_heads averaged"
+        )
+    real = mask[:, :, None] & mask[:, None, :]
+    squares = (student - teacher).square().mean(2) * real
+    return squares.sum((0, 2, 3)) / real.sum((1, 2)).clamp(min=1)
+
+
+def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:
+    """‖P h − h~‖² of every token, in float32 (or float64) whatever the precision of the pass."""
+    difference = at_least_float32(student) - at_least_float32(target)
+    norms: Tensor = torch.linalg.vecdot(difference, difference)
+    return norms
+
+
+class LossRow(NamedTuple):
+    """A named loss: its function, one line for people, where it comes from.
+
+    `padding` says whether it looks at the positions that hold no token.
+    """
+
+    function: Callable[..., PerExample]
+    summary: str
+    paper: str
+    padding: bool = False
+
+
+TINYBERT = "TinyBERT, arXiv 1909.10351"
+HINTON = "Hinton et al., arXiv 1503.02531"
+YUN = "Yun and Moon, equation (3)"
+SUPERVISED: Mapping[str, LossRow] = {
+    "cross_entropy": LossRow(
+        cross_entropy, "cross entropy with the labels", "Yun and Moon, equation (4)"
+    ),
+    "mse": LossRow(regression, "squared error of a number (Python only)", "–"),
+    "bce": LossRow(
+        binary_cross_entropy, "binary cross entropy, several labels at once (Python only)", "–"
+    ),
+}
+LOGIT: Mapping[str, LossRow] = {
+    "soft_cross_entropy": LossRow(
+        soft_cross_entropy, "cross entropy with soft labels, × T²", HINTON
+    ),
+    "tinybert_mean": LossRow(soft_cross_entropy_mean, "the same, ÷ number of classes", TINYBERT),
+    "kl": LossRow(kl_divergence, "KL(teacher ‖ student), × T²", HINTON),
+    "mse": LossRow(logit_mse, "squared difference of logits", "Ba and Caruana, arXiv 1312.6184"),
+}
+HIDDEN: Mapping[str, LossRow] = {
+    "mean": LossRow(hidden_mean, "mean over real tokens and width, sum over layers", YUN),
+    "token_norm": LossRow(token_norm, "squared norm per token, mean over real tokens", YUN),
+    "literal_sum": LossRow(literal_sum, "squared norm of the whole matrix", YUN),
+    "tinybert_mean": LossRow(
+        hidden_tinybert_mean, "mean over all positions, padding included", TINYBERT, padding=True
+    ),
+}

@@ -1,0 +1,1 @@
+"""Files and rows in, tokenised rows and batches out."""

@@ -1,0 +1,246 @@
+"""Checked texts as token rows and padded batches: all that is done with a tokenizer."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import generate_random_fingerprint
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from layermix.data.texts import Text, TextData
+from layermix.errors import ConfigError, ModelError
+from layermix.evaluation.metrics import UNLABELLED
+
+SHARE_CUT = 0.01
+"""Largest share of the training rows that a chosen maximum length may cut."""
+
+_INPUTS = ("input_ids", "token_type_ids")  # the attention mask is made with the padding
+_TEACHER = "teacher_"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token rows by split, not yet padded.
+
+    Attributes:
+        splits: `train` (with the unlabeled rows at its end), `validation` and perhaps `test`, with
+            the columns `input_ids`, `token_type_ids` (if the tokenizer makes them), `labels`,
+            `row_id` and `length` (tokens of `input_ids`); with a second tokenizer also
+            `teacher_input_ids` and perhaps `teacher_token_type_ids`.
+        max_length: Tokens that no row exceeds.
+        cut: Share of each split's rows that were cut, by either tokenizer, in [0, 1].
+    """
+
+    splits: Mapping[str, Dataset]
+    max_length: int
+    cut: Mapping[str, float]
+
+
+def choose_max_length(texts: TextData, tokenizer: PreTrainedTokenizerBase, limit: int) -> int:
+    """The smallest multiple of 8 that cuts at most 1 % of the training rows.
+
+    Args:
+        texts: Its training rows are measured, unlabeled ones left out.
+        tokenizer: Counts the tokens, special ones included.
+        limit: Most tokens that model and tokenizer take; returned if the multiple of 8 exceeds it.
+
+    Returns:
+        A number of tokens.
+    """
+    train = texts.splits["train"]
+    lengths: list[int] = []
+    for start in range(0, len(train), 1000):
+        encoded = _encode(train[start : start + 1000], tokenizer)
+        lengths += [len(ids) for ids in encoded["input_ids"]]
+    longest_kept = sorted(lengths)[len(lengths) - 1 - int(SHARE_CUT * len(lengths))]
+    return min(-(-longest_kept // 8) * 8, limit)
+
+
+def tokenize(
+    texts: TextData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Tokens:
+    """Tokenize every split; of a pair the longer text is cut first.
+
+    Args:
+        texts: Checked texts.
+        tokenizer: The student's.
+        max_length: Most tokens of a row, special ones included.
+        teacher_tokenizer: Given if the teacher's differs; it cuts at the same length.
+
+    Raises:
+        ConfigError: The maximum length leaves no room for text beside the special tokens.
+    """
+    splits: dict[str, Dataset] = {}
+    cut: dict[str, float] = {}
+    for name, split in texts.splits.items():
+        splits[name], cut[name] = tokenize_split(split, tokenizer, max_length, teacher_tokenizer)
+    if "unlabeled" in splits:
+        train, unlabeled = splits["train"], splits.pop("unlabeled")
+        splits["train"] = concatenate_datasets([train, unlabeled])
+        rows_cut = cut["train"] * len(train) + cut.pop("unlabeled") * len(unlabeled)
+        cut["train"] = rows_cut / len(splits["train"])
+    return Tokens(splits, max_length, cut)
+
+
+def tokenize_split(
+    split: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[Dataset, float]:
+    """One split of `TextData` as (token rows, share of rows cut).
+
+    Raises:
+        ConfigError: As `tokenize`.
+    """
+    tokenizers = {"": tokenizer} | ({_TEACHER: teacher_tokenizer} if teacher_tokenizer else {})
+    _check_room(tokenizers.values(), "text_pair" in split.column_names, max_length)
+    rows_cut = 0
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        nonlocal rows_cut
+        rows, cut = _token_rows(batch, tokenizers, max_length)
+        rows_cut += cut
+        return rows
+
+    # A fingerprint is given because `datasets` would pickle the tokenizer to make one.
+    encoded = split.map(
+        encode,
+        batched=True,
+        remove_columns=split.column_names,
+        load_from_cache_file=False,
+        new_fingerprint=generate_random_fingerprint(),
+        desc="tokenizing",
+    )
+    return encoded, rows_cut / len(split)
+
+
+def tokenize_texts(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Unlabelled texts, one or more, as (token rows like those of `Tokens`, number of rows cut).
+
+    Raises:
+        ConfigError: As `tokenize`.
+    """
+    _check_room([tokenizer], len(texts[0]) == 2, max_length)
+    parts = zip(("text", "text_pair"), zip(*texts, strict=True), strict=False)
+    batch = {"label": [UNLABELLED] * len(texts), "row_id": range(len(texts)), **dict(parts)}
+    columns, cut = _token_rows(batch, {"": tokenizer}, max_length)
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows], cut
+
+
+def _check_room(tokenizers: Iterable[PreTrainedTokenizerBase], pair: bool, max_length: int) -> None:
+    """Raise a ConfigError where the special tokens leave no room for text."""
+    for one in tokenizers:
+        needed = one.num_special_tokens_to_add(pair=pair) + 1 + pair
+        if max_length < needed:
+            raise ConfigError(
+                f"--data.max_length {max_length} leaves no room for text beside the special tokens "
+                f"of {type(one).__name__}; wanted {needed} or more"
+            )
+
+
+def _token_rows(
+    batch: Mapping[str, Sequence[Any]],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    max_length: int,
+) -> tuple[dict[str, Any], int]:
+    """The columns of `Tokens` for a batch of texts, and how many of its rows were cut."""
+    rows: dict[str, Any] = {"labels": batch["label"], "row_id": batch["row_id"]}
+    long_rows: set[int] = set()
+    for prefix, one in tokenizers.items():
+        encoded = _encode(batch, one)
+        long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
+        if long:
+            # Encoded twice because not every tokenizer tells which rows it has cut.
+            short = _encode(batch, one, rows=long, max_length=max_length)
+            for name, values in encoded.items():
+                for row, value in zip(long, short[name], strict=True):
+                    values[row] = value
+        long_rows.update(long)
+        rows |= {prefix + name: values for name, values in encoded.items()}
+    rows["length"] = [len(ids) for ids in rows["input_ids"]]
+    return rows, len(long_rows)
+
+
+def _encode(
+    batch: Mapping[str, Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[int] | None = None,
+    max_length: int | None = None,
+) -> dict[str, list[list[int]]]:
+    """Token ids of a batch of texts or pairs, or of some of its rows; cut only if asked for."""
+    columns = [list(batch[name]) for name in ("text", "text_pair") if name in batch]
+    if rows is not None:
+        columns = [[column[row] for row in rows] for column in columns]
+    encoded = tokenizer(
+        *columns,
+        truncation="longest_first" if max_length is not None else False,
+        max_length=max_length,
+        verbose=False,  # longer rows than the model takes are expected here
+    )
+    return {name: list(encoded[name]) for name in _INPUTS if name in encoded}
+
+
+class Collator:
+    """Token rows -> one padded batch.
+
+    Args:
+        tokenizer: Says how `input_ids` are padded.
+        teacher_tokenizer: The one given to `tokenize`, if any.
+
+    Raises:
+        ModelError: A tokenizer has no padding token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        for one in filter(None, (tokenizer, teacher_tokenizer)):
+            if one.pad_token is None:
+                raise ModelError(
+                    f"{type(one).__name__} has no padding token, which batches need; set its "
+                    "pad_token and save it again"
+                )
+        self.tokenizer = tokenizer
+        self.teacher_tokenizer = teacher_tokenizer
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pad to the longest row of the batch.
+
+        Args:
+            rows: B rows of a split of `Tokens`.
+
+        Returns:
+            `input_ids`, `attention_mask`, perhaps `token_type_ids`: (B, T) int64; `labels` and
+            `row_id`: (B,) int64; with a teacher tokenizer `teacher_inputs`, the same for it.
+        """
+        batch: dict[str, Any] = _pad(self.tokenizer, rows, "")
+        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
+        batch["row_id"] = torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)
+        if self.teacher_tokenizer is not None:
+            batch["teacher_inputs"] = _pad(self.teacher_tokenizer, rows, _TEACHER)
+        return batch
+
+
+def _pad(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], prefix: str
+) -> dict[str, Tensor]:
+    inputs = {
+        name: [row[prefix + name] for row in rows] for name in _INPUTS if prefix + name in rows[0]
+    }
+    padded = pad_without_fast_tokenizer_warning(  # type: ignore[no-untyped-call]  # transformers
+        tokenizer, inputs, padding=True, return_attention_mask=True, return_tensors="pt"
+    )
+    return dict(padded)

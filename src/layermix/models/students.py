@@ -1,0 +1,134 @@
+"""Students made from a teacher: some of its blocks, or a fresh model of its family."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from layermix.core.seeds import seeded
+from layermix.core.signals import check_layers
+from layermix.errors import ModelError
+from layermix.models.encoder import Classifier, blocks_of, blocks_path
+
+SIZES: Mapping[str, tuple[str, ...]] = {
+    "hidden": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "ffn": ("intermediate_size", "hidden_dim"),
+}
+"""What the families' configs call the sizes of a student (hidden_dim: DistilBERT)."""
+
+
+def copy_blocks(
+    teacher: Classifier, layers: int | None = None, blocks: Sequence[int] | None = None
+) -> Classifier:
+    """A student made of some of the teacher's blocks, with its embeddings and head.
+
+    Args:
+        teacher: Where everything is copied from; not changed.
+        layers: How many of its first blocks (default: half of them).
+        blocks: Which ones instead, counted from 0, in this order.
+
+    Raises:
+        ModelError: If a block does not exist, or the family cannot be shortened.
+    """
+    source = teacher.model
+    depth = len(blocks_of(source))
+    if blocks is None:
+        count = layers or max(1, depth // 2)
+        if count > depth:
+            raise ModelError(
+                f"{count} blocks wanted, but the teacher has {depth}; ask for at most {depth}"
+            )
+        blocks = range(count)
+    blocks = check_layers(blocks, depth, "the teacher")
+    config = copy.deepcopy(source.config)
+    config.num_hidden_layers = len(blocks)
+    if kinds := getattr(config, "layer_types", None):  # ModernBERT: local or global attention
+        config.layer_types = [kinds[block] for block in blocks]
+    with torch.random.fork_rng():  # the random start is written over
+        student = type(source)(config)
+    state, notes = _renumbered(source, blocks)
+    try:
+        student.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the blocks of a {type(source).__name__} cannot be copied one by one; give "
+            "--student.model, or --student.hidden for a fresh student"
+        ) from error
+    start = {"kind": "blocks", "from": teacher.source, "blocks": list(blocks), "notes": notes}
+    tokenizer = copy.deepcopy(teacher.tokenizer)
+    return Classifier(student, tokenizer, teacher.source, start, tuple(notes))
+
+
+def _renumbered(
+    source: PreTrainedModel, blocks: Sequence[int]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The state of `source` with only `blocks`, numbered from 0, and notes on what was changed."""
+    prefix = f"{blocks_path(source)}."
+    state = {key: value for key, value in source.state_dict().items() if not key.startswith(prefix)}
+    notes: list[str] = []
+    for number, block in enumerate(blocks):
+        own = dict(blocks_of(source)[block].state_dict())
+        if source.config.model_type == "modernbert" and (number == 0) != (block == 0):
+            notes.append(_leave_first(own, block) if block == 0 else _become_first(own, block))
+        state |= {f"{prefix}{number}.{key}": value for key, value in own.items()}
+    return state, notes
+
+
+def _become_first(own: dict[str, Tensor], block: int) -> str:
+    """ModernBERT's embeddings are normalised, so its first block has no norm before attention."""
+    scale = own.pop("attn_norm.weight")
+    own.pop("attn_norm.bias", None)
+    own["attn.Wqkv.weight"] = own["attn.Wqkv.weight"] * scale
+    return (
+        f"block {block} of the teacher has an attention norm, for which ModernBERT has no place in "
+        "its first block; only the norm's scale was kept, folded into the attention's input matrix"
+    )
+
+
+def _leave_first(own: dict[str, Tensor], block: int) -> str:
+    """The reverse: a place that has a norm gets one that scales by 1."""
+    own["attn_norm.weight"] = torch.ones_like(own["mlp_norm.weight"])
+    if "mlp_norm.bias" in own:
+        own["attn_norm.bias"] = torch.zeros_like(own["mlp_norm.bias"])
+    return (
+        f"block {block} of the teacher has no attention norm, which ModernBERT has in all blocks "
+        "but the first; a new one of scale 1 was put before its attention"
+    )
+
+
+def fresh_student(
+    teacher: Classifier, seed: int, layers: int | None, sizes: Mapping[str, int]
+) -> Classifier:
+    """A randomly started student of the teacher's family, with its vocabulary.
+
+    Args:
+        teacher: Gives family, vocabulary, classes, and the sizes that are not named; not changed.
+        seed: Fixes the start.
+        layers: Number of blocks; the teacher's if None.
+        sizes: Any of `SIZES`.
+
+    Raises:
+        ModelError: If the sizes do not fit together.
+    """
+    config: Any = copy.deepcopy(teacher.model.config)
+    config.num_hidden_layers = layers or config.num_hidden_layers
+    if kinds := getattr(config, "layer_types", None):  # ModernBERT: its pattern, cut or repeated
+        config.layer_types = [kinds[n % len(kinds)] for n in range(config.num_hidden_layers)]
+    for name, size in sizes.items():
+        setattr(config, next(known for known in SIZES[name] if hasattr(config, known)), size)
+    if hasattr(config, "pooler_hidden_size"):  # DeBERTa-v2
+        config.pooler_hidden_size = config.hidden_size
+    if config.hidden_size % config.num_attention_heads:
+        raise ModelError(
+            f"hidden size {config.hidden_size} cannot be shared among {config.num_attention_heads} "
+            "heads; choose a --student.heads that divides it"
+        )
+    with seeded(seed, "student"):
+        model = type(teacher.model)(config)
+    family = config.model_type
+    start = {"kind": "fresh", "family": family, "layers": config.num_hidden_layers, **sizes}
+    return Classifier(model, copy.deepcopy(teacher.tokenizer), f"fresh {family}", start)

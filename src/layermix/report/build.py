@@ -1,0 +1,123 @@
+"""A run's or study's folder -> its page, from its files alone; no torch, no network."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from layermix.errors import ReportError
+from layermix.report import figures
+from layermix.report.html import Page, render
+from layermix.report.run_page import run_page
+from layermix.report.study_page import study_page
+from layermix.runs.layout import write_text
+from layermix.runs.reader import RunFiles, both_names
+from layermix.studies.analysis import plan_file
+from layermix.studies.plan import Plan
+from layermix.studies.scheduler import Study
+
+PLAN_SUFFIX = ".plan.json"
+POLL_SECONDS = 2.0
+
+
+def report(
+    source: Path, out: Path | None = None, figure_folder: Path | None = None, live: bool = False
+) -> tuple[Path, list[Path]]:
+    """Make the page of a run or a study.
+
+    Args:
+        source: The folder; or, where it holds several studies, the file `NAME.json` of one.
+        out: Where the page goes; `report.html` in the folder of a run, `NAME.report.html` beside
+            one that is not finished, `NAME.html` for a study.
+        figure_folder: Where figures go as SVG, PDF, PNG and CSV; None makes none.
+        live: Let the browser load the page again now and then.
+
+    Returns:
+        The page and the files of its figures.
+
+    Raises:
+        ReportError: If there is no run and no study.
+    """
+    if out is not None and out.is_dir():
+        raise ReportError(f"--out {out}: is a folder; give the name of a file, such as page.html")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise ReportError(f"--out {out}: there is no folder {out.parent}; make it first")
+    page, place = page_of(source)
+    target = out or place
+    write_text(target, render(page, live and page.status == "unfinished"))
+    made = figures.save_all(page.figures, figure_folder) if figure_folder else []
+    return target, made
+
+
+def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> NoReturn:
+    """Make the page anew whenever the files change, until stopped.
+
+    Args:
+        source: As in `report`.
+        out: As in `report`.
+        told: Called with the page after every time.
+    """
+    before: Any = None
+    while True:
+        try:
+            now = _state(source)
+            if now != before:
+                told(report(source, out, live=True)[0])
+                before = now
+        except (OSError, ReportError):
+            if before is None:  # it was never there; else it is being renamed
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _state(source: Path) -> dict[str, int]:
+    """The times of the files from which a page is made."""
+    named = source.suffix == ".json" and not source.is_dir()
+    roots = (source.parent,) if named else both_names(source)
+    patterns = ("*.json", "*.jsonl", "*.parquet", "cells/[!.]*/result.json")
+    return {
+        str(file): file.stat().st_mtime_ns
+        for root in roots
+        for pattern in patterns
+        for file in root.glob(pattern)
+    }
+
+
+def page_of(source: Path) -> tuple[Page, Path]:
+    """The page of a folder, and where it belongs.
+
+    Raises:
+        ReportError: If there is no run and no study, or several studies.
+    """
+    if source.suffix == ".json" and not source.is_dir():
+        name = source.name.removesuffix(PLAN_SUFFIX).removesuffix(".json")
+        study = Study(source.parent, name.removesuffix(".declared"))
+        if not plan_file(study).is_file():
+            raise ReportError(
+                f"{source}: found no {plan_file(study).name} beside it; wanted a file of a study "
+                "(NAME.json, or NAME.plan.json), or a folder"
+            )
+        return _study(study)
+    plans = sorted(source.glob(f"*{PLAN_SUFFIX}"))
+    if len(plans) > 1:
+        listed = ", ".join(str(one) for one in plans)
+        raise ReportError(f"{source} holds {len(plans)} studies; give one of {listed}")
+    if plans:
+        return _study(Study(source, plans[0].name.removesuffix(PLAN_SUFFIX)))
+    run = RunFiles(source)
+    # An unfinished folder will be renamed, and a browser would lose the page.
+    unfinished = run.folder.with_name(f"{run.name}.report.html")
+    return run_page(run), unfinished if run.is_working else run.folder / "report.html"
+
+
+def _study(study: Study) -> tuple[Page, Path]:
+    file = plan_file(study)
+    try:
+        plan = Plan.from_record(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportError(
+            f"{file} is damaged ({str(error)[:200]}); the study's own command writes it anew "
+            "(`layermix study STUDY.yaml --out …`; finished cells are not run again)"
+        ) from None
+    return study_page(plan, study), study.folder / f"{study.name}.html"

@@ -1,0 +1,119 @@
+"""A page: what stands on it, and its one self-contained HTML file."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import vl_convert
+
+from layermix.report.figures import Figure
+
+TEMPLATE = ("page.html", "page.css", "page.js")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table: cells are text already."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """The table of rows on which answers differ, which the reader can search."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what belongs to it."""
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Figure] = ()
+    search: Search | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that stands on a page.
+
+    Attributes:
+        title: Its heading.
+        status: A word: ok, failed, cancelled, unfinished.
+        headline: What a reader in a hurry should know, in sentences.
+        notes: What must be known before believing it.
+        sections: In order.
+        record: Name -> text: config, environment, commands.
+    """
+
+    title: str
+    status: str
+    headline: Sequence[str]
+    notes: Sequence[str]
+    sections: Sequence[Section]
+    record: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures."""
+        return [figure for section in self.sections for figure in section.figures]
+
+
+def render(page: Page, live: bool = False) -> str:
+    """The page as one self-contained HTML file.
+
+    Args:
+        page: What stands on it.
+        live: Let the browser load it again now and then.
+    """
+    folder = files("layermix.report") / "template"
+    asset = {one: (folder / one).read_text(encoding="utf-8") for one in TEMPLATE}
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    specs = {figure.name: figure.spec() for figure in page.figures}
+    searches = [section.search.rows for section in page.sections if section.search]
+    return environment.from_string(asset["page.html"]).render(
+        page=page,
+        live=live,
+        style=asset["page.css"],
+        script=asset["page.js"],
+        vega=_vega() if specs else "",
+        data=_json({"figures": specs, "searches": searches}),
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON that may stand in a script element, whatever its strings hold."""
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, which JSON has not, become null: a loss that diverged has a gap."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _vega() -> str:
+    """The drawing library as one script; to put it together takes a second."""
+    bundle: Any = vl_convert.javascript_bundle  # its stub wants an argument that may be left out
+    code: str = bundle()
+    return code.replace("</script", "<\\/script")

@@ -1,0 +1,307 @@
+"""What a run leaves behind: scores and predictions by epoch, the history, the environment."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EvalPrediction, TrainerCallback
+
+from layermix.evaluation import metrics
+from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS, write_text
+from layermix.runs.prepare import Lesson
+from layermix.core.mixing import Mixture
+from layermix.core.objective import Objective
+
+Line = Mapping[str, Any]
+
+
+class EpochRecorder(TrainerCallback):
+    """Scores an evaluation; keeps what the end of the run needs: predictions, chosen weights.
+
+    Files are named by epoch and written whole, so an epoch that a resumed run repeats writes the
+    same.
+    """
+
+    def __init__(self, work: Path, lesson: Lesson, keep_selected: bool) -> None:
+        self.work, self.lesson, self.keep_selected = work, lesson, keep_selected
+        self.epochs = work / EPOCHS
+        self.epochs.mkdir(parents=True, exist_ok=True)
+        ids = {name: rows["row_id"] for name, rows in lesson.evaluated.items()}
+        self.split_of = {row: name for name, rows in ids.items() for row in rows}
+        self.latest: tuple[Any, Any, Any] | None = None
+
+    def score(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scores of one evaluation; agreement with the teacher if its answers are known."""
+        labels, row_ids = prediction.label_ids  # type: ignore[misc]  # one array per label name
+        order = row_ids.argsort()  # rows come by length
+        row_ids, labels = row_ids[order], labels[order]
+        logits = np.asarray(prediction.predictions)[order]
+        self.latest = (row_ids, labels, logits)
+        teacher = self.lesson.teacher_logits.get(self.split_of[int(row_ids[0])])
+        return metrics.scores(logits, labels, teacher)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin the live history where the checkpoint's ends."""
+        lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
+        write_text(self.work / HISTORY, "".join(lines))
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Append to the live history."""
+        with (self.work / HISTORY).open("a", encoding="utf-8") as file:
+            for line in clean_history(state.log_history[-1:]):
+                file.write(json.dumps(line) + "\n")
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kw: Any
+    ) -> None:
+        """Keep the predictions of this epoch, and the weights if it is the best so far."""
+        assert self.latest is not None
+        row_ids, labels, logits = self.latest
+        split, epoch = self.split_of[int(row_ids[0])], round(state.epoch)
+        partial = self.epochs / f"{split}-{epoch}.writing"
+        with partial.open("wb") as file:
+            np.savez(file, row_ids=row_ids, labels=labels, logits=logits)
+        partial.replace(self._file(split, epoch))
+        if self.keep_selected and split == "holdout" and self._is_best(state.log_history, epoch):
+            weights = {k: v.cpu() for k, v in kw["model"].student.state_dict().items()}
+            partial = self.epochs / "selected.writing"
+            save_file(weights, partial, metadata={"epoch": str(epoch)})
+            partial.replace(self.epochs / f"selected-{epoch}.safetensors")
+
+    def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
+        key = f"eval_holdout_{self.lesson.metric}"
+        found = {round(line["epoch"]): line[key] for line in log_history if key in line}
+        return _best(found, self.lesson.metric) == epoch
+
+    def restore(self, objective: Objective, epoch: int) -> None:
+        """Put the weights of the selected epoch back."""
+        weights = load_file(self.epochs / f"selected-{epoch}.safetensors")
+        objective.student.load_state_dict(weights)
+
+    def _file(self, split: str, epoch: int) -> Path:
+        return self.epochs / f"{split}-{epoch}.npz"
+
+    def logits(self, split: str, epoch: int) -> tuple[Any, Any]:
+        """Logits (N, C) and labels (N,) of one evaluation."""
+        stored = np.load(self._file(split, epoch))
+        return stored["logits"], stored["labels"]
+
+    def predictions(self, epochs: Mapping[str, int]) -> None:
+        """Write predictions.parquet: the validation rows at the reported epochs.
+
+        Beside the student's answer stands the teacher's, if there is one, and how sure it was. The
+        texts, which the report shows, stand in a file of their own: who passes a run's numbers on
+        need not pass on its data.
+        """
+        texts = self.lesson.texts.splits["validation"]
+        kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
+        pq.write_table(pa.table({name: texts[name][:] for name in kept}), self.work / TEXTS)
+        teacher: dict[str, Any] = {}
+        if (logits := self.lesson.teacher_logits.get("validation")) is not None:
+            chances = metrics.softmax(logits)
+            teacher = {"teacher": chances.argmax(-1), "teacher_confidence": chances.max(-1)}
+        tables = []
+        for report, epoch in epochs.items():
+            stored = np.load(self._file("validation", epoch))
+            chances = metrics.softmax(stored["logits"])
+            rows = len(chances)
+            columns = {
+                "report": [report] * rows,
+                "epoch": [epoch] * rows,
+                "row_id": stored["row_ids"],
+                "label": stored["labels"],
+                "prediction": chances.argmax(-1),
+                **teacher,
+            }
+            names = self.lesson.texts.label_names
+            columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}
+            tables.append(pa.table(columns))
+        pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
+
+
+class MixRecorder(TrainerCallback):
+    """Keeps α of every step in alpha.jsonl, as it was used; written at each log, so without a sync.
+
+    Args:
+        work: The working folder.
+        objective: One that learns its mix; it is watched from now on.
+    """
+
+    def __init__(self, work: Path, objective: Objective) -> None:
+        self.file = work / ALPHA
+        self.used: torch.Tensor | None = None
+        self.unwritten: list[torch.Tensor] = []
+        assert objective.mix is not None
+        objective.mix.register_forward_hook(self._see)
+
+    def _see(self, mix: torch.nn.Module, inputs: Any, mixture: Mixture) -> None:
+        self.used = mixture.weights.detach()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on where the checkpoint ends; it was logged, so its steps are there, line by line."""
+        lines = self.file.read_text("utf-8").splitlines(True) if self.file.is_file() else []
+        whole = lines[: state.global_step]
+        kept = [line for line in whole if json.loads(line)["step"] <= state.global_step]
+        write_text(self.file, "".join(kept))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what the step used, on its device."""
+        assert self.used is not None
+        self.unwritten.append(self.used)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what was kept since the last log."""
+        if not self.unwritten:
+            return
+        kept = torch.stack(self.unwritten).tolist()
+        self.unwritten = []
+        with self.file.open("a", encoding="utf-8") as file:
+            for step, alpha in enumerate(kept, state.global_step - len(kept) + 1):
+                rounded = [[round(weight, 6) for weight in row] for row in alpha]
+                file.write(json.dumps({"step": step, "alpha": rounded}) + "\n")
+
+
+def reported_epochs(
+    history: Sequence[Line], splits: Sequence[str], metric: str, selection: str
+) -> dict[str, Any]:
+    """Scores of the reported epochs, under the names of the selection.
+
+    Args:
+        history: From `clean_history`.
+        splits: Those that were evaluated.
+        metric: By which epochs are compared; of two as good, the earlier one is chosen.
+        selection: `none` (reports `last` and `best_on_dev`) or `holdout` (`last` and `selected`).
+    """
+    by_epoch: dict[int, dict[str, Any]] = {}
+    for line in history:
+        for split in splits:
+            found = {
+                name: line[f"eval_{split}_{name}"]
+                for name in metrics.HIGHER_IS_BETTER
+                if f"eval_{split}_{name}" in line
+            }
+            if found:
+                by_epoch.setdefault(round(line["epoch"]), {})[split] = found
+    name, split = (
+        ("selected", "holdout") if selection == "holdout" else ("best_on_dev", "validation")
+    )
+    best = _best({epoch: scores[split][metric] for epoch, scores in by_epoch.items()}, metric)
+    return {
+        report: {"epoch": epoch, **by_epoch[epoch]}
+        for report, epoch in (("last", max(by_epoch)), (name, best))
+    }
+
+
+def _best(by_epoch: Mapping[int, float], metric: str) -> int:
+    """The earliest of the best epochs."""
+    sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
+    return max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], -epoch))
+
+
+def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
+    """Log records without clock times, α and entropy as lists; the same for the same seed.
+
+    Examples:
+        >>> clean_history([{"loss": 1.0, "alpha/0/0": 0.4, "alpha/0/1": 0.6, "step": 5}])
+        [{'step': 5, 'alpha': [[0.4, 0.6]], 'loss': 1.0}]
+    """
+    clocks = ("_runtime", "_per_second", "_preparation_time")
+    lines = []
+    for record in log_history:
+        if "train_runtime" in record:  # the Trainer's summary of this process, not of the run
+            continue
+        line = {
+            key: value
+            for key, value in record.items()
+            if not key.endswith(clocks) and not key.startswith(("alpha/", "entropy/"))
+        }
+        alpha: dict[int, list[float]] = {}
+        for key, value in record.items():
+            if key.startswith("alpha/"):
+                alpha.setdefault(int(key.split("/")[1]), []).append(value)
+        if alpha:
+            line["alpha"] = list(alpha.values())
+        if entropy := [value for key, value in record.items() if key.startswith("entropy/")]:
+            line["entropy"] = entropy
+        first = {key: line.pop(key) for key in ("step", "epoch") if key in line}
+        lines.append(first | dict(sorted(line.items())))  # a checkpoint has its own order
+    return lines
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, code, machine: what it takes to repeat a run."""
+    packages = (
+        "layermix",
+        "transformers",
+        "accelerate",
+        "datasets",
+        "tokenizers",
+        "numpy",
+    )
+    return {
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        # torch's own version names the build, such as +cpu or +cu130; its package's may not.
+        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
+        "commit": _commit(),
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of layermix's own source tree, with `+` if it was changed; None if installed."""
+    here = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(here)]
+        inside = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
+        )
+        if inside.returncode:
+            return None
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def score_table(record: Line) -> str:
+    """The scores of a run as a small table: the reported epochs beside the teacher.
+
+    Args:
+        record: What result.json holds.
+    """
+    rows = {
+        name: report["validation"] for name, report in record["metrics"].items() if name != "test"
+    }
+    rows = {f"{name} (epoch {record['metrics'][name]['epoch']})": own for name, own in rows.items()}
+    if "teacher" in record and "metrics" in record["teacher"]:
+        rows = {"teacher": record["teacher"]["metrics"]["validation"], **rows}
+    if "test" in record["metrics"]:
+        rows["test (the saved model)"] = record["metrics"]["test"]
+    names = [name for name in next(reversed(rows.values())) if name != "per_class"]
+    lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
+    for title, own in rows.items():
+        cells = (f"{own[name]:11.4f}" if name in own else f"{'–':>11}" for name in names)
+        lines.append(f"{title:<26}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,223 @@
+"""What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from layermix.evaluation import metrics
+from layermix.config import DistillConfig, TeachConfig, TrainingConfig
+from layermix.data.texts import TextData, hold_out, take
+from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder
+from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.models.loading import same_tokens
+from layermix.console import Reporter
+from layermix.serving.predictor import TorchRunner, finite, logits_of
+from layermix.data.tokenization import Collator, choose_max_length, tokenize
+from layermix.core.trainer import warmup_steps
+
+Logits = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+PROBES = 100
+"""Training texts on which two tokenizers must agree to be called the same."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What teacher and data fix for every arm: tokens, the teacher's scores, its signals.
+
+    Attributes:
+        texts: The data, checked.
+        splits: Tokenised rows: train, validation, and test, holdout if there are any.
+        collate: Rows -> padded batch.
+        max_length: In tokens.
+        cut: Share of rows cut by `max_length`, by split.
+        teacher_logits: By split but train, (N, C).
+        teacher_scores: By split that has labelled rows, but train.
+        notes: Sentences worth telling the user.
+    """
+
+    texts: TextData
+    splits: Mapping[str, Any]
+    collate: Collator
+    max_length: int
+    cut: Mapping[str, float]
+    teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
+    teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The splits that are scored after every epoch."""
+        return {
+            name: self.splits[name] for name in ("validation", "holdout") if name in self.splits
+        }
+
+    @property
+    def metric(self) -> str:
+        """The score by which epochs are compared."""
+        task = metrics.TASKS.get(self.texts.task or "")
+        return task.metrics[0] if task else metrics.DEFAULT_METRICS[0]
+
+
+def prepare(
+    teacher: Classifier,
+    student: Classifier,
+    texts: TextData,
+    config: DistillConfig,
+    reporter: Reporter,
+) -> Lesson:
+    """Tokenise, hold out, and check the teacher on the validation rows.
+
+    Args:
+        teacher: Asked for its logits on all rows but the training rows.
+        student: Only its tokenizer and longest input are looked at.
+        texts: With the classes of both.
+        config: Its sections data, loss, teacher and training are read.
+        reporter: Where progress is shown.
+
+    Raises:
+        WeakTeacherError: If the teacher does not beat always answering the commonest class.
+        ModelError: If a hidden loss is wanted between different tokenizers, or a logit of the
+            teacher is not finite.
+        ConfigError: If the wanted length is more than the models take.
+    """
+    columns = [name for name in ("text", "text_pair") if name in texts.splits["train"].column_names]
+    probed = texts.splits["train"][:PROBES]
+    probes = list(zip(*(probed[name] for name in columns), strict=True))
+    same = same_tokens(teacher.tokenizer, student.tokenizer, probes)
+    loss = config.loss
+    if (loss.hidden_weight or loss.embedding_weight or loss.attention_weight) and not same:
+        raise ModelError(
+            "the tokenizers of teacher and student differ, so their hidden states stand for "
+            "different tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 "
+            "--loss.attention_weight 0 (logits only), "
+            "or a student with the teacher's tokenizer (--student.layers copies its blocks)"
+        )
+    # BERT and DistilBERT have the same tokens, but only BERT is told which text a token is from.
+    shared = same and same_tokens(teacher.tokenizer, student.tokenizer, probes, MODEL_INPUTS)
+    limit = min(teacher.max_length, student.max_length)
+    teacher_tokenizer = None if shared else teacher.tokenizer
+    lesson = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
+    run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
+    logits = {
+        name: logits_of(run, rows, lesson.collate, track=reporter.track, what=f"teacher on {name}")
+        for name, rows in lesson.splits.items()
+        if name != "train"
+    }
+    labels = {name: np.asarray(lesson.splits[name]["labels"]) for name in logits}
+    check_teacher(teacher, logits, labels["validation"], allow_weak=config.teacher.allow_weak)
+    scores = {
+        name: metrics.scores(found, labels[name])
+        for name, found in logits.items()
+        if (labels[name] != metrics.UNLABELLED).any()
+    }
+    notes = (*lesson.notes, *teacher.notes, *student.notes)
+    return replace(lesson, teacher_logits=logits, teacher_scores=scores, notes=notes)
+
+
+def check_teacher(
+    teacher: Classifier, logits: Mapping[str, Logits], labels: Labels, *, allow_weak: bool
+) -> None:
+    """Refuse a teacher from which nothing can be learned.
+
+    Args:
+        teacher: Whose logits they are.
+        logits: By split, `validation` among them, (N, C).
+        labels: Of the validation rows, (N,).
+        allow_weak: Go on although it does not beat always answering the commonest class.
+
+    Raises:
+        ModelError: If a logit is NaN or infinite.
+        WeakTeacherError: Unless `allow_weak`.
+    """
+    for split, found in logits.items():
+        finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
+    known = labels != metrics.UNLABELLED
+    right = int((logits["validation"].argmax(-1) == labels)[known].sum())
+    total = int(known.sum())
+    share = metrics.majority_share(labels)
+    if share == 1 and not allow_weak:
+        raise WeakTeacherError(
+            f"all {total} validation rows have the same label, so they can tell no good model from "
+            "a bad one; give a validation file with rows of every class (--data.validation), or "
+            "more rows; or go on all the same with --teacher.allow_weak"
+        )
+    if allow_weak or metrics.exceeds_majority(right, total, share):
+        return
+    raise WeakTeacherError(
+        f"{teacher.source}: the teacher is right on {right} of {total} validation rows "
+        f"({right / total:.1%}); always answering the commonest class is right on {share:.1%}. "
+        "Fine-tune it on this task (`layermix teach`); check that its classes "
+        f"{list(teacher.label_names)} stand in the data's order; or go on all the same with "
+        "--teacher.allow_weak"
+    )
+
+
+def tokenize_for(
+    texts: TextData,
+    config: DistillConfig | TeachConfig,
+    limit: int,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Lesson:
+    """Tokenise all splits and set the held-out rows aside.
+
+    Args:
+        texts: Checked.
+        config: Its sections data and training are read.
+        limit: Most tokens that the models take.
+        tokenizer: The student's.
+        teacher_tokenizer: The teacher's, if it does not give the same.
+
+    Raises:
+        ConfigError: If the wanted length is more than the models take.
+    """
+    both = [one for one in (tokenizer, teacher_tokenizer) if one is not None]
+    length = config.data.max_length or max(choose_max_length(texts, one, limit) for one in both)
+    if length > limit:
+        raise ConfigError(
+            f"data.max_length is {length}, but the models take at most {limit} tokens; give "
+            "at most that, or leave it out to have it chosen from the data"
+        )
+    splits, notes = dict(texts.splits), list(texts.notes)
+    if "unlabeled" in splits and not _asks_teacher(config):
+        notes.append(
+            f"{len(splits.pop('unlabeled'))} rows without labels are left out: only a teacher can "
+            "say what they are, and no term of this loss asks one"
+        )
+    if config.data.train_rows is not None:
+        splits["train"] = take(splits["train"], config.data.train_rows)
+    if config.training.selection == "holdout":
+        splits["train"], splits["holdout"] = hold_out(
+            splits["train"], config.training.holdout_fraction
+        )
+    chosen = replace(texts, splits=splits)
+    tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
+    cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
+    notes += [
+        f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
+        *_warmup_note(config.training, len(tokens.splits["train"])),
+    ]
+    collate = Collator(tokenizer, teacher_tokenizer)
+    return Lesson(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
+
+
+def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:
+    return isinstance(config, DistillConfig) and config.loss.asks_teacher
+
+
+def _warmup_note(config: TrainingConfig, rows: int) -> list[str]:
+    total = math.ceil(rows / (config.batch_size * config.accumulation)) * config.epochs
+    warmup = warmup_steps(config.warmup, total)
+    if warmup <= total / 2:
+        return []
+    return [
+        f"the warmup of {warmup:.0f} steps is more than half of the {total} steps: the learning "
+        "rate is hardly ever at its peak (see --training.warmup)"
+    ]

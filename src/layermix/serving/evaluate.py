@@ -1,0 +1,126 @@
+"""Scores of a saved model on labelled data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layermix.config import DataConfig
+from layermix.console import Reporter
+from layermix.data.texts import TextData, load_texts
+from layermix.data.tokenization import Collator, tokenize_split
+from layermix.evaluation import metrics
+from layermix.serving.predictor import Predictor, Runtime, finite, logits_of, open_predictor
+
+
+def evaluate(
+    model: str,
+    data: DataConfig,
+    *,
+    runtime: Runtime = "auto",
+    batch_size: int = 32,
+    reporter: Reporter | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score a saved model on labelled data.
+
+    Args:
+        model: Run folder, model folder or hub id.
+        data: As for `labelled_texts`.
+        runtime: What runs the model.
+        batch_size: Rows per forward pass.
+        reporter: Where progress is shown; quiet if None.
+
+    Returns:
+        Split (or file name) -> scores, `rows` and `per_class` among them.
+
+    Raises:
+        LayermixError: If model or data cannot be used, or their classes differ.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    predictor = open_predictor(model, runtime)
+    texts, names = labelled_texts(data, predictor, reporter)
+    predictor = predictor.in_order(texts.label_names, texts.named)
+    if predictor.note:
+        reporter.say(predictor.note)
+    collate = Collator(predictor.tokenizer)
+    found: dict[str, dict[str, Any]] = {}
+    for split, name in names.items():
+        if split not in texts.splits:
+            continue
+        rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, predictor.max_length)
+        labels = np.asarray(rows["labels"])
+        if not (labels != metrics.UNLABELLED).any():
+            continue
+        if told := predictor.cut_note(name, cut):
+            reporter.say(told)
+        logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
+        logits = finite(f"{predictor.source}: its", logits)
+        known = int((labels != metrics.UNLABELLED).sum())
+        found[name] = {"rows": known, **metrics.scores(logits, labels)}
+        found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
+    return found
+
+
+def scores_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores by split as a table for people."""
+    lines = []
+    for split, scores in found.items():
+        width = max(20, *(len(name) + 2 for name in scores["per_class"]))
+        lines.append(f"{split} ({scores['rows']} rows)")
+        lines += [
+            f"  {name:<{width}}{value:10.4f}"
+            for name, value in scores.items()
+            if isinstance(value, float)
+        ]
+        lines.append(f"  {'class':<{width}}{'precision':>10}{'recall':>10}{'f1':>10}{'rows':>8}")
+        for name, own in scores["per_class"].items():
+            numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
+            lines.append(f"  {name:<{width}}{numbers}{own['support']:8.0f}")
+    return "\n".join(lines)
+
+
+def labelled_texts(
+    data: DataConfig, predictor: Predictor, reporter: Reporter
+) -> tuple[TextData, dict[str, str]]:
+    """Labelled texts on which a model is scored.
+
+    Args:
+        data: A folder or hub data set, of which the validation and test splits are meant, or one
+            file, of which every row is; but of a file that the model learned from only the rows
+            that were split off, if any were.
+        predictor: Says which columns it reads.
+        reporter: Where notes go.
+
+    Returns:
+        The texts, and what the user calls each split that is meant.
+
+    Raises:
+        LayermixError: If they cannot be used.
+    """
+    names = {"validation": "validation", "test": "test"}
+    alone = data.validation is None and data.test is None
+    one_file = alone and data.path is not None and Path(data.path).is_file()
+    with predictor.reading(data.text_columns) as columns:
+        data = data.model_copy(update={"text_columns": columns})
+        if data.path is not None and one_file:
+            # The same file twice, because one that stands alone would lose a tenth as validation.
+            twice = {"path": None, "train": data.path, "validation": data.path}
+            texts = load_texts(data.model_copy(update=twice), predictor.label_names)
+            known = f"{data.path} is what this model was trained on, so"
+            if texts.taught != predictor.taught:
+                names = {"validation": Path(data.path).name}
+            elif predictor.split_off:
+                reporter.warn(
+                    f"{known} only the tenth that was split off, and not trained on, is scored"
+                )
+                texts = load_texts(data, predictor.label_names)
+            else:
+                reporter.warn(f"{known} its scores say nothing of new texts")
+                names = {"validation": Path(data.path).name}
+        else:
+            texts = load_texts(data, predictor.label_names)
+    for note in texts.notes:
+        if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
+            reporter.say(note)
+    return texts, names

@@ -1,0 +1,114 @@
+"""Rows on which the versions of one model are compared: those a run has kept, or the user's own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from layermix.config import DataConfig
+from layermix.console import Reporter
+from layermix.errors import ConfigError
+from layermix.evaluation.metrics import TASKS, UNLABELLED
+from layermix.evaluation.statistics import Score
+from layermix.models.loading import class_order, model_folder
+from layermix.runs.layout import PREDICTIONS, RESULT, TEXTS
+from layermix.runs.reader import RunFiles
+from layermix.serving.evaluate import labelled_texts
+from layermix.serving.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Real rows of one task.
+
+    Attributes:
+        texts: Columns `text`, perhaps `text_pair`, `label` and `row_id`.
+        metric: The task's first score, or accuracy where an interval of that one is not at hand.
+        source: What the user would call them.
+    """
+
+    texts: Dataset
+    metric: Score
+    source: str
+
+    @property
+    def labels(self) -> NDArray[np.integer[Any]]:
+        """(N,), class indices, `UNLABELLED` where a row has none."""
+        return np.asarray(self.texts["label"])
+
+    @property
+    def tuples(self) -> list[tuple[str, ...]]:
+        """One or two texts per row."""
+        parts = [name for name in ("text", "text_pair") if name in self.texts.column_names]
+        return list(zip(*(self.texts[name][:] for name in parts), strict=True))
+
+
+def run_of(source: str) -> Path | None:
+    """The run folder that a model was made in, if that is where it lies."""
+    folder = model_folder(source)
+    run = None if folder is None else folder.absolute().parent
+    return run if run is not None and (run / RESULT).is_file() else None
+
+
+def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
+    """The rows that the user names, else the validation rows that the model's run has kept.
+
+    Args:
+        source: Run folder, model folder or hub id.
+        data: What it names, if anything: the validation rows of a folder or hub data set, or every
+            row of a file.
+        predictor: Says which columns it reads, and its classes.
+        reporter: Where notes go.
+
+    Raises:
+        LayermixError: If there are no rows, or not of these classes.
+    """
+    run = run_of(source)
+    if data.path is not None:
+        metric = "" if run is None else RunFiles(run).result.metric
+        return _of_data(data, metric, predictor, reporter)
+    if run is None:
+        raise ConfigError(
+            f"{source}: not in a run folder, so there are no rows of its own; give --data FOLDER "
+            "or FILE with labelled rows like those that it will see"
+        )
+    files = RunFiles(run)
+    answers = files.answers(files.result.reported)
+    if answers is None or not files.texts:
+        raise ConfigError(
+            f"{run}: its {PREDICTIONS} and {TEXTS} do not give the validation rows "
+            f"({'; '.join(files.missing) or 'they are empty'}); give --data FOLDER or FILE"
+        )
+    rows = [files.texts[int(row)] for row in answers.row_ids]
+    columns: dict[str, Any] = {"text": [row[0] for row in rows]}
+    if len(rows[0]) == 2:
+        columns["text_pair"] = [row[1] for row in rows]
+    columns |= {"label": answers.labels.tolist(), "row_id": answers.row_ids.tolist()}
+    return Sample(
+        Dataset.from_dict(columns),
+        _score(files.result.metric, reporter),
+        f"validation rows of {run.name}",
+    )
+
+
+def _of_data(data: DataConfig, metric: str, predictor: Predictor, reporter: Reporter) -> Sample:
+    """Rows of the user's, judged by the metric of the model's run, or else of their task."""
+    texts, names = labelled_texts(data, predictor, reporter)
+    order, _ = class_order(predictor.source, predictor.label_names, texts.label_names, texts.named)
+    rows = texts.splits["validation"]
+    labels = [order[label] if label != UNLABELLED else label for label in rows["label"]]
+    rows = rows.remove_columns("label").add_column("label", labels)
+    if not metric:
+        task = TASKS.get(texts.task or "")
+        metric = task.metrics[0] if task else "accuracy"
+    return Sample(rows, _score(metric, reporter), names["validation"])
+
+
+def _score(metric: str, reporter: Reporter) -> Score:
+    if metric in get_args(Score):
+        return cast(Score, metric)
+    reporter.say(f"{metric or 'the score'} has no interval here, so accuracy is judged")
+    return "accuracy"

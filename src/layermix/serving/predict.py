@@ -1,0 +1,173 @@
+"""Labels for new texts from a saved model, block by block."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from layermix.console import Reporter
+from layermix.data.blocks import open_texts
+from layermix.data.files import Quoting
+from layermix.data.texts import Text
+from layermix.data.tokenization import Collator, tokenize_texts
+from layermix.errors import ConfigError, RunExistsError
+from layermix.evaluation import metrics
+from layermix.serving.predictor import Predictor, Runtime, finite, logits_of, open_predictor
+
+
+def predict(
+    model: str,
+    file: str = "-",
+    out: str = "-",
+    *,
+    text_columns: tuple[str, ...] | None = None,
+    input_format: str | None = None,
+    quoting: Quoting = "auto",
+    force: bool = False,
+    runtime: Runtime = "auto",
+    batch_size: int = 32,
+    reporter: Reporter | None = None,
+) -> None:
+    """Label texts, in their order, with a probability for each class.
+
+    The input is read, labelled and written block by block, so that its length costs no memory.
+
+    Args:
+        model: Run folder, model folder or hub id.
+        file: TSV, CSV, JSONL, Parquet or plain text; `-` is standard input.
+        out: .jsonl, .csv or .tsv, written whole or not at all; `-` is standard output (JSONL).
+        text_columns: Those the model was trained on if None, or the usual names if it does not say.
+        input_format: What the input holds, where the file's ending does not say it.
+        quoting: As in `DataConfig.quoting`.
+        force: Replace `out` if it is there already.
+        runtime: What runs the model.
+        batch_size: Rows per forward pass.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        UnreadRowsError: If some rows could not be read; they are written without text and label,
+            and `out` is complete.
+        LayermixError: If model or texts cannot be used, or `out` cannot be written.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    ending = _check_out(out, force)
+    plain = (input_format or ("" if file == "-" else Path(file).suffix[1:].lower())) == "txt"
+    if text_columns is not None and (plain or (file == "-" and input_format is None)):
+        raise ConfigError(
+            "--data.text_columns: plain text has no columns; leave it out, or say what the input "
+            "is with --format csv (or tsv, jsonl, parquet)"
+        )
+    predictor = open_predictor(model, runtime)
+    if file == "-" and sys.stdin.isatty():
+        reporter.say("reading standard input, one text per line; Ctrl-D ends it")
+    collate, cut = Collator(predictor.tokenizer), 0
+    # On a terminal the rows themselves show how far it is, and a bar would run through them.
+    counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
+    with ExitStack() as stack:
+        with predictor.reading(text_columns) as columns:
+            source = sys.stdin.buffer if file == "-" else file
+            texts = stack.enter_context(
+                open_texts(source, columns, format=input_format, quoting=quoting, say=reporter.say)
+            )
+        parts = ("text", "text_pair")[: len(texts.columns)]
+        header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
+        # Before the bar, which on a terminal takes sys.stdout for itself.
+        stream = stack.enter_context(_whole(out))
+        write = _writer(stream, ending, header)
+        total = None if counter.quiet else texts.expected()
+        advance = stack.enter_context(counter.counting(total, "predicting"))
+        for block in texts:
+            rows, cut_here = _labelled(predictor, collate, block, batch_size)
+            for row in rows:
+                write(row or [None] * len(header))
+            stream.flush()
+            cut += cut_here
+            advance(len(block))
+    if told := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
+        reporter.say(told)
+    texts.raise_unread("on standard output" if out == "-" else f"in {out}")
+
+
+def _labelled(
+    predictor: Predictor, collate: Collator, block: Sequence[Text | None], batch_size: int
+) -> tuple[list[list[Any] | None], int]:
+    """The values to write for each row, None for one without text, and how many were cut."""
+    given = [text for text in block if text is not None]
+    if not given:
+        return [None] * len(block), 0
+    tokens, cut = tokenize_texts(given, predictor.tokenizer, predictor.max_length)
+    logits = finite(
+        f"{predictor.source}: its", logits_of(predictor.run, tokens, collate, batch_size)
+    )
+    chances = iter(metrics.softmax(logits))
+    rows: list[list[Any] | None] = []
+    for text in block:
+        if text is None:
+            rows.append(None)
+            continue
+        chance = next(chances)
+        label = predictor.label_names[int(chance.argmax())]
+        rows.append([*text, label, *(round(float(p), 6) for p in chance)])
+    return rows, cut
+
+
+def _check_out(out: str, force: bool) -> str:
+    """The format that `out` asks for, checked before any work.
+
+    Raises:
+        ConfigError: If it has another ending, or no folder.
+        RunExistsError: If it is there already.
+    """
+    if out == "-":
+        return "jsonl"
+    path = Path(out)
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in ("jsonl", "csv", "tsv"):
+        raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise RunExistsError(f"--out {out}: is a folder, wanted a file")
+    if path.exists() and not force:
+        raise RunExistsError(
+            f"--out {out}: is there already, nothing is written over; choose another name, or "
+            "replace it with --force"
+        )
+    return ending
+
+
+def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[Any]], None]:
+    """A function that writes one row."""
+    if ending == "jsonl":
+        return lambda values: print(
+            json.dumps(dict(zip(header, values, strict=True)), ensure_ascii=False), file=stream
+        )
+    style: Any = {"delimiter": "," if ending == "csv" else "\t", "lineterminator": "\n"}
+    plain, careful = csv.writer(stream, **style), csv.writer(stream, quoting=csv.QUOTE_ALL, **style)
+
+    def write(values: list[Any]) -> None:
+        # A lone carriage return ends a line for readers, but Python before 3.13 does not quote it.
+        (careful if any("\r" in str(value) for value in values) else plain).writerow(values)
+
+    write(header)
+    return write
+
+
+@contextmanager
+def _whole(out: str) -> Iterator[IO[str]]:
+    """Standard output, or a file that gets its name when it is complete."""
+    if out == "-":
+        yield sys.stdout
+        sys.stdout.flush()  # a full disk is told here, not when the program ends
+        return
+    partial = Path(f"{out}.writing")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)

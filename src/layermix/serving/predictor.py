@@ -1,0 +1,383 @@
+"""The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from layermix.core.signals import Batch
+from layermix.errors import ConfigError, DataError, ModelError
+from layermix.hardware.precision import default_device
+from layermix.models.encoder import MODEL_INPUTS
+from layermix.models.loading import (
+    Classifier,
+    HFEncoder,
+    class_order,
+    described,
+    load_classifier,
+    longest_input,
+    model_folder,
+)
+from layermix.runs.layout import EXPORT
+
+Runtime = Literal["auto", "torch", "onnx", "int8"]
+"""`auto` is PyTorch where a folder has weights for it, else the exported file."""
+
+ONNX_FILES: Mapping[str, str] = {"onnx": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+"""Where transformers.js and the hub's tools look for them, inside a model's folder."""
+
+Floats = NDArray[np.float32]
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+Runner = Callable[[Batch], Floats]
+"""What turns a padded batch into logits, (B, C)."""
+
+
+class TorchRunner:
+    """PyTorch, in eval mode and without gradient, on the default device.
+
+    Args:
+        encoder: Is moved there.
+    """
+
+    def __init__(self, encoder: HFEncoder) -> None:
+        self.device = default_device()
+        self.encoder = encoder.eval().to(self.device)
+
+    def __call__(self, batch: Batch) -> Floats:
+        """Run one batch."""
+        with torch.inference_mode():
+            logits = self.encoder(moved(batch, self.device)).logits
+        found: Floats = logits.float().cpu().numpy()
+        return found
+
+
+class OnnxRunner:
+    """onnxruntime on the processor.
+
+    Args:
+        file: One exported by `layermix export`, or by another tool in the same form.
+        classes: How many logits are wanted.
+        threads: Processor threads; torch's number if None.
+
+    Raises:
+        ModelError: If the file is damaged, or takes or gives something else.
+        ConfigError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, file: Path, classes: int, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise ConfigError(
+                f"{file}: onnxruntime is not installed; pip install '.[onnx]' in the clone of "
+                "layermix"
+            ) from None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        # Threads that wait in a loop would take the processor from whatever runs next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                file, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # of the runtime's own kinds, which have no common base
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ModelError(
+                f"{file}: cannot be loaded by onnxruntime ({reason}); export it again"
+            ) from error
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        shape = self.session.get_outputs()[0].shape
+        unknown = set(self.inputs) - set(MODEL_INPUTS)
+        if unknown or "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
+            raise ModelError(
+                f"{file}: takes {', '.join(self.inputs)} and gives {shape}; wanted input_ids, "
+                f"perhaps {' and '.join(MODEL_INPUTS[1:])}, and logits for {classes} classes"
+            )
+        self.file = file
+
+    def __call__(self, batch: Batch) -> Floats:
+        """Run one batch."""
+        feeds = {  # without token_type_ids all tokens are of the first text
+            name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
+            for name in self.inputs
+        }
+        try:
+            logits: Floats = self.session.run(None, feeds)[0]
+        except Exception as error:  # of the runtime's own kinds
+            told = str(error).partition("\n")[0]
+            raise ModelError(
+                f"{self.file}: onnxruntime cannot run it on a batch of shape "
+                f"{tuple(batch['input_ids'].shape)} ({told}); export it again"
+            ) from error
+        return logits
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor, or a (nested) dictionary of tensors, on `device`."""
+    if isinstance(value, Mapping):
+        return {name: moved(inner, device) for name, inner in value.items()}
+    return value.to(device)
+
+
+def logits_of(
+    run: Runner,
+    rows: Any,
+    collate: Callable[[list[Any]], Batch],
+    batch_size: int = 32,
+    track: Track | None = None,
+    what: str = "evaluating",
+) -> Floats:
+    """Run a classifier over tokenised rows.
+
+    Args:
+        run: Batch -> logits.
+        rows: Tokenised rows, a data set or a list, run in order of their `length`.
+        collate: Rows -> padded batch.
+        batch_size: Rows per forward pass.
+        track: Shows how far it is.
+        what: The bar's name.
+
+    Returns:
+        Logits in the order of the rows, (N, C).
+    """
+    lengths = [row["length"] for row in rows] if isinstance(rows, list) else rows["length"]
+    order = np.argsort(lengths, kind="stable")  # little padding, restored below
+    starts: Iterable[int] = range(0, len(rows), batch_size)
+    if track is not None:
+        starts = track(starts, -(-len(rows) // batch_size), what)
+    found = [
+        run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
+    ]
+    return np.concatenate(found)[order.argsort()]
+
+
+def finite(whose: str, logits: Floats, rows: str = "rows") -> Floats:
+    """The logits of a model, (N, C), as they are.
+
+    Raises:
+        ModelError: If one is NaN or infinite.
+    """
+    if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise ModelError(
+            f"{whose} logits are NaN or infinite on {broken} of {len(logits)} {rows}; its weights "
+            "are damaged, or it diverged when it was fine-tuned: do that again with a lower "
+            "learning rate"
+        )
+    return logits
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A saved classifier, whatever runs it.
+
+    Attributes:
+        source: What the user named.
+        runtime: `torch`, `onnx` or `int8`.
+        run: Batch -> logits, (B, C).
+        tokenizer: Its own.
+        label_names: Class names by index.
+        max_length: The longest input in training, or else the longest that it takes, in tokens.
+        text_columns: Those it was trained on; empty if it does not say.
+        taught: `TextData.taught` of the data that it was trained on, if it says.
+        split_off: Whether its validation rows were split off from these.
+        note: What was done to its classes, if anything.
+    """
+
+    source: str
+    runtime: Runtime
+    run: Runner
+    tokenizer: PreTrainedTokenizerBase
+    label_names: tuple[str, ...]
+    max_length: int
+    text_columns: tuple[str, ...]
+    taught: str | None = None
+    split_off: bool = False
+    note: str = ""
+
+    def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
+        """The same with its logits in the order of the data's classes.
+
+        Raises:
+            ModelError: If the sets of classes differ.
+        """
+        order, note = class_order(self.source, self.label_names, names, named)
+        run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
+        return replace(self, run=run, label_names=tuple(names), note=note)
+
+    @contextmanager
+    def reading(self, given: tuple[str, ...] | None) -> Iterator[tuple[str, ...] | None]:
+        """The text columns to read: as given, else those it was trained on, else unknown.
+
+        Where one that was not given is missing, the error says how its name came to be wanted.
+
+        Raises:
+            ConfigError: If it was trained on another number of texts than are given.
+            DataError: From within, with that hint.
+        """
+        trained = self.text_columns
+        if given is not None and trained and len(given) != len(trained):
+            raise ConfigError(
+                f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
+                f"{self.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
+            )
+        try:
+            yield given or trained or None
+        except DataError as error:
+            hinted = given is None and trained
+            if not hinted or not any("no column" in problem for problem in error.problems):
+                raise
+            raise DataError(
+                error.problems,
+                hint=f"{self.source} was trained on the text column(s) {', '.join(trained)}; "
+                "where they have other names, give --data.text_columns",
+            ) from error
+
+    def cut_note(self, name: str, share: float) -> str:
+        """What to say where a share of the rows was cut; empty if none was."""
+        about = f"{share:.1%} of the rows are longer than {self.max_length} tokens and were cut"
+        return f"{name}: {about}" if share else ""
+
+    def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
+        """Class indices (B,) of texts or pairs, in one batch."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        inputs = self.tokenizer(
+            *columns,
+            truncation=True,
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="pt",
+        )
+        found: NDArray[np.intp] = self.run(inputs).argmax(-1)
+        return found
+
+
+def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
+    """Load a saved classifier to run it.
+
+    Args:
+        source: Run folder, model folder or hub id.
+        runtime: `onnx` and `int8` want a folder that `layermix export` has been at.
+
+    Raises:
+        LayermixError: If it cannot be used, or chooses no class.
+    """
+    folder = model_folder(source)
+    if runtime == "auto":
+        runtime = _at_hand(folder)
+    if runtime == "torch":
+        return predictor_of(load_classifier(source))
+    if folder is None or not (folder / ONNX_FILES[runtime]).is_file():
+        raise ModelError(
+            f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export MODEL --{runtime}` makes "
+            "it for a model in a folder"
+        )
+    _check_exported(source, folder)
+    config, tokenizer = described(source, str(folder))
+    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    _check_head(source, config, names)
+    run = OnnxRunner(folder / ONNX_FILES[runtime], len(names))
+    return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of the files with a model's weights, by name."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def _check_exported(source: str, folder: Path) -> None:
+    """Raise a ModelError if the weights beside an exported file are not those it was made from."""
+    try:
+        record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+        made_from = dict(record["weights"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # another tool's export says nothing of that
+    if (now := weight_hashes(folder)) and now != made_from:
+        what = "int8" if (folder / ONNX_FILES["int8"]).is_file() else "onnx"
+        raise ModelError(
+            f"{source}: its weights have changed since they were exported; `layermix export "
+            f"{source} --{what} --force` exports them anew"
+        )
+
+
+def _at_hand(folder: Path | None) -> Runtime:
+    """PyTorch, unless a folder has an exported file and no weights for it."""
+    if folder is None or any(folder.glob("*.safetensors")):
+        return "torch"
+    exported: tuple[Runtime, ...] = ("onnx", "int8")
+    return next((one for one in exported if (folder / ONNX_FILES[one]).is_file()), "torch")
+
+
+def predictor_of(classifier: Classifier) -> Predictor:
+    """A classifier in memory, run by PyTorch.
+
+    Raises:
+        ModelError: If it chooses no class.
+    """
+    config, tokenizer = classifier.model.config, classifier.tokenizer
+    _check_head(classifier.source, config, classifier.label_names)
+    return Predictor(
+        classifier.source,
+        "torch",
+        TorchRunner(HFEncoder(classifier.model)),
+        tokenizer,
+        classifier.label_names,
+        *_trained(classifier.source, config, tokenizer),
+    )
+
+
+def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
+    """Raise a ModelError unless the head chooses one of several classes."""
+    kind = config.problem_type or "single_label_classification"
+    if kind != "single_label_classification" or len(names) < 2:
+        raise ModelError(
+            f"{source}: a head for {kind} with {len(names)} output(s); wanted one "
+            "that chooses among two classes or more"
+        )
+
+
+class _Trained(BaseModel):
+    """What a run wrote into config.json."""
+
+    max_length: PositiveInt | None = None
+    text_columns: tuple[str, ...] = Field((), max_length=2)
+    taught: str | None = None
+    split_off: bool = False
+
+
+def _trained(
+    source: str, config: Any, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, tuple[str, ...], str | None, bool]:
+    """What a run wrote into config.json, in the order of `Predictor`; `max_length` within limits.
+
+    Raises:
+        ModelError: If somebody wrote something else there.
+    """
+    try:
+        found = _Trained.model_validate(getattr(config, "layermix", None) or {})
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+        )
+        raise ModelError(
+            f"{source}: the entry `layermix` of its config.json is not what a run writes "
+            f"({wrong}); mend it, or take it out"
+        ) from None
+    longest = longest_input(config, tokenizer)
+    length = min(found.max_length or longest, longest)
+    return length, found.text_columns, found.taught, found.split_off

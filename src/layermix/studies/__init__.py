@@ -1,0 +1,1 @@
+"""Many runs: planned, scheduled, analysed."""

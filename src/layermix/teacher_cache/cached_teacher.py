@@ -1,0 +1,228 @@
+"""A teacher that is asked once per text, whatever the split or order: its signals are on disk."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layermix.core.signals import Batch, Signal, Teacher
+from layermix.errors import CacheError, ModelError
+from layermix.models.encoder import MODEL_INPUTS
+from layermix.teacher_cache.store import (
+    SHARD_BYTES,
+    Identity,
+    Place,
+    Row,
+    SignalStore,
+    identity_of,
+    row_key,
+)
+
+FILL_TOKENS = 4096
+"""Tokens of a batch when a store is filled: large products, and sorted by length little padding."""
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""`progress(items, total, what)` yields the items and shows how far it is."""
+Collate = Callable[[list[Any]], Batch]
+_TEACHER = "teacher_"  # prefix of a row's inputs for a teacher with a tokenizer of its own
+
+
+class CachedTeacher:
+    """Looks up stored signals by `row_id`, padded as the batch is padded, with zeros.
+
+    No more than the batch is copied: the store's pages belong to its files.
+
+    Args:
+        store: Holds every row.
+        row_ids: Of the rows that may be asked for.
+        keys: Their `row_key`s.
+        num_layers: Number of blocks of the teacher.
+
+    Raises:
+        ModelError: If a row is not in the store.
+    """
+
+    def __init__(
+        self, store: SignalStore, row_ids: Sequence[int], keys: Sequence[bytes], num_layers: int
+    ) -> None:
+        self.store, self.num_layers = store, num_layers
+        self.hidden_size, self.provides = store.identity.width, store.identity.needs
+        if missing := sum(key not in store for key in keys):
+            raise ModelError(
+                f"{store.folder}: {missing} of {len(keys)} rows are not there; fill it"
+            )
+        self.places = {row: store.places[key] for row, key in zip(row_ids, keys, strict=True)}
+
+    def __call__(self, batch: Batch) -> Signal:
+        """The signal of a batch, in float32.
+
+        Raises:
+            ModelError: If a row is unknown, or has another number of tokens than it was stored
+                with.
+        """
+        mask = batch.get("teacher_inputs", batch)["attention_mask"].bool()
+        rows = batch["row_id"].tolist()
+        places = [self._place(row) for row in rows]
+        found, starts = mask.sum(-1).tolist(), mask.int().argmax(-1).tolist()
+        for row, place, tokens in zip(rows, places, found, strict=True):
+            if place.tokens != tokens:
+                raise ModelError(
+                    f"row {row} has {tokens} tokens in the batch, but {place.tokens} when it was "
+                    "stored; tokenise both in the same way"
+                )
+        logits = torch.stack([self.store.logits(place) for place in places]).to(mask.device)
+        layers, embedding = self.provides.layers, self.provides.embedding
+        if not layers and not embedding:
+            return Signal(logits, mask)
+        shape = (len(layers) + embedding, *mask.shape, self.hidden_size)
+        padded = torch.zeros(shape)
+        for example, (place, start) in enumerate(zip(places, starts, strict=True)):
+            padded[:, example, start : start + place.tokens] = self.store.hidden(place)
+        padded = padded.to(mask.device)
+        hidden = padded[: len(layers)] if layers else None
+        return Signal(logits, mask, layers, hidden, padded[-1] if embedding else None)
+
+    def _place(self, row: int) -> Place:
+        if row not in self.places:
+            raise ModelError(
+                f"row {row} is not among the {len(self.places)} rows of this teacher; give it the "
+                "rows that are trained on"
+            )
+        return self.places[row]
+
+
+def row_keys(rows: Any) -> list[bytes]:
+    """The key of every tokenised row: a hash of what the teacher is given.
+
+    Args:
+        rows: A tokenised split.
+    """
+    named = [_TEACHER + name for name in MODEL_INPUTS]
+    columns = [name for name in named if name in rows.column_names] or [
+        name for name in MODEL_INPUTS if name in rows.column_names
+    ]
+    return [row_key(values) for values in zip(*(rows[name] for name in columns), strict=True)]
+
+
+def find_store(root: Path, identity: Identity, say: Callable[[str], None]) -> SignalStore:
+    """Open the store of this identity; without one, another that holds more layers would do."""
+    own = root / identity.name
+    if not own.exists() and root.is_dir():
+        for folder in sorted(root.iterdir()):
+            other = identity_of(folder)
+            if other is not None and folder.name == other.name and other.serves(identity):
+                return SignalStore(folder, other, say)
+    return SignalStore(own, identity, say)
+
+
+def fill(
+    store: SignalStore,
+    teacher: Teacher,
+    rows: Any,
+    keys: Sequence[bytes],
+    collate: Collate,
+    progress: Progress | None = None,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> None:
+    """Ask the teacher for every row that is not in the store, and write what it says.
+
+    May be stopped at any time: shards that are written stay, and are not asked for again.
+
+    Args:
+        store: Written to.
+        teacher: Asked for `store.identity.needs`.
+        rows: Tokenised rows with `length`.
+        keys: Their `row_key`s.
+        collate: Rows -> padded batch.
+        progress: Shows how far it is.
+        batches: Indices of the rows that go through the teacher together; sorted by length and
+            about `FILL_TOKENS` large if None.
+
+    Raises:
+        CacheError: If a value does not fit the store's dtype, or the disk is full.
+    """
+    index_of = {key: index for index, key in enumerate(keys)}
+    with store.filling():
+        if batches is None:
+            batches = _planned(store, index_of, rows["length"])
+        left = [batch for batch in batches if any(keys[index] not in store for index in batch)]
+        if not left:
+            return
+        store.leave_plan([[keys[index] for index in batch] for batch in left])
+        steps: Iterable[Sequence[int]] = left
+        if progress is not None:
+            steps = progress(left, len(left), "teacher signals")
+        waiting: dict[bytes, Row] = {}
+        size = 0
+        for indices in steps:
+            batch = collate([rows[index] for index in indices])
+            for row in _stored(teacher(batch), [keys[index] for index in indices], store.identity):
+                if row.key not in store and row.key not in waiting:
+                    waiting[row.key] = row
+                    size += row.tokens * store.identity.token_bytes + store.identity.row_bytes
+            if size >= SHARD_BYTES:
+                store.add(list(waiting.values()))
+                waiting, size = {}, 0
+        if waiting:
+            store.add(list(waiting.values()))
+        store.drop_plan()
+
+
+def _planned(
+    store: SignalStore, index_of: Mapping[bytes, int], lengths: Sequence[int]
+) -> list[list[int]]:
+    """What a stopped process left to do, as it meant to do it; then the rest, by length."""
+    left = [
+        [index_of[key] for key in batch]
+        for batch in store.left_plan()
+        if all(key in index_of for key in batch)
+    ]
+    taken = {index for batch in left for index in batch}
+    rest = [index for key, index in index_of.items() if key not in store and index not in taken]
+    return left + _by_length(rest, [lengths[index] for index in rest])
+
+
+def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Batches of rows of similar length, longest first, so that too little memory shows at once.
+
+    Examples:
+        >>> _by_length([0, 1, 2, 3], [9, 3000, 1000, 1000])
+        [[1], [2, 3, 0]]
+    """
+    batches: list[list[int]] = []
+    room = 0  # rows that the batch still takes, each padded to its first, the longest
+    for length, index in sorted(zip(lengths, indices, strict=True), key=lambda one: -one[0]):
+        if room == 0:
+            batches.append([])
+            room = max(1, FILL_TOKENS // length)
+        batches[-1].append(index)
+        room -= 1
+    return batches
+
+
+def _stored(signal: Signal, keys: Sequence[bytes], identity: Identity) -> list[Row]:
+    """The rows of a batch as they are stored, without padding."""
+    parts = [] if signal.hidden is None else list(signal.select(identity.layers))
+    names = [f"layer {layer}" for layer in identity.layers]
+    if identity.embedding:
+        assert signal.embedding is not None
+        parts, names = [*parts, signal.embedding], [*names, "the embedding output"]
+    limit = torch.finfo(identity.storage).max
+    for name, part in zip(names, parts, strict=True):
+        largest = float(part[signal.mask].abs().max())
+        if not largest <= limit:
+            raise CacheError(
+                f"{name} of the teacher puts out {largest:g}, more than the {limit:g} that "
+                f"{identity.dtype} can hold; use --cache.dtype bfloat16 (or float32)"
+            )
+    hidden = torch.stack(parts).to(identity.storage).cpu() if parts else None
+    mask, logits = signal.mask.cpu(), signal.logits.float().cpu()
+    return [
+        Row(
+            key,
+            logits[row],
+            None if hidden is None else hidden[:, row, mask[row]],
+            int(mask[row].sum()),
+        )
+        for row, key in enumerate(keys)
+    ]
