@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WHEEL_VENV := .cache/wheel-venv
-HEART := src/layermix/core/signals.py,src/layermix/core/seeds.py,src/layermix/core/mixing.py,src/layermix/core/losses.py,src/layermix/core/objective.py,src/layermix/core/trainer.py
+HEART := src/layermix/core/*.py
 
 # Tests run in two processes of one thread each: on two cores that is faster than two threads.
 PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest

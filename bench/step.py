@@ -78,7 +78,7 @@ def layermix(
     from layermix.core.objective import build_objective
     from layermix.core.trainer import Cadence, DistillTrainer
     from layermix.data.tokenization import Collator
-    from layermix.hardware.precision import reuse_memory
+    from layermix.hardware.cpu_kernels import reuse_memory
     from layermix.models.embedding_rows import occurring, only_occurring_trained
     from layermix.models.encoder import HFEncoder
     from layermix.models.live_teacher import LiveTeacher

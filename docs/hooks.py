@@ -20,8 +20,8 @@ from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, se
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.core.mixing import MIXES, MixRow
 from layermix.data.files import FORMATS, SPLIT_NAMES
+from layermix.data.tasks import TASKS
 from layermix.data.texts import LABEL_COLUMNS, TEXT_COLUMNS
-from layermix.evaluation.metrics import TASKS
 from layermix.report.build import page_of
 from layermix.report.html import render
 

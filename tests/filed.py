@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layermix.studies.plan import Cell, Plan, StudyConfig, make_plan
-from layermix.studies.scheduler import Study
+from layermix.studies.folder import Study
+from layermix.studies.plan import Cell, Plan, make_plan
+from layermix.studies.spec import StudyConfig
 
 ROWS = 200
 SEEDS = 8

@@ -13,13 +13,14 @@ from layermix.config import DistillConfig, TeachConfig, to_yaml
 from layermix.console import Reporter
 from layermix.core.signals import Teacher
 from layermix.data.docstrings import docstring_pairs, write_pairs
+from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import RunExistsError
 from layermix.evaluation.latency import milliseconds_per_text
 from layermix.models.loading import Classifier, copy_blocks, load_classifier
 from layermix.runs.layout import CONFIG, RESULT, RunFolder
-from layermix.runs.pipeline import distill_lesson, objective_for, teach_from
-from layermix.runs.prepare import Lesson, prepare
+from layermix.runs.pipeline import distill_prepared, objective_for, teach_from
+from layermix.runs.prepare import prepare
 from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
@@ -68,21 +69,21 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     )
     reporter.say(REMARK)
     teacher = _teacher(out, texts, seed, reporter)
-    lesson: Lesson | None = None
+    prepared: PreparedData | None = None
     signals: Teacher | None = None
     for arm in ARMS:
         config = DistillConfig.model_validate(_settings(arm, out, seed))
         if _finished(out / arm, to_yaml(config)):
             continue
         student = copy_blocks(teacher, config.student.layers)
-        if lesson is None or signals is None:
+        if prepared is None or signals is None:
             shared = DistillConfig.model_validate(_settings("learned", out, seed))
-            lesson = prepare(teacher, student, texts, shared, Reporter(quiet=True))
+            prepared = prepare(teacher, student, texts, shared, Reporter(quiet=True))
             objective = objective_for(student, teacher, shared)
-            signals = signals_for(lesson, teacher, objective, shared, reporter)
+            signals = signals_for(prepared, teacher, objective, shared, reporter)
         run = RunFolder(out / arm, to_yaml(config), resume=True)
-        distill_lesson(
-            lesson, teacher, student, config, signals=signals, run=run, reporter=reporter
+        distill_prepared(
+            prepared, teacher, student, config, signals=signals, run=run, reporter=reporter
         )
     return _table(out, texts, teacher)
 

@@ -19,7 +19,7 @@ from layermix.config import DistillConfig, TeachConfig, field_names, load
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
 from layermix.data.blocks import BLOCK
-from layermix.evaluation.metrics import TASKS
+from layermix.data.tasks import TASKS
 from layermix.runs import pipeline as run
 
 COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from layermix.studies.analysis import declare
-from layermix.studies.scheduler import Study
+from layermix.studies.folder import Study
 
 from ..filed import fill, make
 

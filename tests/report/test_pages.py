@@ -23,7 +23,7 @@ from layermix.report.html import render
 from layermix.report.study_page import study_page
 from layermix.runs.reader import RunFiles
 from layermix.studies.analysis import declare
-from layermix.studies.scheduler import Study
+from layermix.studies.folder import Study
 
 from ..filed import fill, make
 from .conftest import NASTY

@@ -18,8 +18,9 @@ from layermix.cli.commands import main
 from layermix.config import DistillConfig, TeachConfig, field_names
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
-from layermix.evaluation.metrics import TASKS
-from layermix.studies.plan import load_study, make_plan
+from layermix.data.tasks import TASKS
+from layermix.studies.plan import make_plan
+from layermix.studies.spec import load_study
 
 SOURCE = Path(__file__).parents[2]
 DOCS = SOURCE / "docs"

@@ -33,7 +33,8 @@ from layermix.config import (
 from layermix.errors import ConfigError, LayermixError
 from layermix.interrupts import lasting_interrupts
 from layermix.runs.layout import RunFolder
-from layermix.studies.plan import load_study, make_plan, paper_study
+from layermix.studies.plan import make_plan
+from layermix.studies.spec import load_study, paper_study
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
@@ -740,10 +741,11 @@ def _run_study(
     from rich.console import Console
 
     from layermix.studies import analysis as findings
+    from layermix.studies import folder as folders
     from layermix.studies import scheduler as conduct
     from layermix.studies import text as prose
 
-    folder = conduct.Study(out, file.stem) if out is not None else None
+    folder = folders.Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
         click.echo(prose.plan_text(make_plan(wanted, None), folder))
         return
@@ -752,7 +754,7 @@ def _run_study(
     console.print(prose.plan_text(plan, folder), markup=False, soft_wrap=True)
     findings.declare(plan, folder)
     try:
-        conduct.Conductor(plan, folder, jobs, console, keep_students).run()
+        conduct.Scheduler(plan, folder, jobs, console, keep_students).run()
     except BaseException:
         with suppress(Exception):  # what went wrong first is what must be told
             prose.write(findings.find(plan, folder), folder)
@@ -843,7 +845,7 @@ def list_command() -> None:
     """Show the mixes, losses and tasks, with their papers."""
     from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
     from layermix.core.mixing import MIXES
-    from layermix.evaluation.metrics import TASKS
+    from layermix.data.tasks import TASKS
 
     tables = {
         "mix.strategy": [(name, row.summary, row.paper) for name, row in MIXES.items()],

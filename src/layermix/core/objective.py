@@ -17,7 +17,8 @@ from layermix.core.mixing import FixedMix, MixPlan, Mixture, build_mix, plan_mix
 from layermix.core.seeds import derive, seeded
 from layermix.core.signals import Batch, Needs, Signal, evenly_spaced
 from layermix.errors import ConfigError
-from layermix.hardware.precision import at_least_float32, choose_precision, fast_pass
+from layermix.hardware.cpu_kernels import fast_pass
+from layermix.hardware.precision import at_least_float32, choose_precision
 
 Parts = dict[str, Float[Tensor, ""]]
 

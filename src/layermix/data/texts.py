@@ -29,8 +29,8 @@ from layermix.data.files import (
     short,
     tables_of,
 )
+from layermix.data.tasks import TASKS, UNLABELLED
 from layermix.errors import DataError
-from layermix.evaluation.metrics import TASKS, UNLABELLED
 
 Text = tuple[str, ...]
 """The one or two texts of a row."""
@@ -70,7 +70,7 @@ class TextData:
         text_columns: The one or two original names of the text columns.
         label_names: Class index -> name.
         named: False if the names are only the integers that stood in the label column.
-        task: The task, if named or found; found ones are rows of `metrics.TASKS`.
+        task: The task, if named or found; found ones are rows of `TASKS`.
         source: What the user named.
         fingerprint: sha256 of the splits' names, texts and class indices: independent of place and
             format.

@@ -1,7 +1,6 @@
 """Known tasks, and the scores of a classifier from its logits: NumPy and scikit-learn only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -9,17 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_fscore_support
 
+from layermix.data.tasks import UNLABELLED
+
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
-UNLABELLED = -100
-"""The label of a row that has none; such rows are left out of every score."""
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error, as in Guo et al. (2017)."""
 
-DEFAULT_METRICS = ("accuracy", "f1_macro")
-"""What is reported, primary first, for a task that is not in `TASKS`."""
 
 HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     {
@@ -33,100 +30,6 @@ HIGHER_IS_BETTER: Mapping[str, bool] = MappingProxyType(
     }
 )
 """Every score that `scores` can give, and the direction that is good."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One row of `TASKS`.
-
-    Attributes:
-        name: The name users type, as in `--data.task mrpc`.
-        metrics: Scores to report, the primary one first.
-        label_names: Class names in label order; None where a task does not fix them.
-        text_columns: The one or two columns that hold the texts.
-        summary: One line for `layermix list`.
-    """
-
-    name: str
-    metrics: tuple[str, ...]
-    label_names: tuple[str, ...] | None
-    text_columns: tuple[str, ...]
-    summary: str
-
-
-_SENTENCES = ("sentence1", "sentence2")
-
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        task.name: task
-        for task in (
-            Task(
-                "mrpc",
-                ("accuracy", "f1"),
-                ("not_equivalent", "equivalent"),
-                _SENTENCES,
-                "do two news sentences say the same?",
-            ),
-            Task(
-                "rte",
-                ("accuracy",),
-                ("entailment", "not_entailment"),
-                _SENTENCES,
-                "does the second text follow from the first?",
-            ),
-            Task(
-                "qnli",
-                ("accuracy",),
-                ("entailment", "not_entailment"),
-                ("question", "sentence"),
-                "does the sentence answer the question?",
-            ),
-            Task(
-                "cola",
-                ("matthews",),
-                ("unacceptable", "acceptable"),
-                ("sentence",),
-                "is the sentence good English?",
-            ),
-            Task(
-                "sst2",
-                ("accuracy",),
-                ("negative", "positive"),
-                ("sentence",),
-                "is the film review in favour?",
-            ),
-            Task(
-                "qqp",
-                ("accuracy", "f1"),
-                ("not_duplicate", "duplicate"),
-                ("question1", "question2"),
-                "do two questions ask the same?",
-            ),
-            Task(
-                "mnli",
-                ("accuracy",),
-                ("entailment", "neutral", "contradiction"),
-                ("premise", "hypothesis"),
-                "does the hypothesis follow, or contradict, or neither?",
-            ),
-            Task(
-                "wnli",
-                ("accuracy",),
-                ("not_entailment", "entailment"),
-                _SENTENCES,
-                "is the pronoun filled in rightly?",
-            ),
-            Task(
-                "docstrings",
-                ("accuracy", "f1"),
-                ("different", "same"),
-                ("text", "text_pair"),
-                "does the sentence document the same Python object? (made by `layermix demo`)",
-            ),
-        )
-    }
-)
-"""Task name -> its row. GLUE label order is that of the Hugging Face data set `glue`."""
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

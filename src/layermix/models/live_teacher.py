@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from layermix.core.signals import Batch, Encoder, Needs, Signal
-from layermix.hardware.precision import at_least_float32, fast_pass
+from layermix.hardware.cpu_kernels import fast_pass
+from layermix.hardware.precision import at_least_float32
 
 
 class LiveTeacher:

@@ -2,13 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -26,6 +24,14 @@ from layermix.models.encoder import blocks_of as blocks_of
 from layermix.models.encoder import fingerprint as fingerprint
 from layermix.models.encoder import label_names as label_names
 from layermix.models.encoder import longest_input as longest_input
+from layermix.models.labels import (
+    align_labels,
+    classes_match,
+    found_classes,
+    name_classes,
+    restart_head,
+    unequal_classes,
+)
 from layermix.models.students import copy_blocks as copy_blocks
 from layermix.models.students import fresh_student as fresh_student
 
@@ -138,7 +144,7 @@ def load_classifier(
     config, tokenizer = described(source, folder)
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
-    new_head = not own if names is None else not _matches(own, names, named)
+    new_head = not own if names is None else not classes_match(own, names, named)
     kind = config.problem_type or "single_label_classification"
     if names is not None and own and kind != "single_label_classification":
         if seed is None:
@@ -148,9 +154,9 @@ def load_classifier(
             )
         new_head = True
     if new_head and seed is None:
-        raise ModelError(_unequal(source, own, names))
+        raise ModelError(unequal_classes(source, own, names))
     if new_head and names is not None:
-        _name_classes(config, names)
+        name_classes(config, names)
         config.problem_type = "single_label_classification"
     with seeded(seed or 0, "head"):
         try:
@@ -166,13 +172,15 @@ def load_classifier(
         except Exception as error:  # damaged files fail in many ways
             raise _unloadable(source, folder, error) from error
         if new_head and with_head:
-            _restart_head(model)
+            restart_head(model)
     _check_loaded(source, model, info, with_head=with_head and not new_head)
     start = {"kind": "model", "from": source, "new_head": new_head}
     if not new_head:
         classifier = Classifier(model, tokenizer, source, start)
         return classifier if names is None else align_labels(classifier, names, named)
-    note = f"{source}: has {_found(own)}; a new head was started for {list(label_names(model))}"
+    note = (
+        f"{source}: has {found_classes(own)}; a new head was started for {list(label_names(model))}"
+    )
     return Classifier(model, tokenizer, source, start, (note,))
 
 
@@ -243,137 +251,3 @@ def quiet() -> None:
 
 
 # -- classes ---------------------------------------------------------------------------------------
-
-
-def align_labels(classifier: Classifier, names: Sequence[str], named: bool = True) -> Classifier:
-    """Bring a classifier's classes into the order of `names`, by permuting its last linear layer.
-
-    Placeholders (LABEL_0, …) match by index; the check of the teacher's accuracy finds a wrong
-    order.
-
-    Args:
-        classifier: Its model is changed in place.
-        names: The data's class names in the order of their indices.
-        named: False if `names` were made up from integer labels: other names then match by index.
-
-    Returns:
-        The classifier, with a note on what was done.
-
-    Raises:
-        ModelError: If the sets of classes differ.
-    """
-    own, wanted, model = classifier.label_names, tuple(names), classifier.model
-    order, note = class_order(classifier.source, own, wanted, named)
-    if not note:
-        return classifier
-    if order != sorted(order):
-        head = _last_linear(model)
-        with torch.no_grad():
-            for weight in head.parameters():  # weight and bias: both have a row per class
-                weight.copy_(weight[order])
-    _name_classes(model.config, wanted)
-    return replace(classifier, notes=(*classifier.notes, note))
-
-
-def class_order(
-    source: str, own: Sequence[str], names: Sequence[str], named: bool
-) -> tuple[list[int], str]:
-    """For each of the data's classes its index among the model's own, and a note on what was done.
-
-    The note is empty where the classes agree as they are.
-
-    Raises:
-        ModelError: If the sets of classes differ.
-    """
-    own, wanted = tuple(own), tuple(names)
-    if not _matches(own, wanted, named):
-        raise ModelError(_unequal(source, own, wanted))
-    as_it_is = list(range(len(own)))
-    if own == wanted:
-        return as_it_is, ""
-    if set(own) == set(wanted):
-        order = [own.index(name) for name in wanted]
-        return (
-            order,
-            f"{source}: its classes {list(own)} were put in the data's order {list(wanted)}",
-        )
-    return as_it_is, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
-
-
-def _name_classes(config: Any, names: Sequence[str]) -> None:
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-
-
-def _matches(own: Sequence[str], names: Sequence[str], named: bool) -> bool:
-    """Whether classes correspond, by name or by index."""
-    by_index = not named or all(
-        name in (f"LABEL_{index}", str(index)) for index, name in enumerate(own)
-    )
-    return len(own) == len(names) and (by_index or set(own) == set(names))
-
-
-def _found(own: Sequence[str]) -> str:
-    return f"the classes {list(own)}" if own else "no classification head"
-
-
-def _unequal(source: str, own: Sequence[str], names: Sequence[str] | None) -> str:
-    data = "" if names is None else f", the data have {list(names)}"
-    return (
-        f"{source}: has {_found(own)}{data}; fine-tune it on these data first (`layermix teach`), "
-        "or give a model with their classes"
-    )
-
-
-def _last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer that gives the logits.
-
-    Raises:
-        ModelError: If there is none outside the encoder.
-    """
-    classes, prefix = model.config.num_labels, f"{model.base_model_prefix}."
-    found = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == classes
-        and not name.startswith(prefix)
-    ]
-    if not found:
-        raise ModelError(f"{type(model).__name__}: no linear layer with {classes} outputs found")
-    return found[-1]
-
-
-def _restart_head(model: PreTrainedModel) -> None:
-    """Draw the last layer anew, as transformers starts it."""
-    head = _last_linear(model)
-    nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
-
-
-def same_tokens(
-    one: PreTrainedTokenizerBase,
-    other: PreTrainedTokenizerBase,
-    probes: Sequence[tuple[str, ...]],
-    inputs: Sequence[str] = ("input_ids",),
-) -> bool:
-    """Whether two tokenizers give the same: equal vocabularies, sides, and inputs on `probes`.
-
-    Args:
-        one: A tokenizer.
-        other: Another.
-        probes: Texts or pairs.
-        inputs: What must be equal; without `token_type_ids`, positions stand for the same tokens.
-    """
-    if (one.get_vocab(), one.padding_side, one.truncation_side) != (
-        other.get_vocab(),
-        other.padding_side,
-        other.truncation_side,
-    ):
-        return False
-    return all(
-        one(*probe, verbose=False).get(name) == other(*probe, verbose=False).get(name)
-        for probe in probes
-        for name in inputs
-    )

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from layermix.atomic import write_text
 from layermix.errors import ReportError
 from layermix.report import figures
 from layermix.report.html import Page, render
 from layermix.report.run_page import run_page
 from layermix.report.study_page import study_page
-from layermix.runs.layout import write_text
 from layermix.runs.reader import RunFiles, both_names
 from layermix.studies.analysis import plan_file
+from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
-from layermix.studies.scheduler import Study
 
 PLAN_SUFFIX = ".plan.json"
 POLL_SECONDS = 2.0

@@ -25,8 +25,8 @@ from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.reader import Texts, read_texts
 from layermix.studies.analysis import Arm, find, gather
+from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
-from layermix.studies.scheduler import Study
 from layermix.studies.text import arm_cells, arm_columns
 
 

@@ -1,12 +1,8 @@
 """What a run leaves behind: scores and predictions by epoch, the history, the environment."""
 
+
 import json
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
-from layermix.evaluation import metrics
-from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS, write_text
-from layermix.runs.prepare import Lesson
+from layermix.atomic import write_text
 from layermix.core.mixing import Mixture
 from layermix.core.objective import Objective
+from layermix.data.prepared import PreparedData
+from layermix.evaluation import metrics
+from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
 
 Line = Mapping[str, Any]
 
@@ -33,11 +30,11 @@ class EpochRecorder(TrainerCallback):
     same.
     """
 
-    def __init__(self, work: Path, lesson: Lesson, keep_selected: bool) -> None:
-        self.work, self.lesson, self.keep_selected = work, lesson, keep_selected
+    def __init__(self, work: Path, prepared: PreparedData, keep_selected: bool) -> None:
+        self.work, self.prepared, self.keep_selected = work, prepared, keep_selected
         self.epochs = work / EPOCHS
         self.epochs.mkdir(parents=True, exist_ok=True)
-        ids = {name: rows["row_id"] for name, rows in lesson.evaluated.items()}
+        ids = {name: rows["row_id"] for name, rows in prepared.evaluated.items()}
         self.split_of = {row: name for name, rows in ids.items() for row in rows}
         self.latest: tuple[Any, Any, Any] | None = None
 
@@ -48,7 +45,7 @@ class EpochRecorder(TrainerCallback):
         row_ids, labels = row_ids[order], labels[order]
         logits = np.asarray(prediction.predictions)[order]
         self.latest = (row_ids, labels, logits)
-        teacher = self.lesson.teacher_logits.get(self.split_of[int(row_ids[0])])
+        teacher = self.prepared.teacher_logits.get(self.split_of[int(row_ids[0])])
         return metrics.scores(logits, labels, teacher)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -80,9 +77,9 @@ class EpochRecorder(TrainerCallback):
             partial.replace(self.epochs / f"selected-{epoch}.safetensors")
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
-        key = f"eval_holdout_{self.lesson.metric}"
+        key = f"eval_holdout_{self.prepared.metric}"
         found = {round(line["epoch"]): line[key] for line in log_history if key in line}
-        return _best(found, self.lesson.metric) == epoch
+        return _best(found, self.prepared.metric) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
         """Put the weights of the selected epoch back."""
@@ -104,11 +101,11 @@ class EpochRecorder(TrainerCallback):
         texts, which the report shows, stand in a file of their own: who passes a run's numbers on
         need not pass on its data.
         """
-        texts = self.lesson.texts.splits["validation"]
+        texts = self.prepared.texts.splits["validation"]
         kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
         pq.write_table(pa.table({name: texts[name][:] for name in kept}), self.work / TEXTS)
         teacher: dict[str, Any] = {}
-        if (logits := self.lesson.teacher_logits.get("validation")) is not None:
+        if (logits := self.prepared.teacher_logits.get("validation")) is not None:
             chances = metrics.softmax(logits)
             teacher = {"teacher": chances.argmax(-1), "teacher_confidence": chances.max(-1)}
         tables = []
@@ -124,7 +121,7 @@ class EpochRecorder(TrainerCallback):
                 "prediction": chances.argmax(-1),
                 **teacher,
             }
-            names = self.lesson.texts.label_names
+            names = self.prepared.texts.label_names
             columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}
             tables.append(pa.table(columns))
         pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
@@ -239,50 +236,8 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
     return lines
 
 
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, code, machine: what it takes to repeat a run."""
-    packages = (
-        "layermix",
-        "transformers",
-        "accelerate",
-        "datasets",
-        "tokenizers",
-        "numpy",
-    )
-    return {
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": sys.version.split()[0],
-        # torch's own version names the build, such as +cpu or +cu130; its package's may not.
-        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
-        "commit": _commit(),
-        "platform": platform.platform(),
-        "processor": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-    }
 
 
-def _commit() -> str | None:
-    """The commit of layermix's own source tree, with `+` if it was changed; None if installed."""
-    here = Path(__file__).parent
-    try:
-        git = ["git", "-C", str(here)]
-        inside = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", __file__], capture_output=True
-        )
-        if inside.returncode:
-            return None
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "."], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
 def score_table(record: Line) -> str:

@@ -1,7 +1,6 @@
 """A run's folder: built beside its final name, renamed when whole, resumable until then."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from layermix.atomic import write_text
 from layermix.errors import ConfigError, RunExistsError
 
 CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
@@ -171,14 +171,6 @@ def is_busy(final: Path) -> bool:
         return True
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _differences(old: str, new: str) -> list[str]:

@@ -1,68 +1,29 @@
 """What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
 
 import math
+from layermix.data.tasks import UNLABELLED
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from layermix.evaluation import metrics
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
-from layermix.data.texts import TextData, hold_out, take
-from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder
-from layermix.errors import ConfigError, ModelError, WeakTeacherError
-from layermix.models.loading import same_tokens
 from layermix.console import Reporter
-from layermix.serving.predictor import TorchRunner, finite, logits_of
-from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.core.trainer import warmup_steps
-
-Logits = NDArray[np.floating[Any]]
-Labels = NDArray[np.integer[Any]]
+from layermix.data.prepared import Labels, PreparedData, Logits
+from layermix.data.texts import TextData, hold_out, take
+from layermix.data.tokenization import Collator, choose_max_length, tokenize
+from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.evaluation import metrics
+from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder
+from layermix.models.inference import TorchRunner, finite, logits_of
+from layermix.models.tokenizers import same_tokens
 
 PROBES = 100
 """Training texts on which two tokenizers must agree to be called the same."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """What teacher and data fix for every arm: tokens, the teacher's scores, its signals.
-
-    Attributes:
-        texts: The data, checked.
-        splits: Tokenised rows: train, validation, and test, holdout if there are any.
-        collate: Rows -> padded batch.
-        max_length: In tokens.
-        cut: Share of rows cut by `max_length`, by split.
-        teacher_logits: By split but train, (N, C).
-        teacher_scores: By split that has labelled rows, but train.
-        notes: Sentences worth telling the user.
-    """
-
-    texts: TextData
-    splits: Mapping[str, Any]
-    collate: Collator
-    max_length: int
-    cut: Mapping[str, float]
-    teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
-    teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def evaluated(self) -> dict[str, Any]:
-        """The splits that are scored after every epoch."""
-        return {
-            name: self.splits[name] for name in ("validation", "holdout") if name in self.splits
-        }
-
-    @property
-    def metric(self) -> str:
-        """The score by which epochs are compared."""
-        task = metrics.TASKS.get(self.texts.task or "")
-        return task.metrics[0] if task else metrics.DEFAULT_METRICS[0]
 
 
 def prepare(
@@ -71,7 +32,7 @@ def prepare(
     texts: TextData,
     config: DistillConfig,
     reporter: Reporter,
-) -> Lesson:
+) -> PreparedData:
     """Tokenise, hold out, and check the teacher on the validation rows.
 
     Args:
@@ -103,22 +64,22 @@ def prepare(
     shared = same and same_tokens(teacher.tokenizer, student.tokenizer, probes, MODEL_INPUTS)
     limit = min(teacher.max_length, student.max_length)
     teacher_tokenizer = None if shared else teacher.tokenizer
-    lesson = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
+    prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
     run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     logits = {
-        name: logits_of(run, rows, lesson.collate, track=reporter.track, what=f"teacher on {name}")
-        for name, rows in lesson.splits.items()
+        name: logits_of(run, rows, prepared.collate, track=reporter.track, what=f"teacher on {name}")
+        for name, rows in prepared.splits.items()
         if name != "train"
     }
-    labels = {name: np.asarray(lesson.splits[name]["labels"]) for name in logits}
+    labels = {name: np.asarray(prepared.splits[name]["labels"]) for name in logits}
     check_teacher(teacher, logits, labels["validation"], allow_weak=config.teacher.allow_weak)
     scores = {
         name: metrics.scores(found, labels[name])
         for name, found in logits.items()
-        if (labels[name] != metrics.UNLABELLED).any()
+        if (labels[name] != UNLABELLED).any()
     }
-    notes = (*lesson.notes, *teacher.notes, *student.notes)
-    return replace(lesson, teacher_logits=logits, teacher_scores=scores, notes=notes)
+    notes = (*prepared.notes, *teacher.notes, *student.notes)
+    return replace(prepared, teacher_logits=logits, teacher_scores=scores, notes=notes)
 
 
 def check_teacher(
@@ -138,7 +99,7 @@ def check_teacher(
     """
     for split, found in logits.items():
         finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
-    known = labels != metrics.UNLABELLED
+    known = labels != UNLABELLED
     right = int((logits["validation"].argmax(-1) == labels)[known].sum())
     total = int(known.sum())
     share = metrics.majority_share(labels)
@@ -165,7 +126,7 @@ def tokenize_for(
     limit: int,
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Lesson:
+) -> PreparedData:
     """Tokenise all splits and set the held-out rows aside.
 
     Args:
@@ -205,7 +166,7 @@ def tokenize_for(
         *_warmup_note(config.training, len(tokens.splits["train"])),
     ]
     collate = Collator(tokenizer, teacher_tokenizer)
-    return Lesson(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
+    return PreparedData(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
 
 
 def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:

@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from layermix.atomic import write_text
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.hardware.precision import default_device
+from layermix.models.inference import TorchRunner
 from layermix.models.loading import model_folder
-from layermix.runs.callbacks import environment
-from layermix.runs.layout import BENCH, CARD, write_text
+from layermix.runs.environment import environment
+from layermix.runs.layout import BENCH, CARD
 from layermix.runs.model_card import bench_cells, bench_note, bench_section, with_section
 from layermix.runs.reader import RunFiles
 from layermix.serving.evaluation_rows import Sample, run_of, sample_of
-from layermix.serving.predictor import ONNX_FILES, Predictor, Runtime, TorchRunner, open_predictor
+from layermix.serving.predictor import ONNX_FILES, Predictor, Runtime, open_predictor
 
 ALONE, TOGETHER = 20, 32
 """Texts per round that are taken one at a time, and texts in its one batch."""

@@ -8,10 +8,12 @@ import numpy as np
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
+from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.evaluation import metrics
-from layermix.serving.predictor import Predictor, Runtime, finite, logits_of, open_predictor
+from layermix.models.inference import finite, logits_of
+from layermix.serving.predictor import Predictor, Runtime, open_predictor
 
 
 def evaluate(
@@ -50,13 +52,13 @@ def evaluate(
             continue
         rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, predictor.max_length)
         labels = np.asarray(rows["labels"])
-        if not (labels != metrics.UNLABELLED).any():
+        if not (labels != UNLABELLED).any():
             continue
         if told := predictor.cut_note(name, cut):
             reporter.say(told)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
         logits = finite(f"{predictor.source}: its", logits)
-        known = int((labels != metrics.UNLABELLED).sum())
+        known = int((labels != UNLABELLED).sum())
         found[name] = {"rows": known, **metrics.scores(logits, labels)}
         found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
     return found

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
+from layermix.data.tasks import TASKS, UNLABELLED
 from layermix.errors import ConfigError
-from layermix.evaluation.metrics import TASKS, UNLABELLED
 from layermix.evaluation.statistics import Score
-from layermix.models.loading import class_order, model_folder
+from layermix.models.labels import class_order
+from layermix.models.loading import model_folder
 from layermix.runs.layout import PREDICTIONS, RESULT, TEXTS
 from layermix.runs.reader import RunFiles
 from layermix.serving.evaluate import labelled_texts

@@ -25,26 +25,25 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from layermix.atomic import write_text
 from layermix.config import DataConfig
 from layermix.console import Reporter
+from layermix.data.tasks import UNLABELLED
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.evaluation import metrics
-from layermix.evaluation.metrics import UNLABELLED, softmax
+from layermix.evaluation.metrics import softmax
 from layermix.evaluation.statistics import Score, row_bootstrap
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
+from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
-from layermix.runs.layout import CARD, EXPORT, write_text
+from layermix.runs.layout import CARD, EXPORT
 from layermix.runs.model_card import export_section, with_section
 from layermix.serving.evaluation_rows import Sample, sample_of
 from layermix.serving.predictor import (
     ONNX_FILES,
-    Floats,
     OnnxRunner,
     Predictor,
-    Runner,
-    finite,
-    logits_of,
     predictor_of,
     weight_hashes,
 )

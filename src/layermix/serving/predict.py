@@ -16,7 +16,8 @@ from layermix.data.texts import Text
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.errors import ConfigError, RunExistsError
 from layermix.evaluation import metrics
-from layermix.serving.predictor import Predictor, Runtime, finite, logits_of, open_predictor
+from layermix.models.inference import finite, logits_of
+from layermix.serving.predictor import Predictor, Runtime, open_predictor
 
 
 def predict(

@@ -17,26 +17,24 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from layermix.atomic import write_text
 from layermix.errors import StudyError
 from layermix.evaluation.metrics import HIGHER_IS_BETTER
 from layermix.evaluation.predictions import Rows, put_together, read_rows
 from layermix.evaluation.statistics import (
     LEVEL,
-    Comparison,
     Score,
-    Verdict,
-    describe,
     holm,
-    judge,
     multi_bootstrap,
     single_run,
     smallest_p,
     stochastic_order,
     summarise,
 )
-from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS, write_text
+from layermix.evaluation.verdicts import Comparison, Verdict, describe, judge
+from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS
+from layermix.studies.folder import Study
 from layermix.studies.plan import Cell, Plan
-from layermix.studies.scheduler import Study
 
 Pair = tuple[str, str, str]
 """Task, first arm, second arm."""

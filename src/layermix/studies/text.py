@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from layermix.atomic import write_text
 from layermix.evaluation.statistics import LEVEL, holm, smallest_p
-from layermix.runs.layout import write_text
 from layermix.studies.analysis import EARLY_STEPS, results_file
+from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
-from layermix.studies.scheduler import Study
 
 
 def write(found: Mapping[str, Any], study: Study) -> None:

@@ -15,11 +15,11 @@ from layermix.config import CacheConfig, DistillConfig
 from layermix.console import Reporter
 from layermix.core.objective import Objective
 from layermix.core.signals import Batch, Needs, Teacher
+from layermix.data.prepared import PreparedData
 from layermix.hardware.precision import choose_precision, default_device
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint
+from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
-from layermix.runs.prepare import Lesson
-from layermix.serving.predictor import moved
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
 from layermix.teacher_cache.store import Identity, SignalStore, free_bytes
 
@@ -74,7 +74,7 @@ class Size:
 
 
 def signals_for(
-    lesson: Lesson,
+    prepared: PreparedData,
     teacher: Classifier,
     objective: Objective,
     config: DistillConfig,
@@ -83,7 +83,7 @@ def signals_for(
     """The teacher of a run: read from the cache if it has room, else live on every batch.
 
     Args:
-        lesson: Whose training rows are asked for.
+        prepared: Whose training rows are asked for.
         teacher: Frozen by this call.
         objective: Says what is needed.
         config: Its section cache is read.
@@ -107,25 +107,29 @@ def signals_for(
     if not config.cache.use:
         reporter.say("cache.use is off: the teacher runs live on every batch")
         return live
-    store, size = open_cache(lesson, teacher, needs, config, reporter)
+    store, size = open_cache(prepared, teacher, needs, config, reporter)
     if not fits(store, size, config.cache, reporter):
         return live
-    return filled(lesson, teacher, store, reporter)
+    return filled(prepared, teacher, store, reporter)
 
 
 def open_cache(
-    lesson: Lesson, teacher: Classifier, needs: Needs, config: DistillConfig, reporter: Reporter
+    prepared: PreparedData,
+    teacher: Classifier,
+    needs: Needs,
+    config: DistillConfig,
+    reporter: Reporter,
 ) -> tuple[SignalStore, Size]:
     """Open the store for these signals and say what they take; nothing is written.
 
     Args:
-        lesson: Whose training rows are asked for.
+        prepared: Whose training rows are asked for.
         teacher: Whose signals they are.
         needs: Which of them.
         config: Its section cache is read.
         reporter: Is told.
     """
-    rows = lesson.splits["train"]
+    rows = prepared.splits["train"]
     keys = row_keys(rows)
     root = cache_folder(config.cache)
     precise = Identity(
@@ -140,7 +144,7 @@ def open_cache(
     store = find_store(root, precise, reporter.say)
     if choose_precision(config.cache.precision) == torch.bfloat16:
         rough = find_store(root, replace(precise, precision="bfloat16"), reporter.say)
-        if all(key in rough for key in keys) or agree(lesson, teacher, reporter):
+        if all(key in rough for key in keys) or agree(prepared, teacher, reporter):
             store = rough
     size = Size.of(store, keys, list(_lengths(rows)))
     identity = store.identity
@@ -183,33 +187,33 @@ def fits(store: SignalStore, size: Size, config: CacheConfig, reporter: Reporter
 
 
 def filled(
-    lesson: Lesson, teacher: Classifier, store: SignalStore, reporter: Reporter
+    prepared: PreparedData, teacher: Classifier, store: SignalStore, reporter: Reporter
 ) -> CachedTeacher:
     """Compute what is missing, and read from now on.
 
     Args:
-        lesson: Whose training rows are asked for.
+        prepared: Whose training rows are asked for.
         teacher: Asked for what the store lacks.
         store: From `open_cache`.
         reporter: Shows how far it is.
     """
-    rows = lesson.splits["train"]
+    rows = prepared.splits["train"]
     keys = row_keys(rows)
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     precision = getattr(torch, store.identity.precision)
     if not all(key in store for key in keys):
         live = LiveTeacher(encoder, store.identity.needs, precision)
-        fill(store, live, rows, keys, _collate(lesson), reporter.track)
+        fill(store, live, rows, keys, _collate(prepared), reporter.track)
     store.used()
     return CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
 
 
-def agree(lesson: Lesson, teacher: Classifier, reporter: Reporter) -> bool:
+def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bool:
     """Whether a bfloat16 pass predicts what a float32 pass does, on rows of all lengths."""
-    rows = lesson.splits["train"]
+    rows = prepared.splits["train"]
     order = np.argsort(_lengths(rows), kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(PROBED, len(order))).astype(int)]
-    batch = _collate(lesson)([rows[int(index)] for index in chosen])
+    batch = _collate(prepared)([rows[int(index)] for index in chosen])
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     exact, rough = (
         LiveTeacher(encoder, Needs(), precision)(batch).logits.argmax(-1)
@@ -230,8 +234,8 @@ def _lengths(rows: Any) -> Any:
     return [len(ids) for ids in rows[own]] if own in rows.column_names else list(rows["length"])
 
 
-def _collate(lesson: Lesson) -> Any:
+def _collate(prepared: PreparedData) -> Any:
     def collate(chosen: list[Any]) -> Batch:
-        return moved(lesson.collate(chosen), default_device())  # type: ignore[no-any-return]  # a Batch stays one
+        return moved(prepared.collate(chosen), default_device())  # type: ignore[no-any-return]  # a Batch stays one
 
     return collate

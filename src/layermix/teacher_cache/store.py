@@ -24,9 +24,9 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
+from layermix.atomic import write_text
 from layermix.core.signals import Needs
 from layermix.errors import CacheError
-from layermix.runs.layout import write_text
 
 FORMAT = 1
 MANIFEST, PLAN, LOCK = "manifest.json", "plan.json", "lock"

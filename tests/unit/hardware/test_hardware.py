@@ -11,8 +11,10 @@ import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
+from layermix.hardware import cpu_kernels
 from layermix.hardware import precision as machine
-from layermix.hardware.precision import QuickFunctions, choose_precision, fast_pass, reuse_memory
+from layermix.hardware.cpu_kernels import QuickFunctions, fast_pass, reuse_memory
+from layermix.hardware.precision import choose_precision
 
 CPU = torch.device("cpu")
 
@@ -106,7 +108,7 @@ def test_attention_in_bfloat16_is_written_out_and_nearly_as_exact(
     by_torch = functional.scaled_dot_product_attention(*rough, mask.to(dtype))
     with QuickFunctions():
         found = functional.scaled_dot_product_attention(*rough, mask.to(dtype), 0.0, False)
-        monkeypatch.setattr(machine, "_WRITTEN_OUT", 63)
+        monkeypatch.setattr(cpu_kernels, "_WRITTEN_OUT", 63)
         left = functional.scaled_dot_product_attention(*rough, mask.to(dtype))
     assert left.equal(by_torch)
     assert found.equal(by_torch) == (dtype == torch.float32)
@@ -147,13 +149,13 @@ def test_a_model_in_training_goes_through_it(
     bert: Callable[..., BertForSequenceClassification], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[int, ...]] = []
-    dropout = machine._dropout
+    dropout = cpu_kernels._dropout
 
     def watched(bits: Any, tensor: torch.Tensor, *options: Any, **named: Any) -> torch.Tensor:
         shapes.append(tuple(tensor.shape))
         return dropout(bits, tensor, *options, **named)
 
-    monkeypatch.setattr(machine, "_dropout", watched)
+    monkeypatch.setattr(cpu_kernels, "_dropout", watched)
     model = bert(2, 16, dropout=0.1).train()
     with fast_pass(CPU, torch.float32):
         model(input_ids=torch.tensor([[2, 7, 8, 3]]))
@@ -201,14 +203,14 @@ def test_bfloat16_of_a_processor_is_what_torch_says(monkeypatch: pytest.MonkeyPa
 
 
 def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_linux = machine.sys.platform.startswith("linux")
+    on_linux = cpu_kernels.sys.platform.startswith("linux")
     assert reuse_memory() == (
-        on_linux and hasattr(machine.ctypes.CDLL(None), "gnu_get_libc_version")
+        on_linux and hasattr(cpu_kernels.ctypes.CDLL(None), "gnu_get_libc_version")
     )
-    monkeypatch.setattr(machine.sys, "platform", "darwin")
+    monkeypatch.setattr(cpu_kernels.sys, "platform", "darwin")
     assert not reuse_memory()
-    monkeypatch.setattr(machine.sys, "platform", "linux")
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: object())
+    monkeypatch.setattr(cpu_kernels.sys, "platform", "linux")
+    monkeypatch.setattr(cpu_kernels.ctypes, "CDLL", lambda _: object())
     assert not reuse_memory()
 
 

@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from layermix.console import Reporter, TrainingBar, alpha_shades
+from layermix.console import Reporter
+from layermix.runs.progress_bar import TrainingBar, alpha_shades, training_bar
 
 
 def test_remarks_go_to_standard_error_in_one_piece(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,7 +56,7 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert list(reporter.track("abc", 3, "reading")) == ["a", "b", "c"]
     with reporter.counting(3, "counting") as advance:
         advance(3)
-    with reporter.training("learned") as bar:
+    with training_bar(reporter, "learned") as bar:
         follow(bar, tmp_path)
     assert capsys.readouterr() == ("", "")
 

@@ -17,14 +17,16 @@ from layermix.console import Reporter
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ModelError, NonFiniteLossError, RunExistsError
 from layermix.evaluation import metrics
+from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.loading import Classifier, HFEncoder, copy_blocks, load_classifier
 from layermix.runs import pipeline as run
-from layermix.runs.callbacks import environment, score_table
+from layermix.runs import training
+from layermix.runs.callbacks import score_table
+from layermix.runs.environment import environment
 from layermix.runs.layout import RESULT
 from layermix.runs.prepare import prepare
-from layermix.serving.predictor import TorchRunner, logits_of
 
-from ..recipes import whole
+from ...recipes import whole
 
 CONFIG = {
     "teacher": {"allow_weak": True},
@@ -196,11 +198,11 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
     }
     best = max(scores.values())
     assert result.metrics["selected"]["epoch"] == min(e for e, s in scores.items() if s == best)
-    lesson = prepare(teacher, result.student, data, chosen, Reporter(quiet=True))
+    prepared = prepare(teacher, result.student, data, chosen, Reporter(quiet=True))
     logits = logits_of(
-        TorchRunner(HFEncoder(result.student.model)), lesson.splits["validation"], lesson.collate
+        TorchRunner(HFEncoder(result.student.model)), prepared.splits["validation"], prepared.collate
     )
-    again = metrics.scores(logits, np.asarray(lesson.splits["validation"]["labels"]))
+    again = metrics.scores(logits, np.asarray(prepared.splits["validation"]["labels"]))
     assert again["nll"] == pytest.approx(result.metrics["selected"]["validation"]["nll"], rel=1e-4)
 
 
@@ -305,15 +307,10 @@ def test_a_stopped_run_is_recorded_and_goes_on(
             if state.global_step == 9:
                 raise KeyboardInterrupt
 
-    class Stopping(Reporter):
-        def training(self, name: str) -> Any:
-            return nullcontext(Stop())
-
     out = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        run.distill_from(
-            teacher, copy_blocks(teacher, 2), data, config(), out=out, reporter=Stopping(True)
-        )
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "training_bar", lambda *_: nullcontext(Stop()))
+        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
     assert record["status"] == "cancelled"
     with pytest.raises(RunExistsError, match="--resume"):

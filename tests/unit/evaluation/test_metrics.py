@@ -11,10 +11,9 @@ from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as sklearn_metrics
 
 from layermix.data.docstrings import LABEL_NAMES
+from layermix.data.tasks import DEFAULT_METRICS, TASKS
 from layermix.evaluation.metrics import (
-    DEFAULT_METRICS,
     HIGHER_IS_BETTER,
-    TASKS,
     exceeds_majority,
     majority_share,
     per_class,

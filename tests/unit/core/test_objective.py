@@ -19,7 +19,7 @@ from layermix.core.seeds import seeded
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal
 from layermix.errors import ConfigError
 
-from ..recipes import whole
+from ...recipes import whole
 
 EXAMPLES, TOKENS, DEPTH, TEACHER_DEPTH, NARROW, WIDE, CLASSES = 3, 4, 2, 6, 5, 8, 2
 

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from layermix.atomic import write_text
 from layermix.config import DistillConfig, to_yaml
 from layermix.errors import ConfigError, RunExistsError
-from layermix.runs.layout import CONFIG, LOCK, RESULT, RunFolder, is_busy, write_text
+from layermix.runs.layout import CONFIG, LOCK, RESULT, RunFolder, is_busy
 
 FIRST = to_yaml(DistillConfig())
 OTHER = to_yaml(DistillConfig.model_validate({"seed": 1, "mix": {"teacher_layers": [0, 1]}}))

@@ -24,7 +24,7 @@ from layermix.config import (
 )
 from layermix.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Kind = type[DistillConfig] | type[TeachConfig]
 KINDS = (DistillConfig, TeachConfig)
 

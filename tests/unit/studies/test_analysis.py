@@ -12,16 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from layermix.evaluation.statistics import Comparison, judge, multi_bootstrap, sign_flip
+from layermix.evaluation.statistics import multi_bootstrap, sign_flip
+from layermix.evaluation.verdicts import Comparison, judge
 from layermix.runs.layout import HISTORY
 from layermix.studies import analysis as findings
 from layermix.studies import scheduler as conduct
 from layermix.studies.analysis import declare, find, plan_file
+from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
-from layermix.studies.scheduler import Conductor, Study
+from layermix.studies.scheduler import Scheduler
 from layermix.studies.text import plan_text, text, write
 
-from ..filed import ROWS, SEEDS, fill, make, right
+from ...filed import ROWS, SEEDS, fill, make, right
 
 
 @pytest.fixture
@@ -434,13 +436,13 @@ def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
             (study.filed(cell) / "result.json").write_text("{")
     assert plan_text(plan, study).endswith("\nfinished runs: 3, left: 21")
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    assert Conductor(plan, study, 1, screen)._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
+    assert Scheduler(plan, study, 1, screen)._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
 
 
 def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:
     fill(plan, study)
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    Conductor(plan, study, 1, screen).run()  # nothing is left to do
+    Scheduler(plan, study, 1, screen).run()  # nothing is left to do
     assert isinstance(screen.file, io.StringIO)
     shown = screen.file.getvalue()
     assert "small: 24 of 24" in shown
@@ -452,12 +454,12 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     plan: Plan, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screen = Console(file=io.StringIO(), width=120)
-    conductor = Conductor(plan, study, 2, screen)
+    scheduler = Scheduler(plan, study, 2, screen)
     cell = next(iter(plan.runs.values()))
-    conductor._tell_early()
+    scheduler._tell_early()
     clock = [0.0]
     monkeypatch.setattr(conduct.time, "monotonic", lambda: clock[0])
-    conductor.began[cell.name] = 0.0, 0.0
+    scheduler.began[cell.name] = 0.0, 0.0
     history = study.work(cell).with_name(f"{cell.name}.partial") / HISTORY
     history.parent.mkdir(parents=True)
     epochs = int(cell.content["training"]["epochs"])
@@ -465,13 +467,13 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     for clock[0], share in ((90.0, 0.25), (95.0, 0.25), (150.0, 0.5)):
         assert not screen.file.getvalue()
         history.write_text(json.dumps({"step": 1, "epoch": epochs * share}) + "\n")
-        conductor._tell_early()
-        conductor._tell_early()
+        scheduler._tell_early()
+        scheduler._tell_early()
     # A quarter takes a minute, and half a minute went before the first step: 4.5 minutes a cell.
     # 23.5 of them are left, for two processes.
-    conductor.under_way[cell.name] = clock[0], 0.9  # of a run that then began anew
-    assert not conductor._time_left()
+    scheduler.under_way[cell.name] = clock[0], 0.9  # of a run that then began anew
+    assert not scheduler._time_left()
     clock[0] += 60
     history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
-    assert conductor._time_left() == ", about 52 min left"
+    assert scheduler._time_left() == ", about 52 min left"
     assert screen.file.getvalue() == "from the first steps: about 53 min left\n"

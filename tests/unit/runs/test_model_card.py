@@ -11,7 +11,8 @@ from transformers import BertForSequenceClassification, BertTokenizer
 from layermix.config import DistillConfig, TeachConfig
 from layermix.data.texts import TextData
 from layermix.models.encoder import Classifier
-from layermix.runs.pipeline import Result, distill_from, teach_from
+from layermix.runs.pipeline import distill_from, teach_from
+from layermix.runs.training import Result
 
 
 def test_a_card_names_no_folder_of_this_machine(

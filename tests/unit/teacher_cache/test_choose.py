@@ -13,12 +13,13 @@ from layermix.config import CacheConfig, DistillConfig
 from layermix.console import Reporter
 from layermix.core.objective import build_objective
 from layermix.core.signals import Needs, Teacher
+from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.live_teacher import LiveTeacher
 from layermix.models.students import copy_blocks
 from layermix.runs.pipeline import distill_from
-from layermix.runs.prepare import Lesson, prepare
+from layermix.runs.prepare import prepare
 from layermix.teacher_cache import choose as remember
 from layermix.teacher_cache.cached_teacher import CachedTeacher
 from layermix.teacher_cache.choose import agree, cache_folder, open_cache, signals_for
@@ -69,9 +70,9 @@ def ask(teacher: Classifier, data: TextData) -> Ask:
     def asked(config: DistillConfig) -> tuple[Teacher, list[str]]:
         student = copy_blocks(teacher, 2)
         reporter = Listening()
-        lesson = prepare(teacher, student, data, config, reporter)
+        prepared = prepare(teacher, student, data, config, reporter)
         objective = build_objective(HFEncoder(student.model), 4, 16, config)
-        return signals_for(lesson, teacher, objective, config, reporter), reporter.said
+        return signals_for(prepared, teacher, objective, config, reporter), reporter.said
 
     return asked
 
@@ -194,14 +195,14 @@ def test_a_damaged_shard_is_said_and_mended_by_the_next_run(ask: Ask, tmp_path: 
 
 
 @pytest.fixture
-def lesson(teacher: Classifier, data: TextData, tmp_path: Path) -> Lesson:
+def prepared(teacher: Classifier, data: TextData, tmp_path: Path) -> PreparedData:
     return prepare(teacher, copy_blocks(teacher, 2), data, settings(tmp_path), Listening())
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_bfloat16_is_taken_if_the_predictions_stay_the_same(
     teacher: Classifier,
-    lesson: Lesson,
+    prepared: PreparedData,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     same: bool,
@@ -209,18 +210,18 @@ def test_bfloat16_is_taken_if_the_predictions_stay_the_same(
     reporter = Listening()
     monkeypatch.setattr(remember, "agree", lambda *_: same)
     config = settings(tmp_path, precision="bf16")
-    store, _ = open_cache(lesson, teacher, Needs((1,)), config, reporter)
+    store, _ = open_cache(prepared, teacher, Needs((1,)), config, reporter)
     assert store.identity.precision == ("bfloat16" if same else "float32")
-    remember.filled(lesson, teacher, store, reporter)
+    remember.filled(prepared, teacher, store, reporter)
     monkeypatch.setattr(remember, "agree", lambda *_: pytest.fail("it is known already"))
     if same:
-        again, size = open_cache(lesson, teacher, Needs((1,)), config, reporter)
+        again, size = open_cache(prepared, teacher, Needs((1,)), config, reporter)
         assert again.identity == store.identity
         assert size.missing == 0
 
 
 def test_a_prediction_that_bfloat16_changes_is_found(
-    teacher: Classifier, lesson: Lesson, monkeypatch: pytest.MonkeyPatch
+    teacher: Classifier, prepared: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Listening()
     monkeypatch.setattr(remember, "PROBED", 5)
@@ -239,10 +240,10 @@ def test_a_prediction_that_bfloat16_changes_is_found(
 
     steady = teacher.model.state_dict()["classifier.bias"]
     steady += torch.tensor([3.0, -3.0])  # so that rounding changes no prediction
-    assert agree(lesson, teacher, reporter)
+    assert agree(prepared, teacher, reporter)
     assert not reporter.said
     monkeypatch.setattr(remember, "LiveTeacher", Wavering)
-    assert not agree(lesson, teacher, reporter)
+    assert not agree(prepared, teacher, reporter)
     assert reporter.said == [
         "a bfloat16 pass of the teacher predicts another class on 1 of 5 rows: its signals are "
         "computed in float32"
@@ -270,7 +271,7 @@ def test_a_teacher_with_a_tokenizer_of_its_own_is_measured_by_its_own_tokens(
     student = Classifier(copy_blocks(teacher, 2).model, few, "a student of few words")
     config = settings(tmp_path)
     config = config.model_copy(update={"loss": config.loss.model_copy(update={"hidden_weight": 0})})
-    lesson = prepare(teacher, student, data, config, Listening())
-    _, size = open_cache(lesson, teacher, Needs(), config, Listening())
-    assert size.tokens == sum(len(ids) for ids in lesson.splits["train"]["teacher_input_ids"])
-    assert size.tokens != sum(lesson.splits["train"]["length"])
+    prepared = prepare(teacher, student, data, config, Listening())
+    _, size = open_cache(prepared, teacher, Needs(), config, Listening())
+    assert size.tokens == sum(len(ids) for ids in prepared.splits["train"]["teacher_input_ids"])
+    assert size.tokens != sum(prepared.splits["train"]["length"])

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data.files import FORMATS
+from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, from_splits, hold_out, load_texts, take
 from layermix.errors import DataError
-from layermix.evaluation.metrics import UNLABELLED
 
 Row = dict[str, Any]
 TRAIN: list[Row] = [
@@ -134,7 +134,7 @@ def test_without_validation_a_tenth_is_split_off_and_said(tmp_path: Path, where:
 
 @pytest.fixture
 def glue() -> Path:
-    default = Path(__file__).parents[2].parent / "shared" / "data" / "glue"
+    default = Path(__file__).parents[3].parent / "shared" / "data" / "glue"
     folder = Path(os.environ.get("LAYERMIX_GLUE", default))
     if not folder.is_dir():
         pytest.skip(f"no GLUE folder at {folder}; set LAYERMIX_GLUE")

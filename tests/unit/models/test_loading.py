@@ -25,8 +25,10 @@ from layermix.core.objective import build_objective
 from layermix.core.signals import Needs
 from layermix.errors import ModelError
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint
-from layermix.models.loading import MINILM_SHA256, align_labels, load_classifier, same_tokens
+from layermix.models.labels import align_labels
+from layermix.models.loading import MINILM_SHA256, load_classifier
 from layermix.models.students import copy_blocks, fresh_student
+from layermix.models.tokenizers import same_tokens
 
 Bert = Callable[..., BertForSequenceClassification]
 TEXTS = ("a b c", "x y z z")

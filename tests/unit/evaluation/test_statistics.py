@@ -13,11 +13,8 @@ from sklearn import metrics as sklearn_metrics
 
 from layermix.evaluation.statistics import (
     Bootstrap,
-    Comparison,
-    describe,
     detectable,
     holm,
-    judge,
     mcnemar,
     multi_bootstrap,
     row_bootstrap,
@@ -29,6 +26,7 @@ from layermix.evaluation.statistics import (
     summarise,
     violation_ratio,
 )
+from layermix.evaluation.verdicts import Comparison, describe, judge
 
 # thousandths, so that ties and zeros are common, as among scores on few examples
 thousandths = st.integers(-30, 30).map(lambda number: number / 1000)

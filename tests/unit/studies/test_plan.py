@@ -11,7 +11,8 @@ import yaml
 from layermix.config import DistillConfig, TeachConfig
 from layermix.errors import ConfigError
 from layermix.studies import plan as study
-from layermix.studies.plan import Plan, StudyConfig, load_study, make_plan
+from layermix.studies.plan import Plan, make_plan
+from layermix.studies.spec import StudyConfig, load_study
 
 TINY: dict[str, Any] = {
     "base": {"teacher": "T", "training": {"epochs": 3}},
@@ -101,7 +102,7 @@ def test_names_change_when_a_default_does() -> None:
 
 
 def test_without_a_word_a_distillation_is_the_recipe_that_was_confirmed() -> None:
-    file = Path(__file__).parents[2] / "configs" / "studies" / "local-recipe-confirmed.yaml"
+    file = Path(__file__).parents[3] / "configs" / "studies" / "local-recipe-confirmed.yaml"
     plan = make_plan(load_study(file), None)
     recipe = next(cell.content for cell in plan.cells if cell.arm == "recipe")
     silent = DistillConfig().model_dump(mode="json")

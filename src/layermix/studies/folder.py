@@ -1,0 +1,181 @@
+"""A study's folder: where its cells are, what is kept of each."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from layermix.atomic import write_text
+from layermix.runs.layout import (
+    ALPHA,
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    PREDICTIONS,
+    RESULT,
+    TEXTS,
+)
+from layermix.studies.plan import TEACHERS, Cell, TeacherRun
+
+FILING = ".filing"
+"""Held while a cell is filed."""
+
+CELLS, WORK, LOGS = "cells", "work", "logs"
+KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
+"""Files of a run that are filed, and ALPHA if it is there; the student only if it is wanted."""
+
+
+TEXT_FOLDER = "texts"
+"""Validation texts by fingerprint of the data, for the report; it ignores itself."""
+
+
+IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a record raises that is not there, or damaged."""
+
+CELLS, WORK, LOGS = "cells", "work", "logs"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The folder of a study: where its cells are, finished or not.
+
+    Attributes:
+        folder: May hold several studies, which then share cells and teachers.
+        name: Of the files with what this one found.
+    """
+
+    folder: Path
+    name: str = "results"
+
+    def filed(self, name: str) -> Path:
+        """What is kept of a finished cell."""
+        return self.folder / CELLS / name
+
+    def has(self, name: str) -> bool:
+        """Whether a cell is finished."""
+        return all((self.filed(name) / file).is_file() for file in KEPT)
+
+    def result(self, name: str) -> dict[str, Any]:
+        """result.json of a finished cell."""
+        found: dict[str, Any] = json.loads((self.filed(name) / RESULT).read_text(encoding="utf-8"))
+        return found
+
+    def seconds(self, name: str) -> float | None:
+        """How long a finished cell trained; None if it is not finished, or damaged."""
+        try:
+            return float(self.result(name)["timings"]["training_seconds"])
+        except UNREADABLE:
+            return None
+
+    def texts(self, fingerprint: str) -> Path:
+        """The validation texts of some data, which cells do not hold."""
+        return self.folder / TEXT_FOLDER / f"{fingerprint}.parquet"
+
+    def work(self, run: Cell | TeacherRun) -> Path:
+        """The run folder that its process makes."""
+        return self.folder / (TEACHERS if isinstance(run, TeacherRun) else WORK) / run.name
+
+    def share(self, cell: Cell) -> float:
+        """How much of an unfinished cell is done, from 0 to 1, by its live history."""
+        work = self.work(cell)
+        history = work.with_name(f"{work.name}.partial") / HISTORY
+        try:
+            with history.open("rb") as file:
+                file.seek(max(0, history.stat().st_size - 20_000))
+                last = file.read().splitlines()[-1]
+            return float(json.loads(last)["epoch"]) / int(cell.content["training"]["epochs"])
+        except (OSError, ValueError, KeyError, IndexError):  # not begun, or a line half written
+            return 0.0
+
+    def file(self, cell: Cell, *, keep_student: bool) -> None:
+        """Keep what is worth keeping of a finished run, with places as the user wrote them."""
+        work, target = self.work(cell), self.filed(cell.name)
+        with FileLock(self.folder / WORK / FILING):  # another process may file the same cell
+            if not self.has(cell.name):
+                self._file(work, target, _places(cell), keep_student=keep_student)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _file(
+        self, work: Path, target: Path, places: Mapping[str, str], *, keep_student: bool
+    ) -> None:
+        writing = target.with_name(f".{target.name}.writing")
+        for leftover in (writing, target):  # of a kill, or a cell that somebody has taken apart
+            shutil.rmtree(leftover, ignore_errors=True)
+        writing.mkdir(parents=True)
+        self._keep_texts(work)
+        for name in (*KEPT, *([ALPHA] if (work / ALPHA).is_file() else [])):
+            if name == PREDICTIONS:
+                shutil.copy(work / name, writing)
+            else:
+                text = _portable_text(work / name, places)
+                (writing / name).write_text(text, encoding="utf-8")
+        if keep_student:
+            shutil.copytree(work / "student", writing / "student")
+            card = writing / "student" / "README.md"
+            text = _portable(card.read_text(encoding="utf-8"), places)
+            card.write_text(text, encoding="utf-8")
+        writing.rename(target)
+
+    def _keep_texts(self, work: Path) -> None:
+        """Once for all cells of the same data; a run of an older version has none."""
+        texts = self.texts(json.loads((work / RESULT).read_text("utf-8"))["data"]["fingerprint"])
+        if texts.is_file() or not (work / TEXTS).is_file():
+            return
+        texts.parent.mkdir(exist_ok=True)
+        write_text(texts.with_name(".gitignore"), "# Your data.\n*\n")
+        partial = texts.with_suffix(".writing")
+        shutil.copy(work / TEXTS, partial)
+        partial.rename(texts)
+
+
+def _places(cell: Cell) -> dict[str, str]:
+    """Place on this machine -> as the user wrote it, the longest first."""
+    assert cell.config is not None
+    here = cell.config.model_dump(mode="json")
+    found = {
+        here[section][name]: written
+        for section, fields in cell.content.items()
+        if isinstance(fields, Mapping)
+        for name, written in fields.items()
+        if isinstance(written, str) and here[section][name] != written
+    }
+    if folder := here["cache"]["folder"]:
+        found[folder] = "(the cache)"
+    return dict(sorted(found.items(), key=lambda one: -len(one[0])))
+
+
+def _portable_text(file: Path, places: Mapping[str, str]) -> str:
+    """The text of a JSON or YAML file with places as the user wrote them."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".yaml":
+        value = _portable(yaml.safe_load(text), places)
+        written: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        return written
+    if file.suffix == ".json":
+        value = _portable(json.loads(text), places)
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return text  # the history holds numbers only
+
+
+def _portable(value: Any, places: Mapping[str, str]) -> Any:
+    """Strings that are, or hold, a place on this machine, wherever they stand in a value."""
+    if isinstance(value, dict):
+        return {key: _portable(inner, places) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_portable(inner, places) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for place, written in places.items():
+        if value == place:
+            return written
+        if Path(place).is_absolute():  # a word like "data" may stand anywhere
+            value = value.replace(place, written)
+    return value
