@@ -48,7 +48,7 @@ def spelling() -> BertTokenizer:
     return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
-def prepared(pair: tuple[Classifier, Classifier], texts: TextData, **sections: Any) -> PreparedData:
+def prepare_tiny(pair: tuple[Classifier, Classifier], texts: TextData, **sections: Any) -> PreparedData:
     config = whole(**{"teacher": WEAK, **sections})
     return prepare(*pair, texts, config, Reporter(quiet=True))
 
@@ -63,14 +63,14 @@ def test_a_teacher_that_does_not_beat_the_commonest_class_is_refused(
     ones = sum(data.splits["validation"]["label"])
     right, most = 10 - ones, max(ones, 10 - ones)  # the teacher always answers class 0
     with pytest.raises(WeakTeacherError) as refused:
-        prepared(pair, data, teacher={})
+        prepare_tiny(pair, data, teacher={})
     assert str(refused.value) == (
         f"TEACHER: the teacher is right on {right} of 10 validation rows ({right / 10:.1%}); "
         f"always answering the commonest class is right on {most / 10:.1%}. Fine-tune it on this "
         "task (`layermix teach`); check that its classes ['LABEL_0', 'LABEL_1'] stand in the "
         "data's order; or go on all the same with --teacher.allow_weak"
     )
-    allowed = prepared(pair, data)
+    allowed = prepare_tiny(pair, data)
     assert allowed.teacher_scores["validation"]["accuracy"] == right / 10
 
 
@@ -103,7 +103,7 @@ def test_a_teacher_with_broken_weights_is_refused(
     with pytest.raises(
         ModelError, match="TEACHER: the teacher's logits are NaN or infinite on 6 of 6 validation"
     ):
-        prepared(pair, texts())
+        prepare_tiny(pair, texts())
 
 
 # -- tokens ----------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_hidden_losses_between_different_tokenizers_are_refused(
     teacher, student = pair
     other = Classifier(student.model, spelling, "STUDENT")
     with pytest.raises(ModelError) as refused:
-        prepared((teacher, other), texts(), loss=loss)
+        prepare_tiny((teacher, other), texts(), loss=loss)
     assert str(refused.value) == (
         "the tokenizers of teacher and student differ, so their hidden states stand for different "
         "tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 --loss.attention_weight 0 "
@@ -134,14 +134,14 @@ def test_logits_alone_are_distilled_between_different_tokenizers(
     teacher, student = pair
     other = Classifier(student.model, spelling, "STUDENT")
     data = texts()
-    prepared = prepared((teacher, other), data, loss=LOGITS_ONLY)
+    prepared = prepare_tiny((teacher, other), data, loss=LOGITS_ONLY)
     rows = [prepared.splits["train"][index] for index in range(4)]
     batch = prepared.collate(rows)
     for tokenizer, inputs in ((spelling, batch), (teacher.tokenizer, batch["teacher_inputs"])):
         wanted = tokenizer(data.splits["train"]["text"][:4], padding=True, return_tensors="pt")
         assert torch.equal(inputs["input_ids"], wanted["input_ids"])
     nn.init.normal_(teacher.model.classifier.weight)
-    prepared = prepared((teacher, other), data, loss=LOGITS_ONLY)
+    prepared = prepare_tiny((teacher, other), data, loss=LOGITS_ONLY)
     own = teacher.tokenizer(data.splits["validation"]["text"][:], padding=True, return_tensors="pt")
     with torch.no_grad():
         answers = teacher.model.eval()(**own).logits
@@ -161,12 +161,12 @@ def test_the_same_tokens_with_other_segments_are_encoded_for_each(
     own = DistilBertTokenizer(vocab=tokenizer.get_vocab())
     rows = [{"text": a, "text_pair": b, "label": n % 2} for n, (a, b) in enumerate(PAIRS)]
     data = from_splits({"train": rows[:8], "validation": rows[8:]})
-    prepared = prepared((teacher, Classifier(student.model, own, "STUDENT")), data)
+    prepared = prepare_tiny((teacher, Classifier(student.model, own, "STUDENT")), data)
     batch = prepared.collate([prepared.splits["train"][0]])
     assert "token_type_ids" not in batch
     assert batch["teacher_inputs"]["token_type_ids"].any()
     assert torch.equal(batch["teacher_inputs"]["input_ids"], batch["input_ids"])
-    shared = prepared(pair, data)
+    shared = prepare_tiny(pair, data)
     assert "teacher_inputs" not in shared.collate([shared.splits["train"][0]])
 
 
@@ -179,11 +179,11 @@ PAIRS = [(f"{a} {b}", f"{b} {a} {a}") for a, b in zip(LETTERS[:12], LETTERS[12:2
 def test_the_longest_input_is_that_of_both(
     pair: tuple[Classifier, Classifier], texts: Texts
 ) -> None:
-    assert prepared(pair, texts(), data={"max_length": 32}).max_length == 32
+    assert prepare_tiny(pair, texts(), data={"max_length": 32}).max_length == 32
     with pytest.raises(
         ConfigError, match=r"data\.max_length is 33, but the models take at most 32 tokens; give at"
     ):
-        prepared(pair, texts(), data={"max_length": 33})
+        prepare_tiny(pair, texts(), data={"max_length": 33})
 
 
 def test_a_chosen_length_is_enough_for_both_tokenizers(
@@ -194,19 +194,19 @@ def test_a_chosen_length_is_enough_for_both_tokenizers(
     pieces = BertTokenizer(vocab=words)  # `aaaa` is one unknown word for the teacher's
     rows = [{"text": "a" * 12 + f" {letter}", "label": n % 2} for n, letter in enumerate(LETTERS)]
     data = from_splits({"train": rows[:20], "validation": rows[20:]})
-    alone = prepared((teacher, student), data, loss=LOGITS_ONLY)
+    alone = prepare_tiny((teacher, student), data, loss=LOGITS_ONLY)
     assert alone.max_length == 8
     for one, other in ((teacher.tokenizer, pieces), (pieces, teacher.tokenizer)):
         both = Classifier(teacher.model, one, "T"), Classifier(student.model, other, "S")
         teacher.model.resize_token_embeddings(len(words))
-        assert prepared(both, data, loss=LOGITS_ONLY).max_length == 16
+        assert prepare_tiny(both, data, loss=LOGITS_ONLY).max_length == 16
 
 
 def test_what_is_cut_is_noted_beside_the_notes_of_data_and_models(
     pair: tuple[Classifier, Classifier], texts: Texts
 ) -> None:
     data = texts(20, 10)
-    prepared = prepared(pair, data, data={"max_length": 6})
+    prepared = prepare_tiny(pair, data, data={"max_length": 6})
     long = {
         name: sum(len(text.split()) > 4 for text in rows["text"]) / len(rows)
         for name, rows in data.splits.items()
@@ -217,7 +217,7 @@ def test_what_is_cut_is_noted_beside_the_notes_of_data_and_models(
         f"{long['validation']:.1%} of validation" in prepared.notes
     )
     assert {"a note of the teacher", "a note of the student", *data.notes} <= {*prepared.notes}
-    whole = prepared(pair, data, data={"max_length": 32})
+    whole = prepare_tiny(pair, data, data={"max_length": 32})
     assert "at most 32 tokens per row; cut by that: no row" in whole.notes
 
 
@@ -228,7 +228,7 @@ def test_a_warmup_that_never_ends_is_noted(
     pair: tuple[Classifier, Classifier], texts: Texts, warmup: float, noted: bool
 ) -> None:
     training = {"epochs": 3, "batch_size": 4, "accumulation": 2, "warmup": warmup}
-    prepared = prepared(pair, texts(13), training=training)  # 2 steps per epoch, the last one short
+    prepared = prepare_tiny(pair, texts(13), training=training)  # 2 steps per epoch, the last one short
     found = [note for note in prepared.notes if note.startswith("the warmup of")]
     assert bool(found) == noted
     if noted:
@@ -246,10 +246,10 @@ def test_rows_are_held_out_of_the_training_rows_that_are_used(
     pair: tuple[Classifier, Classifier], texts: Texts
 ) -> None:
     data = texts(40)
-    used = prepared(pair, data, data={"train_rows": 20})
+    used = prepare_tiny(pair, data, data={"train_rows": 20})
     assert len(used.splits["train"]) == 20
     assert list(used.evaluated) == ["validation"]
-    held = prepared(
+    held = prepare_tiny(
         pair,
         data,
         data={"train_rows": 20},
@@ -274,7 +274,7 @@ def test_test_rows_without_labels_get_the_teachers_answers_and_no_scores(
     splits["test"] = [{"text": f"{letter} z {letter}", "label": -1} for letter in LETTERS[:5]]
     data = from_splits(splits)
     assert set(data.splits["test"]["label"]) == {UNLABELLED}
-    prepared = prepared(pair, data)
+    prepared = prepare_tiny(pair, data)
     assert prepared.teacher_logits["test"].shape == (5, 2)
     assert prepared.teacher_scores.keys() == {"validation"}
 
@@ -282,7 +282,7 @@ def test_test_rows_without_labels_get_the_teachers_answers_and_no_scores(
 def test_the_score_that_compares_epochs_is_the_tasks(
     pair: tuple[Classifier, Classifier], texts: Texts
 ) -> None:
-    assert prepared(pair, texts()).metric == "accuracy"
+    assert prepare_tiny(pair, texts()).metric == "accuracy"
     rows = [{"sentence": a, "label": n % 2} for n, (a, _) in enumerate(PAIRS)]
     cola = from_splits({"train": rows[:8], "validation": rows[8:]}, task="cola")
-    assert prepared(pair, cola).metric == "matthews"
+    assert prepare_tiny(pair, cola).metric == "matthews"
