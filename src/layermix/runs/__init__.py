@@ -1,0 +1,1 @@
+"""One run: prepared, trained, written, read."""

@@ -1,0 +1,261 @@
+"""One training from its objects to a result, in a run folder or without one."""
+
+import copy
+import json
+import tempfile
+import time
+from layermix.data.tasks import UNLABELLED
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from transformers import PrinterCallback
+
+from layermix.atomic import write_text
+from layermix.config import (
+    MixConfig,
+    TrainingConfig,
+)
+from layermix.console import Reporter
+from layermix.core.objective import Objective
+from layermix.core.signals import Teacher
+from layermix.core.trainer import DistillTrainer, last_checkpoint
+from layermix.data.prepared import PreparedData
+from layermix.evaluation import metrics
+from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
+from layermix.hardware.cpu_kernels import reuse_memory
+from layermix.models.embedding_rows import occurring, only_occurring_trained
+from layermix.models.inference import TorchRunner, logits_of
+from layermix.models.loading import (
+    Classifier,
+    HFEncoder,
+)
+from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
+from layermix.runs.environment import environment
+from layermix.runs.progress_bar import training_bar
+from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
+from layermix.runs.model_card import model_card
+from layermix.runs.trackers import trackers
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        student: The trained classifier (for `teach`, the teacher).
+        metrics: Scores by reported epoch (`last`, and `best_on_dev` or `selected`) and split.
+        history: One record per log and evaluation.
+        record: All that result.json holds.
+        folder: The run folder, if there is one.
+    """
+
+    student: Classifier
+    metrics: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    record: Mapping[str, Any]
+    folder: Path | None = None
+
+
+def _saved(reports: Row) -> Row:
+    """The reported epoch whose weights are saved."""
+    found: Row = reports["selected" if "selected" in reports else "last"]
+    return found
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training from its objects to a result, in a run folder or in a temporary one."""
+
+    objective: Objective
+    teacher: Teacher | None
+    prepared: PreparedData
+    student: Classifier
+    config: TrainingConfig
+    mix: MixConfig
+    seed: int
+    speed: Row | None = None
+
+    def run(
+        self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
+    ) -> Result:
+        """Train, collect, write; a failure is recorded in an unfinished run folder."""
+        if run is None:
+            with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
+                return self._run(name, role, extra, Path(folder), None, reporter)
+        run.begin()
+        try:
+            return self._run(name, role, extra, run.work, run, reporter)
+        except BaseException as error:
+            status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):  # a full disk must not hide the error
+                run.write_json(RESULT, {"status": status, "error": repr(error)})
+            run.leave()
+            raise
+
+    def _run(
+        self,
+        name: str,
+        role: str,
+        extra: Row,
+        work: Path,
+        run: RunFolder | None,
+        reporter: Reporter,
+    ) -> Result:
+        started = time.monotonic()
+        reuse_memory()
+        checkpoints = work / CHECKPOINTS
+        recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
+        watching = [MixRecorder(work, self.objective)] if self.objective.learns_mix else []
+        train = self.prepared.splits["train"]
+        tokens = occurring(train, self.student.tokenizer.pad_token_id)
+        chosen = only_occurring_trained(self.student.model, tokens)
+        with chosen, training_bar(reporter, name) as bar:
+            trainer = DistillTrainer(
+                self.objective,
+                self.teacher,
+                self.config,
+                self.mix,
+                self.seed,
+                checkpoints,
+                train_dataset=train,
+                eval_dataset=self.prepared.evaluated,
+                data_collator=self.prepared.collate,
+                compute_metrics=recorder.score,
+                callbacks=[recorder, *watching, bar, *trackers(self.config.report_to or (), work)],
+            )
+            trainer.remove_callback(PrinterCallback)
+            resume_from = last_checkpoint(checkpoints)
+            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+            history = clean_history(trainer.state.log_history)
+            reports = reported_epochs(
+                history, list(self.prepared.evaluated), self.prepared.metric, self.config.selection
+            )
+            if self.config.selection == "holdout":
+                recorder.restore(self.objective, reports["selected"]["epoch"])
+        for report in reports.values():
+            logits, labels = recorder.logits("validation", report["epoch"])
+            report["validation"]["per_class"] = metrics.per_class(
+                logits, labels, self.prepared.texts.label_names
+            )
+        trained = time.monotonic() - started
+        self._warn_of_one_answer(recorder, reports, reporter)
+        if "test" in self.prepared.splits:
+            reports |= self._test(reporter)
+        self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
+        # Kept in config.json, so that `predict` reads the same columns and cuts at the same length.
+        self.student.model.config.layermix = {
+            "text_columns": list(self.prepared.texts.text_columns),
+            "max_length": self.prepared.max_length,
+            "taught": self.prepared.texts.taught,
+            "split_off": self.prepared.texts.split_off,
+        }
+        record = {
+            "status": "ok",
+            "task": self.prepared.texts.task,
+            "metric": self.prepared.metric,
+            "metrics": reports,
+            **extra,
+            role: {
+                **self.student.start,
+                "parameters": self.student.model.num_parameters(),
+                "classes": list(self.prepared.texts.label_names),
+            },
+            "alpha": next((line["alpha"] for line in reversed(history) if "alpha" in line), None),
+            "data": {
+                "from": self.prepared.texts.source,
+                "fingerprint": self.prepared.texts.fingerprint,
+                "rows": {split: len(rows) for split, rows in self.prepared.splits.items()},
+                "max_length": self.prepared.max_length,
+                "cut": dict(self.prepared.cut),
+            },
+            "pair": len(self.prepared.texts.text_columns) == 2,
+            "notes": list(self.prepared.notes),
+            "warnings": reporter.warnings(),
+            "precision": str(self.objective.precision).removeprefix("torch."),
+            "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
+        }
+        if (sure := self._interval(recorder, reports)) is not None:
+            record["interval"] = sure
+        if self.speed is not None:
+            record["timings"]["milliseconds_per_text"] = self.speed
+        if run is not None:
+            self._write(role, record, history, reports, recorder, run)
+        return Result(self.student, reports, history, record, run.final if run else None)
+
+    def _warn_of_one_answer(
+        self, recorder: EpochRecorder, reports: Row, reporter: Reporter
+    ) -> None:
+        """Say so where the model that is saved answers the same on every validation row."""
+        logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
+        answers = np.unique(logits.argmax(-1))
+        if len(answers) == 1 < len(np.unique(labels[labels != UNLABELLED])):
+            only = self.prepared.texts.label_names[int(answers[0])]
+            reporter.warn(
+                f"it answers {only!r} on every validation row, so it has learned nothing yet; more "
+                "steps (--training.epochs), a higher rate (--training.learning_rate) or, with a "
+                "teacher, a smaller --loss.hidden_weight may get it off the ground"
+            )
+
+    def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:
+        """How sure the saved student's score is over examples, and its difference to the teacher's.
+
+        None where no validation row has a label, or the score is one that has no interval here.
+        """
+        metric: Any = self.prepared.metric
+        logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
+        known = labels != UNLABELLED
+        if metric not in get_args(Score) or not known.any():
+            return None
+        predicted, labels = logits.argmax(-1)[known], labels[known]
+        low, high = score_interval(predicted, labels, metric)
+        found = {"metric": metric, "rows": len(labels), "low": low, "high": high}
+        if (teacher := self.prepared.teacher_logits.get("validation")) is not None:
+            paired = row_bootstrap(predicted, teacher.argmax(-1)[known], labels, metric)
+            found |= {
+                "difference": paired.difference,
+                "difference_low": paired.low,
+                "difference_high": paired.high,
+            }
+        return found
+
+    def _test(self, reporter: Reporter) -> dict[str, Any]:
+        """Scores on the test rows of the student that is saved, once."""
+        rows = self.prepared.splits["test"]
+        labels = np.asarray(rows["labels"])
+        student = TorchRunner(HFEncoder(self.student.model))
+        logits = logits_of(student, rows, self.prepared.collate, track=reporter.track, what="test")
+        if not (labels != UNLABELLED).any():
+            return {}
+        return {"test": metrics.scores(logits, labels, self.prepared.teacher_logits.get("test"))}
+
+    def _write(
+        self,
+        role: str,
+        record: dict[str, Any],
+        history: Sequence[Row],
+        reports: Row,
+        recorder: EpochRecorder,
+        run: RunFolder,
+    ) -> None:
+        folder = run.work / role
+        self.student.model.save_pretrained(folder)
+        # Some tokenizers know no limit, and transformers.js no other place to look for one.
+        tokenizer: Any = copy.deepcopy(self.student.tokenizer)
+        tokenizer.model_max_length = self.student.max_length
+        tokenizer.save_pretrained(folder)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        record[role]["bytes_on_disk"] = size
+        write_text(folder / "README.md", model_card(record, role))
+        write_text(run.work / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
+        recorder.predictions(
+            {name: report["epoch"] for name, report in reports.items() if name != "test"}
+        )
+        run.write_json(ENVIRONMENT, environment(self.seed))
+        run.write_json(RESULT, record)
+        run.finish()
