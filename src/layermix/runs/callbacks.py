@@ -1,6 +1,5 @@
 """What a run leaves behind: scores and predictions by epoch, the history, the environment."""
 
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -234,10 +233,6 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
         first = {key: line.pop(key) for key in ("step", "epoch") if key in line}
         lines.append(first | dict(sorted(line.items())))  # a checkpoint has its own order
     return lines
-
-
-
-
 
 
 def score_table(record: Line) -> str:

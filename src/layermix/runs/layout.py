@@ -171,8 +171,6 @@ def is_busy(final: Path) -> bool:
         return True
 
 
-
-
 def _differences(old: str, new: str) -> list[str]:
     """What differs between two YAML configs, as `field: was x, is y`."""
     before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))

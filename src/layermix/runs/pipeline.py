@@ -358,8 +358,4 @@ def teach_from(
     return training.run("teacher", "teacher", {}, run, reporter)
 
 
-
-
 # -- one training ----------------------------------------------------------------------------------
-
-

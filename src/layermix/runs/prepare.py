@@ -1,7 +1,6 @@
 """What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
 
 import math
-from layermix.data.tasks import UNLABELLED
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.console import Reporter
 from layermix.core.trainer import warmup_steps
-from layermix.data.prepared import Labels, PreparedData, Logits
+from layermix.data.prepared import Labels, Logits, PreparedData
+from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, hold_out, take
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
@@ -22,8 +22,6 @@ from layermix.models.tokenizers import same_tokens
 
 PROBES = 100
 """Training texts on which two tokenizers must agree to be called the same."""
-
-
 
 
 def prepare(
@@ -67,7 +65,9 @@ def prepare(
     prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
     run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     logits = {
-        name: logits_of(run, rows, prepared.collate, track=reporter.track, what=f"teacher on {name}")
+        name: logits_of(
+            run, rows, prepared.collate, track=reporter.track, what=f"teacher on {name}"
+        )
         for name, rows in prepared.splits.items()
         if name != "train"
     }

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from layermix.evaluation.predictions import Answers, put_together, read_rows
 from layermix.errors import ReportError
+from layermix.evaluation.predictions import Answers, put_together, read_rows
 from layermix.runs.layout import BENCH, CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
 
 Status = Literal["ok", "failed", "cancelled", "unfinished"]

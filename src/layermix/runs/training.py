@@ -4,7 +4,6 @@ import copy
 import json
 import tempfile
 import time
-from layermix.data.tasks import UNLABELLED
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer, last_checkpoint
 from layermix.data.prepared import PreparedData
+from layermix.data.tasks import UNLABELLED
 from layermix.evaluation import metrics
 from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
 from layermix.hardware.cpu_kernels import reuse_memory
@@ -35,9 +35,9 @@ from layermix.models.loading import (
 )
 from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
 from layermix.runs.environment import environment
-from layermix.runs.progress_bar import training_bar
 from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
 from layermix.runs.model_card import model_card
+from layermix.runs.progress_bar import training_bar
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]

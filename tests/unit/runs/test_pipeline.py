@@ -200,7 +200,9 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
     assert result.metrics["selected"]["epoch"] == min(e for e, s in scores.items() if s == best)
     prepared = prepare(teacher, result.student, data, chosen, Reporter(quiet=True))
     logits = logits_of(
-        TorchRunner(HFEncoder(result.student.model)), prepared.splits["validation"], prepared.collate
+        TorchRunner(HFEncoder(result.student.model)),
+        prepared.splits["validation"],
+        prepared.collate,
     )
     again = metrics.scores(logits, np.asarray(prepared.splits["validation"]["labels"]))
     assert again["nll"] == pytest.approx(result.metrics["selected"]["validation"]["nll"], rel=1e-4)
@@ -308,9 +310,11 @@ def test_a_stopped_run_is_recorded_and_goes_on(
                 raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(training, "training_bar", lambda *_: nullcontext(Stop()))
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+        student = copy_blocks(teacher, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run.distill_from(teacher, student, data, config(), out=out)
     record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
     assert record["status"] == "cancelled"
     with pytest.raises(RunExistsError, match="--resume"):

@@ -48,7 +48,9 @@ def spelling() -> BertTokenizer:
     return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
-def prepare_tiny(pair: tuple[Classifier, Classifier], texts: TextData, **sections: Any) -> PreparedData:
+def prepare_tiny(
+    pair: tuple[Classifier, Classifier], texts: TextData, **sections: Any
+) -> PreparedData:
     config = whole(**{"teacher": WEAK, **sections})
     return prepare(*pair, texts, config, Reporter(quiet=True))
 
@@ -228,7 +230,9 @@ def test_a_warmup_that_never_ends_is_noted(
     pair: tuple[Classifier, Classifier], texts: Texts, warmup: float, noted: bool
 ) -> None:
     training = {"epochs": 3, "batch_size": 4, "accumulation": 2, "warmup": warmup}
-    prepared = prepare_tiny(pair, texts(13), training=training)  # 2 steps per epoch, the last one short
+    prepared = prepare_tiny(
+        pair, texts(13), training=training
+    )  # 2 steps per epoch, the last one short
     found = [note for note in prepared.notes if note.startswith("the warmup of")]
     assert bool(found) == noted
     if noted:
