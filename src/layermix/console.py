@@ -7,6 +7,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from layermix.errors import Note
+
 Item = TypeVar("Item")
 
 
@@ -20,21 +22,21 @@ class Reporter:
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._warnings: list[str] = []
+        self._warnings: list[Note] = []
 
-    def say(self, text: str, style: str | None = None) -> None:
-        """One remark for the user, broken into lines by the terminal only."""
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+    def say(self, note: Note | str, style: str | None = None) -> None:
+        """Print one message; only the terminal breaks it into lines."""
+        self.console.print(str(note), style=style, markup=False, soft_wrap=True)
 
-    def warn(self, text: str) -> None:
-        """A remark that must not get lost: a run keeps it in its record as well."""
-        self.say(text, "yellow")
-        self._warnings.append(text)
+    def warn(self, note: Note | str) -> None:
+        """Print a message and keep it, so that a run can write it into its record."""
+        self.say(note, "yellow")
+        self._warnings.append(note if isinstance(note, Note) else Note("", note))
 
-    def warnings(self) -> list[str]:
-        """What has been warned of since the last call."""
-        told, self._warnings = self._warnings, []
-        return told
+    def warnings(self) -> list[Note]:
+        """The warnings since the last call."""
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Yield the items behind a bar."""

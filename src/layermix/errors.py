@@ -1,6 +1,29 @@
-"""The errors a user can meet: each says what was found, what was wanted and what to do."""
+"""The errors and notes a user can meet: each says what was found, wanted, and what to do."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Note:
+    """A message for the user: programs test its code, people read its text.
+
+    Attributes:
+        code: Lower-case words joined by hyphens, such as `untracked-holdout`; empty where a record
+            of an older version has the text alone.
+        text: One or more plain sentences; may be reworded at any time.
+
+    Examples:
+        >>> note = Note("rows-dropped", "3 rows without text were dropped")
+        >>> note.code, str(note)
+        ('rows-dropped', '3 rows without text were dropped')
+    """
+
+    code: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class LayermixError(Exception):

@@ -176,7 +176,7 @@ class Training:
             },
             "pair": len(self.prepared.texts.text_columns) == 2,
             "notes": list(self.prepared.notes),
-            "warnings": reporter.warnings(),
+            "warnings": [note.text for note in reporter.warnings()],
             "precision": str(self.objective.precision).removeprefix("torch."),
             "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
         }
