@@ -1,5 +1,9 @@
-"""What a person sees while work goes on: one bar with the loss by part, the time left, and α."""
+"""Messages and progress bars on standard error, and Ctrl-C that is not lost."""
 
+import _thread
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,10 +17,10 @@ Item = TypeVar("Item")
 
 
 class Reporter:
-    """Says what happens on standard error; standard output stays free for results.
+    """Prints messages and progress on standard error; standard output stays free for results.
 
     Args:
-        quiet: Show no bars and say nothing.
+        quiet: Print no messages and no bars.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -25,11 +29,11 @@ class Reporter:
         self._warnings: list[Note] = []
 
     def say(self, note: Note | str, style: str | None = None) -> None:
-        """Print one message; only the terminal breaks it into lines."""
+        """Print a message; only the terminal breaks its lines."""
         self.console.print(str(note), style=style, markup=False, soft_wrap=True)
 
     def warn(self, note: Note | str) -> None:
-        """Print a message and keep it, so that a run can write it into its record."""
+        """Print a warning and keep it for the run's record."""
         self.say(note, "yellow")
         self._warnings.append(note if isinstance(note, Note) else Note("", note))
 
@@ -39,7 +43,13 @@ class Reporter:
         return warnings
 
     def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """Yield the items behind a bar."""
+        """Yield the items and show a bar that counts them.
+
+        Args:
+            items: What to iterate over.
+            total: How many there are.
+            what: The bar's name.
+        """
         with progress_bar(self.console) as bar:
             task = bar.add_task(what, total=total, parts="")
             for item in items:
@@ -48,10 +58,11 @@ class Reporter:
 
     @contextmanager
     def counting(self, total: int | None, what: str) -> Iterator[Callable[[int], None]]:
-        """A bar for what is done by parts; yields what is told how many more are done.
+        """Show a bar; yields a function that advances it by a number of items.
 
         Args:
-            total: How many there are, if that is known; may be off, the bar ends at what was done.
+            total: How many items there are, None if unknown. It may be an estimate: at the end the
+                bar shows the number that was done.
             what: The bar's name.
         """
         with progress_bar(self.console) as bar:
@@ -61,7 +72,7 @@ class Reporter:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts, time left and a field `parts`; hidden if the console is quiet."""
+    """A bar with counts, time left and a text field `parts`; hidden if the console is quiet."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -71,3 +82,50 @@ def progress_bar(console: Console) -> Progress:
         console=console,
         disable=console.quiet,
     )
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+_RESEND_AFTER = 0.05  # seconds; a garbage collection may take several
+
+
+@contextmanager
+def lasting_interrupts() -> Iterator[None]:
+    """Resends a KeyboardInterrupt that Python swallowed in `__del__`.
+
+    An exception in a destructor is printed and dropped. Each training begins with a garbage
+    collection that destroys thousands of objects of `regex` in Python code; Ctrl-C in that tenth
+    of a second would stop nothing.
+    """
+    previous_hook, left, pending = sys.unraisablehook, threading.Event(), threading.Event()
+
+    def resend_later() -> None:
+        # Not at once: that would still be within the destructor, and lost like the first.
+        has_left = left.wait(_RESEND_AFTER)
+        pending.clear()
+        if not has_left:
+            _send_interrupt()
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        handled = callable(signal.getsignal(signal.SIGINT))  # not if the shell ignores SIGINT
+        if not issubclass(lost.exc_type, KeyboardInterrupt) or not handled:
+            previous_hook(lost)
+        elif not pending.is_set():
+            pending.set()
+            _thread.start_new_thread(resend_later, ())
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous_hook
+        left.set()
+
+
+def _send_interrupt() -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:  # a signal also wakes the main thread from a blocking call
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None  # it has been started
+        signal.pthread_kill(main_thread, signal.SIGINT)

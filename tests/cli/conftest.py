@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from layermix.cli.commands import main
+from layermix.cli import main
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
 COMMAND = [INSTALLED] if INSTALLED else [sys.executable, "-m", "layermix"]

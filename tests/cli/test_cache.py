@@ -151,7 +151,7 @@ def test_prune_leaves_what_is_being_filled(cli: Any, folder: Path) -> None:
     (lock,) = folder.rglob("lock")
     with FileLock(lock):
         done = cli("cache", "prune", "--days=0", f"--cache.folder={folder}", process=True)
-    assert f"{lock.parent} is being filled, so it was left" in done.out
+    assert f"{lock.parent} is in use by a run, so it was kept" in done.out
     assert lock.exists()
     assert "removed 1" in cli("cache", "prune", "--days=0", f"--cache.folder={folder}").out
     assert not lock.exists()

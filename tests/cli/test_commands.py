@@ -47,12 +47,13 @@ def test_help_costs_little(start: Start) -> None:
 def test_help_and_wrong_configs_load_no_torch(place: Path) -> None:
     code = (
         "import sys\n"
-        "from layermix.cli.commands import main\n"
+        "from layermix.cli import main\n"
         "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1'],\n"
         "              ['distill', '--out=.']):\n"
         "    try: main(words)\n"
         "    except SystemExit: pass\n"
-        "sys.exit(sum(name in sys.modules for name in ('torch', 'transformers', 'datasets')))\n"
+        "heavy = ('torch', 'transformers', 'datasets', 'numpy')\n"
+        "sys.exit(sum(name in sys.modules for name in heavy))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
@@ -342,7 +343,7 @@ def test_control_c_keeps_a_run_that_resume_finishes(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert (process.returncode, out) == (130, b"")
-    assert err == b"Error: stopped; the same command with --resume goes on\n"
+    assert err == b"Error: stopped; the same command with --resume continues the run\n"
     assert result(work)["status"] == "cancelled"
 
     refused = cli(*words)

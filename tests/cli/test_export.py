@@ -61,13 +61,13 @@ def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["export", "runs/exported"], "nothing to make: give --onnx, or --int8"),
+        (["export", "runs/exported"], "nothing to do: give --onnx (float32), --int8"),
         (["export", "runs/exported", "--onnx"], "--force makes it anew, --out FOLDER puts it"),
         (["export", "nowhere/at/all", "--onnx"], "no such folder"),
         (["export", "reviews", "--onnx"], "no config.json in it"),
         (["export", "runs/exported", "--onnx", "--out", "no/x"], "there is no folder no"),
         (["predict", "runs/student", "two.txt", "--runtime", "int8"], "no onnx/model_quantized"),
-        (["export", "runs/exported", "--onnx", "--private"], "--private is about the hub"),
+        (["export", "runs/exported", "--onnx", "--private"], "--private needs --push_to_hub"),
         (["bench"], "Missing argument 'MODEL"),
     ],
 )

@@ -44,7 +44,7 @@ def test_something_else_gets_none(cli: Any, data: Path, untouched: None) -> None
     assert "no run and no study; wanted a folder that `layermix teach`" in done.err
     done = cli("report", data, "--watch", "--figures", "x")
     assert done.code == 2
-    assert "--watch makes the page only" in done.err
+    assert "--watch and --figures cannot go together" in done.err
 
 
 @SOURCE_ONLY
@@ -67,9 +67,9 @@ def test_watching_ends_with_control_c(
 @pytest.mark.parametrize("name", ["altair", "jinja2", "vl_convert"])
 def test_a_missing_extra_is_told(name: str, student: Path) -> None:
     code = (
-        f"import sys; sys.modules[{name!r}] = None; from layermix.cli.commands import main; "
+        f"import sys; sys.modules[{name!r}] = None; from layermix.cli import main; "
         f"main(['report', {str(student)!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert f"{name} is not installed; a report needs the extra" in done.stderr
+    assert f"{name} is not installed. A report needs the extra" in done.stderr

@@ -264,7 +264,7 @@ def test_control_c_stops_the_cells_and_keeps_what_is_done(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, said.decode()
-    assert b"stopped; the same command goes on" in said
+    assert b"stopped; the same command continues the study" in said
     (left,) = out.glob("work/*.partial")
     assert not is_busy(left.with_suffix(""))  # its process is gone
     found = json.loads((out / "stopped.json").read_text())

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from layermix.cli.commands import main
+from layermix.cli import main
 from layermix.config import DistillConfig, TeachConfig, field_names
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES

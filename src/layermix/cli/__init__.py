@@ -1,3 +1,57 @@
-"""The command line."""
+"""The command line; `main` is its entry point.
 
-from layermix.cli.commands import main as main
+`options` turns config fields into options and holds those that commands share; `command` groups
+the help and turns errors into exit codes. The commands are in `train`, `models`, `cache`,
+`studies`, `report` and `reference`; each imports torch and the like only when it runs.
+"""
+
+import io
+import sys
+
+import click
+
+from layermix.cli.cache import cache_group
+from layermix.cli.models import bench_command, evaluate_command, export_command, predict_command
+from layermix.cli.reference import list_command, schema_command
+from layermix.cli.report import report_command
+from layermix.cli.studies import reproduce_command, study_command
+from layermix.cli.train import demo_command, distill_command, teach_command
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`layermix COMMAND --help` lists a command's options; `layermix schema` describes its "
+    "YAML file.",
+)
+@click.version_option(package_name="layermix")
+def main() -> None:
+    """Distil a fine-tuned transformer encoder into a small, fast text classifier.
+
+    \b
+    A first look, nothing to download:
+      layermix demo
+    Your own data, a folder with train.csv (and validation.csv), or one file:
+      layermix teach --model minilm --data FOLDER --out TEACHER
+      layermix distill --teacher TEACHER --data FOLDER --out RUN
+      layermix predict RUN new.csv --out labels.csv
+    """  # noqa: D301  # \b above is for click
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # printed results are data, the same everywhere
+
+
+for subcommand in (
+    bench_command,
+    cache_group,
+    demo_command,
+    distill_command,
+    evaluate_command,
+    export_command,
+    list_command,
+    predict_command,
+    report_command,
+    reproduce_command,
+    schema_command,
+    study_command,
+    teach_command,
+):
+    main.add_command(subcommand)

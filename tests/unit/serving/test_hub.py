@@ -122,7 +122,7 @@ def test_the_folder_is_uploaded_as_one_commit(folder: Path) -> None:
     assert sum("/commit/" in path for path, _ in Hub.calls) == 1
     tokens = {token for path, token in Hub.calls if "/commit/" in path or "create" in path}
     assert tokens == {"Bearer hf_secret"}
-    assert f"It is on the hub: {endpoint}/me/small" in done.stdout
+    assert f"Uploaded to {endpoint}/me/small" in done.stdout
 
 
 def test_a_hub_that_refuses(folder: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from layermix import interrupts
-from layermix.interrupts import lasting_interrupts
+from layermix import console
+from layermix.console import lasting_interrupts
 
 
 class Interrupted:
@@ -30,7 +30,7 @@ class Broken:
 
 @pytest.fixture(autouse=True)
 def plain_handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(interrupts, "_MOMENT", 0.5)  # a busy machine stalls for less
+    monkeypatch.setattr(console, "_RESEND_AFTER", 0.5)  # a busy machine stalls for less
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

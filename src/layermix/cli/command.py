@@ -1,0 +1,107 @@
+"""A command: its help by section, and the one place where errors become exit codes."""
+
+import errno
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from layermix.cli.options import ConfigOption
+from layermix.errors import LayermixError
+
+STOPPED = 128 + 2
+"""The exit code of a program that Ctrl-C (signal 2) has ended."""
+COMMON = ("as_json", "quiet", "debug", "help")
+"""Options that every command lists last among its own."""
+
+
+class Command(click.Command):
+    """A command whose help lists its own options first, then the config's by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, grouped."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in sorted(self.get_params(ctx), key=_help_order):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                title = parameter.group if isinstance(parameter, ConfigOption) else "Options"
+                groups.setdefault(title, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _help_order(parameter: click.Parameter) -> int:
+    return COMMON.index(parameter.name) + 1 if parameter.name in COMMON else 0
+
+
+def command(
+    name: str, *, stopped: str = "stopped", quiet: bool = True
+) -> Callable[[Callable[..., None]], Command]:
+    """Make a command of a function; its errors become one message and an exit code.
+
+    Args:
+        name: As typed.
+        stopped: The message after Ctrl-C.
+        quiet: Whether the command has messages and progress bars that --quiet hides.
+
+    Returns:
+        A decorator. The command exits with 0 after success, with the error's own `exit_code`
+        after a `LayermixError`, with 1 where the operating system refused something, and with
+        130 after Ctrl-C. An error of any other kind is a fault of layermix and stays a traceback.
+    """
+
+    def decorate(function: Callable[..., None]) -> Command:
+        @click.option(
+            "--debug", is_flag=True, help="If the command fails, show the Python traceback as well."
+        )
+        @functools.wraps(function)
+        def guarded(debug: bool, **arguments: Any) -> None:
+            try:
+                from layermix.console import lasting_interrupts
+
+                with lasting_interrupts():
+                    function(**arguments)
+                sys.stdout.flush()  # a full disk fails here, not when the interpreter exits
+            except LayermixError as error:
+                _fail(str(error), error.exit_code, debug)
+            except KeyboardInterrupt:
+                _fail(stopped, STOPPED, debug)
+            except Exception as error:
+                if (message := _system_refusal(error)) is None:
+                    raise
+                _fail(message, 1, debug)
+
+        decorated: Any = guarded
+        if quiet:
+            decorated = click.option(
+                "--quiet", is_flag=True, help="Hide progress bars and messages; errors still show."
+            )(guarded)
+        return click.command(name, cls=Command)(decorated)
+
+    return decorate
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)
+
+
+NOT_WRITTEN = ("(os error ", "inline_container")
+"""Parts of the messages of safetensors and torch when a file could not be written; their
+exceptions carry no errno."""
+
+
+def _system_refusal(error: Exception) -> str | None:
+    """The message for what the operating system refused; None for any other error."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror} (--debug shows where)"
+    if any(part in str(error) for part in NOT_WRITTEN):
+        return f"a file could not be written, is the disk full? ({error})"
+    return None

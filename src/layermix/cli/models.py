@@ -1,0 +1,245 @@
+"""Commands on a saved model: `evaluate`, `predict`, `export` and `bench`."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layermix.cli.command import command
+from layermix.cli.options import (
+    BATCH_SIZE,
+    DATA,
+    JSON,
+    MODEL,
+    RUNTIME,
+    config_options,
+    extra_needed,
+    given_fields,
+    print_json,
+)
+from layermix.config import TeachConfig, load
+from layermix.errors import ConfigError
+
+
+@command("evaluate")
+@MODEL
+@RUNTIME
+@BATCH_SIZE
+@JSON
+@DATA
+def evaluate_command(
+    model: str, runtime: Any, batch_size: int, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Score MODEL on labelled data.
+
+    MODEL is a run folder, a model folder or a hub id. --data is a file, of which every row is
+    scored, or a folder or hub data set, of which the validation and test splits are.
+    """
+    data = load(TeachConfig, flags=given_fields(options)).data
+    from layermix.console import Reporter
+    from layermix.serving.evaluate import evaluate, scores_text
+
+    scores = evaluate(model, data, runtime=runtime, batch_size=batch_size, reporter=Reporter(quiet))
+    if as_json:
+        print_json(scores)
+    else:
+        click.echo(scores_text(scores))
+
+
+@command("predict")
+@MODEL
+@click.argument("file", default="-")
+@click.option(
+    "--out",
+    default="-",
+    metavar="FILE",
+    help="The file to write: .jsonl, .csv or .tsv.  [default: standard output, as JSONL]",
+)
+@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(["txt", "csv", "tsv", "jsonl", "parquet"]),
+    metavar="txt|csv|tsv|jsonl|parquet",
+    help="Format of the input.  [default: by the file's ending; standard input is JSONL if its "
+    "first line is, else one text per line]",
+)
+@RUNTIME
+@BATCH_SIZE
+@config_options(TeachConfig, only=("data.text_columns", "data.quoting"))
+def predict_command(
+    model: str,
+    file: str,
+    out: str,
+    force: bool,
+    input_format: str | None,
+    runtime: Any,
+    batch_size: int,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Label texts, with a probability for each class.
+
+    MODEL is a run folder, a model folder or a hub id. FILE is TSV, CSV, JSONL, Parquet or plain
+    text; - (the default) is standard input. The output keeps the order of the rows. A row that
+    cannot be read is written without text and label and listed at the end; the exit code is then 1.
+    """
+    data = load(TeachConfig, flags=given_fields(options)).data
+    from layermix.console import Reporter
+    from layermix.serving.predict import predict
+
+    predict(
+        model,
+        file,
+        out,
+        text_columns=data.text_columns,
+        input_format=input_format,
+        quoting=data.quoting,
+        force=force,
+        runtime=runtime,
+        batch_size=batch_size,
+        reporter=Reporter(quiet),
+    )
+
+
+@command("export")
+@MODEL
+@click.option("--onnx", is_flag=True, help="Write onnx/model.onnx (float32).")
+@click.option("--int8", is_flag=True, help="Write onnx/model_quantized.onnx as well (int8).")
+@click.option(
+    "--max-drop",
+    metavar="X",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Largest loss of score that int8 may cause, in points (hundredths); a larger one is an "
+    "error.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A new folder for the exported files and all else that serving needs.  [default: onnx/ "
+    "in the model's own folder]",
+)
+@click.option("--force", is_flag=True, help="If the export exists, replace it.")
+@click.option(
+    "--push_to_hub",
+    metavar="USER/NAME",
+    help="Upload the model's folder, model card included, to this repository; without --onnx or "
+    "--int8, upload it as it is.",
+)
+@click.option("--private", is_flag=True, help="If the hub repository is new, make it private.")
+@JSON
+@DATA
+def export_command(
+    model: str,
+    onnx: bool,
+    int8: bool,
+    max_drop: float,
+    out: Path | None,
+    force: bool,
+    push_to_hub: str | None,
+    private: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Export MODEL for onnxruntime and transformers.js, or upload it to the hub.
+
+    MODEL is a run folder or a model folder. The export is checked on labelled rows: the float32
+    file must give PyTorch's answers, and int8 may lose --max-drop points at most. The rows are the
+    validation rows of MODEL's run, or those of --data (every row of a file, the validation split
+    of a folder or hub data set).
+    """
+    if not (onnx or int8 or push_to_hub):
+        raise ConfigError(
+            "nothing to do: give --onnx (float32), --int8 (float32 and int8) or --push_to_hub "
+            "USER/NAME (upload)"
+        )
+    if private and push_to_hub is None:
+        raise ConfigError("--private needs --push_to_hub USER/NAME")
+    data = load(TeachConfig, flags=given_fields(options)).data
+    result: dict[str, Any] = {}
+    where = shlex.quote(str(out or model))
+    if onnx or int8:
+        with extra_needed("onnx", "An export"):
+            from layermix.serving.export import export, export_text
+        from layermix.console import Reporter
+
+        folder, record = export(
+            model,
+            data,
+            int8=int8,
+            out=out,
+            max_drop=max_drop,
+            force=force,
+            reporter=Reporter(quiet),
+        )
+        result = {"folder": str(folder), **record}
+        if not as_json:
+            click.echo(export_text(record, folder))
+            runtime = "int8" if int8 else "onnx"
+            rows = f" --data {shlex.quote(data.path)}" if data.path else ""
+            beside = f" {where}" if out else ""
+            click.echo(
+                f"\nNext: layermix bench {shlex.quote(model)}{beside}{rows}    or    "
+                f"layermix predict {where} FILE --runtime {runtime}"
+            )
+    if push_to_hub is not None:
+        from layermix.serving.hub import push
+
+        try:
+            result["pushed"] = push(out or model, push_to_hub, private=private)
+        finally:
+            if as_json:  # the export is printed even if the upload fails
+                print_json(result)
+        if not as_json:
+            click.echo(f"Uploaded to {result['pushed']}")
+    elif as_json:
+        print_json(result)
+
+
+@command("bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
+@click.option(
+    "--rounds",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Measurements per model; the models take turns.",
+)
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Processor threads.  [default: PyTorch's number]",
+)
+@JSON
+@DATA
+def bench_command(
+    models: tuple[str, ...],
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure size and speed of models side by side.
+
+    MODEL is a run folder, a model folder or a hub id. The first one is the baseline; a single
+    student is compared with its teacher. Exported files (ONNX, int8) are measured as well. The
+    texts are the validation rows of the last MODEL's run, or those of --data. The result is saved
+    in that run's folder, and shown in its report and model card.
+    """
+    data = load(TeachConfig, flags=given_fields(options)).data
+    from layermix.console import Reporter
+    from layermix.serving.benchmark import bench, bench_text
+
+    result = bench(models, data, rounds=rounds, threads=threads, reporter=Reporter(quiet))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(bench_text(result))

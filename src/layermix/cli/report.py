@@ -1,0 +1,49 @@
+"""The command `report`: one HTML page for a run or a study."""
+
+from pathlib import Path
+
+import click
+
+from layermix.cli.command import command
+from layermix.cli.options import extra_needed
+from layermix.errors import ConfigError
+
+
+@command("report", stopped="stopped; the last page that was written stays")
+@click.argument("source", type=click.Path(path_type=Path), metavar="RUN-OR-STUDY")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The HTML file to write.  [default: report.html in the folder]",
+)
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write every figure as SVG, PDF and PNG, and its data as CSV, to this folder.",
+)
+@click.option(
+    "--watch", is_flag=True, help="Write the page again whenever the files change, until Ctrl-C."
+)
+def report_command(
+    source: Path, out: Path | None, figures: Path | None, watch: bool, quiet: bool
+) -> None:
+    """Make an HTML page of a run or a study.
+
+    RUN-OR-STUDY is a run folder, a study's folder or its results file. The page is one file that
+    works offline: scores by seed, verdicts, learning curves, α over time, confusion matrix,
+    calibration, and the rows on which teacher and student disagree. Unfinished and failed runs
+    get a page too.
+    """
+    if watch and figures:
+        raise ConfigError("--watch and --figures cannot go together; run once without --watch")
+    with extra_needed("report", "A report"):
+        from layermix.report import build
+    if watch:
+        build.watch(source, out, lambda page: None if quiet else click.echo(f"wrote {page}"))
+    page, files = build.report(source, out, figures)
+    if not quiet:
+        click.echo(f"The page is {page}: open it in a browser.")
+        if files:
+            click.echo(f"{len(files)} files of figures are in {figures}.")

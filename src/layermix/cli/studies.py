@@ -1,0 +1,124 @@
+"""Commands that run a study, many runs and their comparison: `study` and `reproduce`."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layermix.cli.command import command
+from layermix.cli.options import JSON, print_json
+from layermix.errors import ConfigError
+from layermix.studies.plan import make_plan
+from layermix.studies.spec import load_study, paper_study
+
+STUDY_OUT = click.option(
+    "--out",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="The study's folder. Runs that are finished there are not run again.",
+)
+SEEDS = click.option(
+    "--seeds",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Number of seeds, in place of the file's top-level `seeds`; an arm's or a task's own "
+    "number stays. You can raise it later.",
+)
+JOBS = click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at the same time; they share the processors and the teacher cache.",
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Print the plan and stop; needs neither data nor models."
+)
+KEEP = click.option(
+    "--keep_students", is_flag=True, help="Keep the weights of every student, not only its scores."
+)
+RESUMES = "stopped; the same command continues the study"
+
+
+@command("study", stopped=RESUMES)
+@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.yaml")
+@STUDY_OUT
+@SEEDS
+@JOBS
+@DRY_RUN
+@KEEP
+@JSON
+def study_command(study: Path, **options: Any) -> None:
+    """Compare arms (variants of a run) over several seeds.
+
+    STUDY.yaml lists the arms, the tasks and the primary comparisons. Every arm runs with every
+    seed on every task; finished runs are kept. The primary comparisons get a verdict with a
+    corrected p-value; all others are only described.
+    """
+    _run_study(study, **options)
+
+
+@command("reproduce", stopped=RESUMES)
+@click.argument("table", metavar="mrpc|rte|qnli|local-mrpc|local-rte|local-qnli")
+@STUDY_OUT
+@SEEDS
+@JOBS
+@DRY_RUN
+@KEEP
+@JSON
+def reproduce_command(table: str, **options: Any) -> None:
+    """Run Table 2 of the paper on one task, and show its numbers beside yours.
+
+    mrpc, rte and qnli use the paper's models from the hub; to use local folders, copy and edit
+    configs/paper. The local-… variants use the packaged MiniLM and the GLUE data in
+    $LAYERMIX_GLUE.
+    """
+    _run_study(paper_study(table), **options)
+
+
+def _run_study(
+    file: Path,
+    out: Path | None,
+    seeds: int | None,
+    jobs: int,
+    dry_run: bool,
+    keep_students: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    spec = load_study(file, seeds)
+    if out is None and not dry_run:
+        raise ConfigError("no --out: give the folder for the study's runs and results")
+    from rich.console import Console
+
+    from layermix.studies import analysis, text
+    from layermix.studies.folder import Study
+    from layermix.studies.scheduler import Scheduler
+
+    folder = Study(out, file.stem) if out is not None else None
+    if folder is None or dry_run:
+        click.echo(text.plan_text(make_plan(spec, None), folder))
+        return
+    plan = make_plan(spec, folder.folder)
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console.print(text.plan_text(plan, folder), markup=False, soft_wrap=True)
+    analysis.declare(plan, folder)
+    try:
+        Scheduler(plan, folder, jobs, console, keep_students).run()
+    except BaseException:
+        with suppress(Exception):  # must not hide the first error
+            text.write(analysis.find(plan, folder), folder)
+        raise
+    findings = analysis.find(plan, folder)
+    text.write(findings, folder)
+    if as_json:
+        print_json(findings)
+    else:
+        click.echo(text.text(findings))
+        results = analysis.results_file(folder)
+        click.echo(
+            f"The results are in {results}, the runs in cells/ beside it.\n"
+            f"Next: layermix report {results}"
+        )

@@ -1,0 +1,132 @@
+"""Commands that train: `teach`, `distill`, and `demo`, which does both."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from layermix.cli.command import command
+from layermix.cli.options import (
+    CONFIG_FILE,
+    JSON,
+    RESTART,
+    RESUME,
+    RUN_OUT,
+    config_options,
+    given_fields,
+    print_json,
+)
+from layermix.config import DistillConfig, TeachConfig, load, to_yaml
+from layermix.runs.layout import RunFolder
+
+RESUMABLE = "stopped; the same command with --resume continues the run"
+
+
+@command("teach", stopped=RESUMABLE)
+@CONFIG_FILE
+@RUN_OUT
+@RESUME
+@RESTART
+@JSON
+@config_options(TeachConfig)
+def teach_command(
+    config: Path | None,
+    out: Path,
+    resume: bool,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a teacher on labelled texts.
+
+    Use it if you have no fine-tuned classifier yet. Settings come from CONFIG.yaml, if given, and
+    from options. The run folder gets the model, its scores and its training history.
+    """
+    settings = load(TeachConfig, config, given_fields(options))
+    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    from layermix.console import Reporter
+    from layermix.runs.callbacks import score_table
+    from layermix.runs.pipeline import teach
+
+    result = teach(settings, out, resume=resume, restart=restart, reporter=Reporter(quiet))
+    if as_json:
+        print_json(result.record)
+        return
+    click.echo(score_table(result.record))
+    click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
+
+
+@command("distill", stopped=RESUMABLE)
+@CONFIG_FILE
+@RUN_OUT
+@RESUME
+@RESTART
+@JSON
+@config_options(DistillConfig)
+def distill_command(
+    config: Path | None,
+    out: Path,
+    resume: bool,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Distil a fine-tuned teacher into a small student.
+
+    By default the student is a copy of the teacher's first half of blocks; --student and
+    --student.… choose another. Settings come from CONFIG.yaml, if given, and from options. The run
+    folder gets the student, its scores and its training history.
+    """
+    settings = load(DistillConfig, config, given_fields(options))
+    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    from layermix.console import Reporter
+    from layermix.runs.callbacks import score_table
+    from layermix.runs.pipeline import distill
+
+    result = distill(settings, out, resume=resume, restart=restart, reporter=Reporter(quiet))
+    if as_json:
+        print_json(result.record)
+        return
+    click.echo(score_table(result.record))
+    click.echo(
+        f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
+        f"Next: layermix report {out}    or    layermix predict {out} FILE    or    "
+        f"layermix evaluate {out} --data DATA"
+    )
+
+
+@command("demo", stopped="stopped; the same command continues the demo")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    default="demo-out",
+    show_default=True,
+    help="The folder for data, teacher and students. What is finished there is not run again.",
+)
+@click.option("--full", is_flag=True, help="Train on all pairs instead of 1,500.")
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of everything random: new weights, row order, dropout.",
+)
+@JSON
+def demo_command(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -> None:
+    """Teach, distil and compare on packaged data; nothing to download.
+
+    Takes a few minutes: fine-tunes the packaged MiniLM on pairs made from Python's docstrings,
+    distils it in five ways, and prints a table of scores, sizes and speed.
+    """
+    from layermix.console import Reporter
+    from layermix.demo import run_demo, table_text
+
+    table = run_demo(out, full=full, seed=seed, reporter=Reporter(quiet))
+    if as_json:
+        print_json(table)
+    else:
+        click.echo(table_text(table))
