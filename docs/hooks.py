@@ -1,4 +1,4 @@
-"""What MkDocs does beside its own: tables are made from the code, and pages ask no other host.
+"""Hooks of MkDocs: add results/, make tables from the code, forbid requests to other hosts.
 
 A line `{{ table: NAME }}` of a page becomes the table NAME, a key of `TABLES`.
 """
@@ -25,6 +25,7 @@ from layermix.data.texts import LABEL_COLUMNS, TEXT_COLUMNS
 from layermix.report.build import page_of
 from layermix.report.html import render
 
+RESULTS = Path(__file__).parents[1] / "results"
 MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -37,17 +38,23 @@ POLICY = (
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add the page of every committed study, beside its files in results/."""
-    docs = Path(config["docs_dir"])
-    for plan in sorted(docs.glob("results/*/*.plan.json")):
+    """Add the studies of results/, a folder beside docs/: their tables, and a page of each."""
+    for source in [RESULTS / "index.md", *sorted(RESULTS.glob("*/*.md"))]:
+        files.append(File.generated(config, _on_the_site(source), abs_src_path=str(source)))
+    for plan in sorted(RESULTS.glob("*/*.plan.json")):
         page, place = page_of(plan)
-        name = place.with_suffix(".report.html").relative_to(docs).as_posix()
+        name = _on_the_site(place.with_suffix(".report.html"))
         files.append(File.generated(config, name, content=render(page)))
     return files
 
 
+def _on_the_site(file: Path) -> str:
+    """The address in the site of a file in results/."""
+    return file.relative_to(RESULTS.parent).as_posix()
+
+
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Put tables in the places of their markers.
+    """Replace the markers by tables, and links to ../results/ by links to the site's results/.
 
     Raises:
         PluginError: There is no table of the name.
@@ -60,7 +67,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             )
         return TABLES[marker[1]]()
 
-    return MARKER.sub(table, markdown)
+    return MARKER.sub(table, markdown).replace("](../results/", "](results/")
 
 
 def on_post_page(output: str, **_: Any) -> str:

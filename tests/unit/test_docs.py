@@ -24,8 +24,9 @@ from layermix.studies.spec import load_study
 
 SOURCE = Path(__file__).parents[2]
 DOCS = SOURCE / "docs"
-PAGES = sorted(page for page in DOCS.rglob("*.md") if "cells" not in page.parts)
-REPORTS = {plan.name.removesuffix(".plan.json") for plan in DOCS.glob("results/*/*.plan.json")}
+RESULTS = SOURCE / "results"
+PAGES = sorted([*DOCS.rglob("*.md"), RESULTS / "index.md", *RESULTS.glob("*/*.md")])
+REPORTS = {plan.name.removesuffix(".plan.json") for plan in RESULTS.glob("*/*.plan.json")}
 READMES = [SOURCE / "README.md", SOURCE / "README.ko.md"]
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
 LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
