@@ -20,7 +20,7 @@ from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
 from layermix.data.blocks import BLOCK
 from layermix.data.tasks import TASKS
-from layermix.runs import pipeline as run
+from layermix.runs import pipeline
 
 COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -139,7 +139,7 @@ def test_python_makes_the_same_run_as_the_command_line(
         "  {epochs: 15, batch_size: 8, learning_rate: 5e-3, log_every: 3}\n",
         encoding="utf-8",
     )
-    same = run.distill(load(DistillConfig, file), place / "runs" / "python")
+    same = pipeline.distill(load(DistillConfig, file), place / "runs" / "python")
     assert same.folder is not None
     for name in ("config.yaml", "history.jsonl"):
         assert (same.folder / name).read_bytes() == (student / name).read_bytes()

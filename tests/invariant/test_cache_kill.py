@@ -25,10 +25,11 @@ PATIENCE = 120.0
 PROGRAM = """
 import sys
 from pathlib import Path
-from layermix.teacher_cache import cached_teacher as cache
-from layermix.runs import pipeline as run
+from layermix.teacher_cache import cached_teacher
+from layermix.runs import pipeline
 from layermix.config import DistillConfig
-cache.FILL_TOKENS, cache.SHARD_BYTES = 40, 1  # about four texts in a batch, a shard for each batch
+cached_teacher.FILL_TOKENS = 40  # about four texts in a batch
+cached_teacher.SHARD_BYTES = 1  # a shard for each batch
 config = DistillConfig.model_validate({
     "teacher": {"model": "teacher", "allow_weak": True}, "data": "data",
     "cache": {"folder": sys.argv[1]}, "mix": "learned",
@@ -36,9 +37,9 @@ config = DistillConfig.model_validate({
                  "learning_rate": 1e-3, "save_every": 3},
 })
 if len(sys.argv) == 4:
-    run.build_cache(config)
+    pipeline.build_cache(config)
 else:
-    run.distill(config, Path(sys.argv[4]), resume=True)
+    pipeline.distill(config, Path(sys.argv[4]), resume=True)
 """
 SIZES = (str(EPOCHS), str(BATCH))
 RESULTS = ("history.jsonl", "alpha.jsonl", "predictions.parquet", "student/model.safetensors")
@@ -172,7 +173,10 @@ def test_a_full_disk_stops_it_with_the_numbers_and_it_can_go_on(
 ) -> None:
     """`SPARE_BYTES` off, or it would not have begun: a disk can fill up while it writes."""
     code = PROGRAM.replace(
-        "cache.FILL", "from layermix import remember; remember.SPARE_BYTES = -(10**9)\ncache.FILL"
+        "cached_teacher.FILL",
+        "from layermix.teacher_cache import choose\n"
+        "choose.SPARE_BYTES = -(10**9)\ncached_teacher.FILL",
+        1,
     )
     full = subprocess.run(
         [sys.executable, "-c", code, str(tiny_disk), *SIZES],

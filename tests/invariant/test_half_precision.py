@@ -10,7 +10,7 @@ import pytest
 from layermix import demo
 from layermix.config import DistillConfig
 from layermix.console import Reporter
-from layermix.runs import pipeline as run
+from layermix.runs import pipeline
 
 
 @pytest.mark.slow
@@ -23,7 +23,7 @@ def test_the_demo_s_student_answers_the_same_from_a_float16_store(tmp_path: Path
         settings: Any = demo._settings("learned", tmp_path, 0)
         settings["cache"] |= {"dtype": dtype, "precision": "fp32"}
         settings["training"] = {**settings["training"], "precision": "fp32"}
-        found = run.distill(DistillConfig.model_validate(settings), tmp_path / dtype)
+        found = pipeline.distill(DistillConfig.model_validate(settings), tmp_path / dtype)
         assert f"stored in {dtype}, computed in float32" in found.record["signals"]
         answers[dtype] = pq.read_table(tmp_path / dtype / "predictions.parquet")["prediction"]
         lines = map(json.loads, (tmp_path / dtype / "history.jsonl").read_text().splitlines())

@@ -16,8 +16,7 @@ import pytest
 
 from layermix.errors import ReportError
 from layermix.evaluation.statistics import row_bootstrap
-from layermix.report import build as reports
-from layermix.report import run_page as run_pages
+from layermix.report import build, run_page
 from layermix.report.build import page_of, report
 from layermix.report.html import render
 from layermix.report.study_page import study_page
@@ -184,7 +183,7 @@ def test_rows_without_labels_have_answers_but_no_confusion(run_folder: Make) -> 
 def test_many_disagreements_are_cut_and_that_is_told(
     run_folder: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_pages, "MOST_ROWS", 5)
+    monkeypatch.setattr(run_page, "MOST_ROWS", 5)
     search = page_of(run_folder())[0].sections[-1].search
     assert search is not None
     assert len(search.rows) == 5
@@ -585,11 +584,11 @@ def test_here_and_with_its_working_name(run_folder: Make, monkeypatch: pytest.Mo
 def test_watching_outlives_the_end_of_a_run(
     run_folder: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(build, "POLL_SECONDS", 0.01)
     folder = run_folder("going.partial")
     result = (folder / "result.json").read_text()
     (folder / "result.json").unlink()
-    whole = reports.render
+    whole = build.render
     seen: list[str] = []
 
     def render_slowly(page: Any, live: bool) -> str:
@@ -606,22 +605,22 @@ def test_watching_outlives_the_end_of_a_run(
         if page.name == "report.html":
             raise EnoughError
 
-    monkeypatch.setattr(reports, "render", render_slowly)
+    monkeypatch.setattr(build, "render", render_slowly)
     with pytest.raises(EnoughError):
-        reports.watch(folder, None, told)
+        build.watch(folder, None, told)
     assert seen == ["going.report.html", "report.html"]
     assert 'id="live"' not in (folder.with_name("going") / "report.html").read_text("utf-8")
 
 
 def test_watching_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="no run and no study"):
-        reports.watch(tmp_path / "nowhere", None, print)
+        build.watch(tmp_path / "nowhere", None, print)
 
 
 def test_watching_makes_the_page_again_when_a_file_changes(
     run_folder: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(build, "POLL_SECONDS", 0.05)
     folder = run_folder("going.partial")
     (folder / "result.json").unlink()
     made: list[str] = []
@@ -643,7 +642,7 @@ def test_watching_makes_the_page_again_when_a_file_changes(
         threading.Thread(target=grow).start()
 
     with pytest.raises(EnoughError):
-        reports.watch(folder.with_name("going"), None, told)
+        build.watch(folder.with_name("going"), None, told)
     first, second = made
     assert 'id="live"' in first
     assert "0.125" not in first.split('id="data"')[1]

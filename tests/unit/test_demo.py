@@ -1,3 +1,5 @@
+"""The demo on so few rows that it runs in a test."""
+
 import json
 from pathlib import Path
 from typing import Any

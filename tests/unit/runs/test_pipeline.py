@@ -1,3 +1,5 @@
+"""A whole run: in memory, with a folder, stopped, resumed, refused."""
+
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,8 +21,7 @@ from layermix.errors import ConfigError, ModelError, NonFiniteLossError, RunExis
 from layermix.evaluation import metrics
 from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.loading import Classifier, HFEncoder, copy_blocks, load_classifier
-from layermix.runs import pipeline as run
-from layermix.runs import training
+from layermix.runs import pipeline, training
 from layermix.runs.callbacks import score_table
 from layermix.runs.environment import environment
 from layermix.runs.layout import RESULT
@@ -87,7 +88,7 @@ def test_in_memory_nothing_is_kept(
     teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, config())
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config())
     assert list(result.metrics) == ["last", "best_on_dev"]
     assert result.metrics["last"]["epoch"] == 2
     assert 0 <= result.metrics["last"]["validation"]["agreement"] <= 1
@@ -98,7 +99,7 @@ def test_in_memory_nothing_is_kept(
 
 def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     assert sorted(path.name for path in out.iterdir()) == [
         "alpha.jsonl",
         "config.yaml",
@@ -138,7 +139,7 @@ def test_words_that_do_not_occur_in_training_stay_as_the_teacher_has_them(
 ) -> None:
     config = whole(**{**CONFIG, "training": {**CONFIG["training"], "selection": selection}})
     student = copy_blocks(teacher, 2)
-    run.distill_from(teacher, student, data, config)
+    pipeline.distill_from(teacher, student, data, config)
     found, start = (one.model.get_input_embeddings().weight for one in (student, teacher))
     moved = {token for token in range(len(start)) if not found[token].equal(start[token])}
     tokens = teacher.tokenizer(list(data.splits["train"]["text"]))["input_ids"]
@@ -152,7 +153,7 @@ def test_the_saved_student_and_its_predictions_are_the_trained_one(
     teacher: Classifier, data: TextData, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+    pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     model = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
     tokenizer = AutoTokenizer.from_pretrained(out / "student")
     table = pq.read_table(out / "predictions.parquet").to_pylist()
@@ -175,7 +176,7 @@ def test_the_same_seed_gives_the_same_files_and_another_does_not(
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         chosen = config().model_copy(update={"seed": seed})
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / name)
+        pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / name)
     for file in SAME_AGAIN:
         a, b, c = ((tmp_path / name / file).read_bytes() for name in "abc")
         assert a == b
@@ -187,7 +188,7 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
 ) -> None:
     chosen = config(training={"selection": "holdout", "holdout_fraction": 0.3, "epochs": 4})
     out = tmp_path / "run"
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
     rows = result.record["data"]["rows"]
     assert rows["train"] + rows["holdout"] == 26
     assert list(result.metrics) == ["last", "selected"]
@@ -215,17 +216,17 @@ def test_a_teacher_that_saw_the_held_out_rows_is_told(
     named = {"teacher": str(teacher_folder), "data": str(data_folder), "training": training}
     reporter = Listening()
     weak = {"teacher": {"model": str(teacher_folder), "allow_weak": True}}
-    run.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
-    assert run.HOLDOUT_WARNING in reporter.said
+    pipeline.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
+    assert pipeline.HOLDOUT_WARNING in reporter.said
 
     taught = tmp_path / "taught"
     teach = {"model": str(teacher_folder), "data": str(data_folder), "training": training}
-    run.teach(TeachConfig.model_validate(teach), taught)
+    pipeline.teach(TeachConfig.model_validate(teach), taught)
     assert (taught / "teacher" / "model.safetensors").is_file()
     reporter = Listening()
     weak = {"teacher": {"model": str(taught), "allow_weak": True}}
-    run.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
-    assert run.HOLDOUT_WARNING not in reporter.said
+    pipeline.distill(DistillConfig.model_validate({**named, **weak}), reporter=reporter)
+    assert pipeline.HOLDOUT_WARNING not in reporter.said
 
 
 @pytest.mark.parametrize("strategy", ["fixed", "learned"])
@@ -235,7 +236,7 @@ def test_settings_of_a_learned_mix_are_told_where_none_is_learned(
     reporter = Listening()
     mix = {"strategy": strategy, "learning_rate": 0.05, "schedule": "constant"}
     chosen = whole(**CONFIG, mix=mix, loss={"entropy_weight": 5})
-    run.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, reporter=reporter)
+    pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, reporter=reporter)
     told = [said for said in reporter.said if "without effect" in said]
     names = "this is fixed: mix.learning_rate, mix.schedule, loss.entropy_weight"
     assert len(told) == (strategy == "fixed")
@@ -249,9 +250,9 @@ def test_teach_leaves_rows_without_labels_out(
     chosen = TeachConfig.model_validate(
         {"data": str(data_folder), "training": {**CONFIG["training"], "epochs": 1}}
     )
-    loaded = run.load_texts(chosen.data)
+    loaded = pipeline.load_texts(chosen.data)
     assert len(loaded.splits["unlabeled"]) == 2
-    found = run.teach_from(teacher, loaded, chosen)
+    found = pipeline.teach_from(teacher, loaded, chosen)
     assert found.record["data"]["rows"]["train"] == len(data.splits["train"])
     assert any("2 rows without labels are left out" in note for note in found.record["notes"])
 
@@ -264,8 +265,8 @@ def test_unlabelled_rows_teach_through_the_teacher_only(
     results = []
     for weights in ({}, {"logit_weight": 0, "hidden_weight": 0}):
         chosen = config(data={"path": str(data_folder), "unlabeled": str(more)}, loss=weights)
-        loaded = run.load_texts(chosen.data)
-        results.append(run.distill_from(teacher, copy_blocks(teacher, 2), loaded, chosen))
+        loaded = pipeline.load_texts(chosen.data)
+        results.append(pipeline.distill_from(teacher, copy_blocks(teacher, 2), loaded, chosen))
     assert [one.record["data"]["rows"]["train"] for one in results] == [28, 26]
     supervised = [result.history[0]["loss_supervised"] for result in results]
     assert supervised[0] == pytest.approx(supervised[1], rel=0.2)
@@ -277,7 +278,7 @@ def test_test_rows_are_scored_once_with_the_saved_student(
     with_test = TextData(
         **{**vars(data), "splits": {**data.splits, "test": data.splits["validation"]}}
     )
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), with_test, config())
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), with_test, config())
     last = result.metrics["last"]["validation"]
     assert result.metrics["test"]["nll"] == pytest.approx(last["nll"], rel=1e-4)
     assert "test (the saved model)" in score_table(result.record)
@@ -291,7 +292,7 @@ def test_a_failure_is_recorded_and_the_run_can_be_resumed(
     with torch.no_grad():
         student.model.bert.encoder.layer[0].output.LayerNorm.weight.fill_(torch.inf)
     with pytest.raises(NonFiniteLossError):
-        run.distill_from(teacher, student, data, config(), out=out)
+        pipeline.distill_from(teacher, student, data, config(), out=out)
     record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
     assert record["status"] == "failed"
     assert "step 1" in record["error"]
@@ -302,7 +303,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = tmp_path / "straight"
-    run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=straight)
+    pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=straight)
 
     class Stop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -314,19 +315,21 @@ def test_a_stopped_run_is_recorded_and_goes_on(
         patch.setattr(training, "training_bar", lambda *_: nullcontext(Stop()))
         student = copy_blocks(teacher, 2)
         with pytest.raises(KeyboardInterrupt):
-            run.distill_from(teacher, student, data, config(), out=out)
+            pipeline.distill_from(teacher, student, data, config(), out=out)
     record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
     assert record["status"] == "cancelled"
     with pytest.raises(RunExistsError, match="--resume"):
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
+        pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     (checkpoint,) = (tmp_path / "run.partial/checkpoints").glob("checkpoint-*/model.safetensors")
     whole_state = load_file(checkpoint)
     older = {name: one for name, one in whole_state.items() if "word_embeddings" not in name}
     save_file(older, checkpoint, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"written by another version.*begin anew with --restart"):
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True)
+        pipeline.distill_from(
+            teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
+        )
     save_file(whole_state, checkpoint, metadata={"format": "pt"})
-    result = run.distill_from(
+    result = pipeline.distill_from(
         teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
     )
     assert result.record["timings"]["resumed"]
@@ -338,7 +341,9 @@ def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data:
     reporter = Listening()
     chosen = config(data={"max_length": 16}).model_dump(exclude_unset=True)
     recipe = DistillConfig.model_validate({**chosen, "preset": "tinybert"})
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, recipe, reporter=reporter)
+    result = pipeline.distill_from(
+        teacher, copy_blocks(teacher, 2), data, recipe, reporter=reporter
+    )
     assert any("looks at padding" in line for line in reporter.said)
     assert "L_emb[tinybert_mean]" in result.record["formula"]
     assert "L_sup" not in result.record["formula"]
@@ -352,21 +357,23 @@ def test_students_of_every_kind(teacher: Classifier, data: TextData, teacher_fol
         "fresh": {"layers": 3, "hidden": 8, "heads": 2, "ffn": 12},
     }
     for kind, wanted in kinds.items():
-        student = run.make_student(config(student=wanted), teacher, data)
+        student = pipeline.make_student(config(student=wanted), teacher, data)
         assert student.start["kind"] == kind
-    assert len(run.blocks_of(student.model)) == 3
+    assert len(pipeline.blocks_of(student.model)) == 3
 
 
 def test_losses_for_other_labels_are_refused(teacher: Classifier, data: TextData) -> None:
     with pytest.raises(ConfigError, match=r"loss.supervised is mse, but these data have classes"):
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, config(loss={"supervised": "mse"}))
+        pipeline.distill_from(
+            teacher, copy_blocks(teacher, 2), data, config(loss={"supervised": "mse"})
+        )
 
 
 def test_what_is_not_named_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--teacher FOLDER"):
-        run.distill(DistillConfig())
+        pipeline.distill(DistillConfig())
     with pytest.raises(ConfigError, match="--model FOLDER"):
-        run.teach(TeachConfig())
+        pipeline.teach(TeachConfig())
 
 
 def test_a_teacher_that_saw_short_texts_takes_longer_ones(
@@ -375,7 +382,7 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     """The length of a training is on record for `predict`, and no limit for a later training."""
     longest = teacher.tokenizer.model_max_length
     short = {"data": {"max_length": 8}, "training": {**CONFIG["training"], "epochs": 1}}
-    run.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
+    pipeline.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
     taught = load_classifier(str(tmp_path / "taught"), data.label_names, named=data.named)
     assert taught.model.config.layermix == {
         "text_columns": ["text"],
@@ -386,7 +393,7 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit
     assert teacher.tokenizer.model_max_length == longest > 32
     chosen = config(data={"max_length": 20})
-    result = run.distill_from(taught, copy_blocks(taught, 2), data, chosen)
+    result = pipeline.distill_from(taught, copy_blocks(taught, 2), data, chosen)
     assert result.record["data"]["max_length"] == 20
 
 
@@ -405,7 +412,7 @@ def test_trackers_get_the_logs_as_they_are_made(
         mix={"strategy": "learned"}, training={"report_to": "tensorboard", "log_every": 1}
     )
     out = tmp_path / "run"
-    result = run.distill_from(teacher, copy_blocks(teacher, 2), data, wanted, out=out)
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, wanted, out=out)
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     logged = [scalar.value for scalar in events.Scalars("train/alpha/0/1")]
@@ -422,7 +429,7 @@ def test_a_tracker_that_is_not_installed_is_told(
     monkeypatch.setattr(place, lambda: False)
     wanted = config(training={"report_to": "wandb"})
     with pytest.raises(ConfigError, match="names wandb, which is not installed; pip install wandb"):
-        run.distill_from(teacher, copy_blocks(teacher, 2), data, wanted)
+        pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, wanted)
 
 
 @pytest.mark.parametrize("bias", [0.0, 50.0])
@@ -433,7 +440,7 @@ def test_a_student_that_gives_one_answer_is_told(
     with torch.no_grad():
         student.model.get_submodule("classifier").bias[1] += bias
     chosen = config(training={"epochs": 1, "learning_rate": 1e-9})
-    result = run.distill_from(teacher, student, data, chosen, reporter=reporter)
+    result = pipeline.distill_from(teacher, student, data, chosen, reporter=reporter)
     told = [text for text in reporter.said if "on every validation row" in text]
     assert result.record["warnings"] == told
     assert bool(told) == bool(bias)

@@ -29,7 +29,6 @@ from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
-from layermix.serving import export as exports
 from layermix.serving.evaluate import evaluate
 from layermix.serving.evaluation_rows import Sample, sample_of
 from layermix.serving.export import compare, export, measure_cost
@@ -322,7 +321,7 @@ def test_other_answers_than_pytorch_are_refused(found: list[list[float]], told: 
 
 
 def test_nothing_is_written_without_parity(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exports, "TOLERANCE", 0.0)
+    monkeypatch.setattr("layermix.serving.export.TOLERANCE", 0.0)
     with pytest.raises(ExportError, match="nothing was written"):
         export(str(model), rows_of(model))
     assert not (model / "onnx").exists()
@@ -347,9 +346,8 @@ def test_rows_without_labels_cannot_judge_int8(model: Path, tmp_path: Path) -> N
     rows = sample_of(str(model), DataConfig(path=str(tmp_path / "data")), predictor, QUIET).texts
     unlabelled = rows.map(lambda row: {"label": -100})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            exports, "sample_of", lambda *_: Sample(unlabelled, "accuracy", "unlabelled rows")
-        )
+        sample = Sample(unlabelled, "accuracy", "unlabelled rows")
+        patch.setattr("layermix.serving.export.sample_of", lambda *_: sample)
         with pytest.raises(ConfigError, match="no row has a label, so what int8 costs cannot be"):
             export(str(model), NO_DATA, int8=True)
     assert not (model / "onnx").exists()

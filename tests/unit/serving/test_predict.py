@@ -1,122 +1,26 @@
+"""Labels and probabilities of texts: their order, their length, what cannot be read."""
+
 import csv
 import io
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
-    BertTokenizer,
-)
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data import blocks as streams
-from layermix.data.texts import load_texts
+from layermix.data import blocks
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
-from layermix.serving.evaluate import evaluate, scores_text
+from layermix.serving.evaluate import evaluate
 from layermix.serving.predict import predict
 
-LETTERS = "abcdefghij"
-TEXTS = ["a b", "c", 'd "e", f', "g h i j a b", "b\tc", "ü d"]
-CLASSES = ('say "no", or', "ja\tü", "2")
-
-
-@pytest.fixture(scope="session")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random three-class BERT with class names that a careless writer would trip over."""
-    folder = tmp_path_factory.mktemp("predict") / "model"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=0.5,
-        id2label=dict(enumerate(CLASSES)),
-        label2id={name: number for number, name in enumerate(CLASSES)},
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = BertTokenizer(
-        vocab={word: number for number, word in enumerate(words)}, model_max_length=6
-    )
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def variant(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`variant(key=value, …)`: the same model with other entries in its config.json."""
-
-    def make(**entries: Any) -> str:
-        folder = tmp_path_factory.mktemp("variant")
-        for file in classifier.iterdir():
-            (folder / file.name).write_bytes(file.read_bytes())
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        (folder / "config.json").write_text(json.dumps(config | entries), encoding="utf-8")
-        return str(folder)
-
-    return make
-
-
-@pytest.fixture
-def reporter() -> tuple[Reporter, io.StringIO]:
-    """A reporter, and what it says."""
-    reporter, said = Reporter(), io.StringIO()
-    reporter.console.file = said
-    return reporter, said
-
-
-def chances(folder: Path, *texts: list[str]) -> np.ndarray[Any, Any]:
-    """What transformers alone says, one text at a time, (N, C)."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = []
-    for text in zip(*texts, strict=True):
-        batch = tokenizer(*text, truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            rows.append(model(**batch).logits.softmax(-1)[0].numpy())
-    return np.stack(rows)
-
-
-def write(file: Path, columns: dict[str, list[str]]) -> str:
-    """A table in the format of the file's ending."""
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if file.suffix == ".parquet":
-        pq.write_table(pa.table(columns), file)
-    elif file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            delimiter = "," if file.suffix == ".csv" else "\t"
-            writer = csv.DictWriter(stream, list(columns), delimiter=delimiter)
-            writer.writeheader()
-            writer.writerows(rows)
-    return str(file)
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    if file.suffix == ".jsonl":
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    with file.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="," if file.suffix == ".csv" else "\t"))
+from .conftest import CLASSES, TEXTS, chances, labelled, read, write
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
@@ -157,7 +61,7 @@ def test_blocks_make_no_difference(
     for ending in ("csv", "parquet"):
         source = write(tmp_path / f"in.{ending}", {"text": TEXTS})
         for rows in (1024, 4, 1):
-            monkeypatch.setattr(streams, "BLOCK", rows)
+            monkeypatch.setattr(blocks, "BLOCK", rows)
             predict(str(classifier), source, str(tmp_path / f"{ending}{rows}.jsonl"))
     one, *others = (read(file) for file in sorted(tmp_path.glob("*.jsonl")))
     assert len(one) == len(TEXTS)
@@ -177,7 +81,7 @@ def test_the_tokenizers_length_holds_and_is_told(
     reporter: tuple[Reporter, io.StringIO],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(streams, "BLOCK", 2)  # the share is that of all blocks
+    monkeypatch.setattr(blocks, "BLOCK", 2)  # the share is that of all blocks
     source = write(tmp_path / "in.csv", {"text": ["a b c d", "a b c d e f g", "a"]})
     predict(str(classifier), source, str(tmp_path / "out.jsonl"), reporter=reporter[0])
     four, seven, _ = read(tmp_path / "out.jsonl")
@@ -253,7 +157,7 @@ TOLD = (
 def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, rows: int
 ) -> None:
-    monkeypatch.setattr(streams, "BLOCK", rows)
+    monkeypatch.setattr(blocks, "BLOCK", rows)
     source, out = tmp_path / "in.csv", tmp_path / f"out.{ending}"
     source.write_bytes(FAULTS)
     with pytest.raises(UnreadRowsError) as caught:
@@ -279,7 +183,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
 def test_a_block_without_a_row_that_can_be_read_is_written_as_well(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
     source, out = tmp_path / "in.txt", tmp_path / "out.csv"
     source.write_text("a\nb\n\n\nc\n", encoding="utf-8")
     with pytest.raises(UnreadRowsError, match=r"^2 of 5 rows could not be read:"):
@@ -500,96 +404,6 @@ def test_plain_text_has_no_columns(classifier: Path, name: str) -> None:
         predict(str(classifier), name, text_columns=("text",))
 
 
-# -- evaluate --
-
-
-def labelled(folder: Path, split: str, labels: list[str]) -> None:
-    write(folder / f"{split}.csv", {"text": TEXTS[: len(labels)], "label": labels})
-
-
-def test_evaluate_a_folder(
-    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
-) -> None:
-    labels = [CLASSES[number % 3] for number in range(6)]
-    for split in ("train", "validation", "test"):
-        labelled(tmp_path, split, labels if split != "test" else labels[1:4])
-    scores = evaluate(str(classifier), DataConfig(path=str(tmp_path)), reporter=reporter[0])
-    assert list(scores) == ["validation", "test"]
-    best = chances(classifier, TEXTS).argmax(-1)
-    right = [CLASSES[number] == label for number, label in zip(best, labels, strict=True)]
-    assert scores["validation"]["accuracy"] == pytest.approx(np.mean(right))
-    assert (scores["validation"]["rows"], scores["test"]["rows"]) == (6, 3)
-    assert set(scores["test"]["per_class"]) == set(CLASSES)
-    assert list(scores["test"]["per_class"]) == list(CLASSES)  # in the model's order
-    table = scores_text(scores)
-    assert table.startswith("validation (6 rows)\n  accuracy")
-    assert "\ntest (3 rows)\n" in table
-    assert len({len(line) for line in table.splitlines() if CLASSES[0] in line}) == 1
-
-
-def test_evaluate_one_file_scores_every_row(
-    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
-) -> None:
-    labelled(tmp_path, "some", [CLASSES[number % 3] for number in range(6)])
-    source = str(tmp_path / "some.csv")
-    scores = evaluate(str(classifier), DataConfig(path=source), reporter=reporter[0])
-    assert list(scores) == ["some.csv"]
-    assert scores["some.csv"]["rows"] == 6
-    said = reporter[1].getvalue()
-    assert "columns: text 'text', label 'label'" in said
-    assert "train" not in said
-    assert "same text" not in said
-
-
-def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
-    classifier: Path, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
-) -> None:
-    rows = {
-        "text": [f"a {number} b" for number in range(61)],
-        "label": [CLASSES[number % 3] for number in range(61)],
-    }
-    file = write(tmp_path / "all.csv", {name: column[:60] for name, column in rows.items()})
-    with (tmp_path / "more.txt").open("w") as more:
-        more.write("a text without a label\n")
-    trained = load_texts(DataConfig(path=file, unlabeled=str(tmp_path / "more.txt")))
-    run = tmp_path / "run"
-    shutil.copytree(classifier, run / "student")
-    entries = json.loads((run / "student/config.json").read_text())
-    entries["layermix"] = {"taught": trained.taught, "split_off": trained.split_off}
-    (run / "student/config.json").write_text(json.dumps(entries))
-    (run / "result.json").write_text("{}")
-    for model in (run / "student", run):
-        scores = evaluate(str(model), DataConfig(path=file), reporter=reporter[0])
-        assert {name: one["rows"] for name, one in scores.items()} == {
-            "validation": len(trained.splits["validation"])
-        }
-    assert "is what this model was trained on, so only the tenth" in reporter[1].getvalue()
-    beside = load_texts(DataConfig(path=file, validation=file))  # all of it is trained on
-    assert beside.taught == trained.taught
-    entries["layermix"] = {"taught": beside.taught, "split_off": beside.split_off}
-    (run / "student/config.json").write_text(json.dumps(entries))
-    scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
-    assert scores["all.csv"]["rows"] == 60
-    assert "so its scores say nothing of new texts" in reporter[1].getvalue().replace("\n", " ")
-    write(tmp_path / "all.csv", rows)
-    scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
-    assert scores["all.csv"]["rows"] == 61
-
-
-def test_evaluate_goes_by_the_classes_of_the_model(classifier: Path, tmp_path: Path) -> None:
-    """Not by those that happen to stand in the file, nor by their alphabet."""
-    for name, labels in {"two": [2, 1, 2, 1], "one": [1, 1, 1, 1]}.items():
-        labelled(tmp_path, name, [CLASSES[label] for label in labels])
-        write(tmp_path / f"{name}-as-numbers.csv", {"text": TEXTS[:4], "label": labels})
-        best = chances(classifier, TEXTS[:4]).argmax(-1)
-        for file in (f"{name}.csv", f"{name}-as-numbers.csv"):
-            found = evaluate(str(classifier), DataConfig(path=str(tmp_path / file)))[file]
-            assert found["accuracy"] == pytest.approx(np.mean(best == labels))
-            assert list(found["per_class"]) == list(CLASSES)
-            counts = [own["support"] for own in found["per_class"].values()]
-            assert counts == [labels.count(label) for label in range(3)]
-
-
 def test_a_model_whose_answers_are_not_finite_is_told(variant: Any, tmp_path: Path) -> None:
     model = Path(variant())
     weights = load_file(model / "model.safetensors")
@@ -617,54 +431,6 @@ def test_a_carriage_return_within_a_text_ends_no_row(
     assert [row["text"] for row in rows] == texts
     assert b"a\rb" in out.read_bytes()
     assert out.read_bytes().count(b'"a') == 1
-
-
-def test_evaluate_reads_the_numbers_of_a_known_task_as_the_task_has_them(
-    variant: Any, tmp_path: Path
-) -> None:
-    """Not as indices into classes that the model has in another order."""
-    model = Path(variant(id2label={0: "equivalent", 1: "not_equivalent"}, num_labels=2))
-    weights = load_file(model / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
-        weights[name] = weights[name][:2].contiguous()
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    folder = tmp_path / "mrpc"
-    folder.mkdir()
-    names = ["not_equivalent", "equivalent"]
-    found = []
-    for labels in (["0", "1", "1", "0", "1", "1"], [names[n] for n in (0, 1, 1, 0, 1, 1)]):
-        for split in ("train", "validation"):
-            labelled(folder, split, labels)
-        found.append(evaluate(str(model), DataConfig(path=str(folder)))["validation"])
-    assert found[0] == found[1]
-    assert found[0]["per_class"]["equivalent"]["support"] == 4
-
-
-def test_evaluate_counts_the_rows_that_have_a_label(classifier: Path, tmp_path: Path) -> None:
-    for split in ("train", "validation"):
-        labelled(tmp_path, split, [CLASSES[number % 3] for number in range(6)])
-    labelled(tmp_path, "test", [CLASSES[0], "-1", CLASSES[1], "-1"])
-    assert evaluate(str(classifier), DataConfig(path=str(tmp_path)))["test"]["rows"] == 2
-
-
-def test_evaluate_tells_each_bad_row_once(classifier: Path, tmp_path: Path) -> None:
-    write(tmp_path / "bad.csv", {"text": TEXTS[:3], "label": [CLASSES[0], "else", ""]})
-    with pytest.raises(DataError) as caught:
-        evaluate(str(classifier), DataConfig(path=str(tmp_path / "bad.csv")))
-    assert len(caught.value.problems) == 2
-    assert "unknown label 'else'; the classes are" in caught.value.problems[0]
-    write(tmp_path / "bare.csv", {"text": TEXTS[:2], "label": ["", ""]})
-    with pytest.raises(DataError) as caught:
-        evaluate(str(classifier), DataConfig(path=str(tmp_path / "bare.csv")))
-    assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
-        "the label is missing (column 'label')"
-    ] * 2
-
-
-def test_evaluate_other_classes(classifier: Path, tmp_path: Path) -> None:
-    labelled(tmp_path, "some", ["yes", "no", "yes", "no"])
-    with pytest.raises(ModelError, match="the data have"):
-        evaluate(str(classifier), DataConfig(path=str(tmp_path / "some.csv")))
 
 
 # -- models that cannot be used --

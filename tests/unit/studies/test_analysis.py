@@ -15,8 +15,7 @@ from rich.console import Console
 from layermix.evaluation.statistics import multi_bootstrap, sign_flip
 from layermix.evaluation.verdicts import Comparison, judge
 from layermix.runs.layout import HISTORY
-from layermix.studies import analysis as findings
-from layermix.studies import scheduler as conduct
+from layermix.studies import analysis
 from layermix.studies.analysis import declare, find, plan_file
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
@@ -100,7 +99,7 @@ def test_how_far_alpha_could_have_moved_is_the_farthest(
     patterns = np.array(list(itertools.product([-way, way], repeat=layers)))
     weights = np.exp(patterns) / np.exp(patterns).sum(-1, keepdims=True)
     farthest = np.abs(weights - 1 / layers).sum(-1).max() / 2 / (1 - 1 / layers)
-    found = findings._reachable(layers, [(50, way / 100), (100, way / 100)])
+    found = analysis._reachable(layers, [(50, way / 100), (100, way / 100)])
     assert found == pytest.approx(farthest)
     assert found == pytest.approx(most, abs=0.01)
 
@@ -233,7 +232,7 @@ def test_a_verdict_waits_for_the_others_where_holm_does() -> None:
         both = [("fixed", first), ("uniform", second)]
         found = [Comparison("mrpc", "learned", arm, differences) for arm, differences in both]
         return list(
-            findings._open_verdicts(
+            analysis._open_verdicts(
                 plan, dict(zip((one, other), judge(found), strict=True))
             ).values()
         )
@@ -458,7 +457,7 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     cell = next(iter(plan.runs.values()))
     scheduler._tell_early()
     clock = [0.0]
-    monkeypatch.setattr(conduct.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("layermix.studies.scheduler.time.monotonic", lambda: clock[0])
     scheduler.began[cell.name] = 0.0, 0.0
     history = study.work(cell).with_name(f"{cell.name}.partial") / HISTORY
     history.parent.mkdir(parents=True)

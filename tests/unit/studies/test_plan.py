@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from layermix.config import DistillConfig, TeachConfig
 from layermix.errors import ConfigError
-from layermix.studies import plan as study
-from layermix.studies.plan import Plan, make_plan
+from layermix.studies.plan import DEFAULTS, Plan, make_plan
 from layermix.studies.spec import StudyConfig, load_study
 
 TINY: dict[str, Any] = {
@@ -98,7 +96,7 @@ def test_names_change_when_a_default_does() -> None:
     text = json.dumps(
         [kind.model_construct().model_dump(mode="json") for kind in kinds], sort_keys=True
     )
-    assert (study.DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "87f23ba7")
+    assert (DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "87f23ba7")
 
 
 def test_without_a_word_a_distillation_is_the_recipe_that_was_confirmed() -> None:
@@ -174,109 +172,3 @@ def test_a_smaller_training_set_is_the_students_alone() -> None:
     found = plan(tasks={"a": {"data": "A"}}, teach={"model": "M"}, axes=axes, family=[])
     assert len(found.teachers) == 1
     assert {cell.content["data"]["train_rows"] for cell in found.cells} == {10, 20}
-
-
-def test_problems_are_told_once_with_their_lines(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
-    text = """
-base:
-  training: {epochs: 0}
-teach: {model: M, epochs: 3}
-tasks:
-  a: {data: A, arms: [fixed, lerned]}
-arms:
-  fixed: {mix: fixed}
-  learned:
-    loss: {hiden_weight: 1}
-axes:
-  mix.start: [uniform, diagonal, corner]
-family:
-  - ["fixed, start=uniform", nobody]
-"""
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
-        load_study(file)
-    told = str(caught.value).splitlines()
-    assert told[0] == "5 problems in the study:"
-    assert any(line.startswith(f"  {file}:3: base.training.epochs: ") for line in told)
-    assert any(line.startswith(f"  {file}:4: teach.epochs: unknown key; did") for line in told)
-    assert any(f"{file}:12: axes.mix.start: " in line and "'corner'" in line for line in told)
-    assert "  family: nothing is called nobody; there are " in "\n".join(told)
-    assert "  tasks.a.arms: nothing is called lerned; did you mean learned?" in told
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"arms": {}}, "arms: "),
-        ({"seeds": [1, 1]}, "a seed is named twice in [1, 1]"),
-        ({"familly": []}, "familly: unknown key; did you mean family?"),
-        ({"family": [["learned"]]}, "family: "),
-        ({"family": [["learned", "learned"]]}, "family: learned is compared with itself"),
-        (
-            {"family": [["learned", "fixed"], ["fixed", "learned"]]},
-            "family: fixed and learned are named twice",
-        ),
-        (
-            {"tasks": {"a": {"data": "A", "arms": ["fixed"]}}},
-            "family: learned and fixed are on no task together",
-        ),
-        (
-            {
-                "arms": {
-                    "fixed": {"mix": "fixed", "seeds": [1, 2]},
-                    "learned": {"mix": "learned", "seeds": [3, 4]},
-                }
-            },
-            "family: learned and fixed share no seed on ",
-        ),
-        ({"axes": {"mix": ["fixed"]}, "family": []}, "axes.mix: not a field of a distillation"),
-        ({"axes": {"los.hidden_weight": [1]}}, "did you mean loss.hidden_weight?"),
-        ({"axes": {"seed": [1]}}, "axes.seed: not a field"),
-        ({"base": {"teacher": "T", "seed": 3}}, "base.seed: a study has seeds, for all its arms"),
-        ({"base": {"teacher": "T", "seeds": 3}}, "seeds: unknown key; did you mean seed?"),
-        ({"arms": {"fixed": {"mix": "fixed", "seeds": 0}, "learned": {}}}, "arms: "),
-        ({"arms": {"fixed": {"arms": ["x"]}, "learned": {}}}, "arms.fixed.arms: only a task may"),
-        ({"arms": {"fixed": {"teach": {}}, "learned": {}}}, "arms.fixed.teach: only a task may"),
-        ({"tasks": {"a": {"data": "A", "teach": {}}}}, "tasks.a.teach: the study has no teach"),
-        (
-            {
-                "teach": {"model": "M"},
-                "tasks": {"a": {"data": "A", "teach": {"training": {"x": 1}}}},
-            },
-            "unknown key",
-        ),
-        ({"tasks": {"a": {"data": "A", "arms": "fixed"}}}, "tasks: "),
-        ({"base": {}}, "fixed has no teacher: give teach (how to fine-tune one), or base:"),
-        ({"teach": {"model": "M"}}, "fixed names a teacher, but teach fine-tunes one"),
-        ({"teach": {}, "base": {}}, "teach names no model to fine-tune"),
-        ({"report": "selected"}, "which scores last and best_on_dev on validation"),
-        (
-            {"split": "holdout"},
-            "report is last and split holdout, but fixed has training.selection",
-        ),
-        (
-            {
-                "base": {"teacher": "T", "training": {"selection": "holdout"}},
-                "report": "best_on_dev",
-            },
-            "which scores last and selected on validation and holdout",
-        ),
-        ({"published": {"a": {"fixed": {"acc": 1}}}}, "published: "),
-    ],
-)
-def test_a_study_that_does_not_hold_together_is_refused(
-    tmp_path: Path, changes: dict[str, Any], told: str
-) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(TINY | changes), encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
-        load_study(file)
-    assert told in str(caught.value)
-
-
-def test_the_number_of_seeds_can_be_given_apart(tmp_path: Path) -> None:
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(TINY | {"arms": TINY["arms"] | {"none": None}}), "utf-8")
-    assert load_study(file, seeds=9).seeds == 9
-    assert load_study(file).seeds == 2

@@ -17,7 +17,7 @@ from layermix.data.tokenization import Collator, tokenize
 from layermix.errors import CacheError, ModelError
 from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
-from layermix.teacher_cache import cached_teacher as cache
+from layermix.teacher_cache import cached_teacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
 from layermix.teacher_cache.store import Identity, SignalStore
 
@@ -39,8 +39,8 @@ def rows(texts: Callable[..., TextData], tokenizer: BertTokenizer) -> Any:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few tokens in a batch and bytes in a shard that there are several of both."""
-    monkeypatch.setattr(cache, "FILL_TOKENS", 64)
-    monkeypatch.setattr(cache, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(cached_teacher, "FILL_TOKENS", 64)
+    monkeypatch.setattr(cached_teacher, "SHARD_BYTES", 40_000)
 
 
 def stored(
@@ -154,7 +154,7 @@ def test_a_value_that_float16_cannot_hold_is_told_with_its_layer(
         stored(Large(live), rows, Collator(tokenizer), tmp_path, half)
     assert str(caught.value) == (
         "layer 1 of the teacher puts out 70000, more than the 65504 that float16 can hold; use "
-        "--cache.dtype bfloat16 (or float32)"
+        "--cached_teacher.dtype bfloat16 (or float32)"
     )
     stored(Large(live), rows, Collator(tokenizer), tmp_path, replace(EXACT, dtype="bfloat16"))
 

@@ -20,7 +20,7 @@ from layermix.models.live_teacher import LiveTeacher
 from layermix.models.students import copy_blocks
 from layermix.runs.pipeline import distill_from
 from layermix.runs.prepare import prepare
-from layermix.teacher_cache import choose as remember
+from layermix.teacher_cache import choose
 from layermix.teacher_cache.cached_teacher import CachedTeacher
 from layermix.teacher_cache.choose import agree, cache_folder, open_cache, signals_for
 from layermix.teacher_cache.store import LOCK, MANIFEST
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_asked_for_live_and_said(
     free: int,
     told: str,
 ) -> None:
-    monkeypatch.setattr(remember, "free_bytes", lambda _: free)
+    monkeypatch.setattr(choose, "free_bytes", lambda _: free)
     found, said = ask(settings(tmp_path, **cache))
     assert isinstance(found, LiveTeacher)
     assert told in said[-1]
@@ -208,12 +208,12 @@ def test_bfloat16_is_taken_if_the_predictions_stay_the_same(
     same: bool,
 ) -> None:
     reporter = Listening()
-    monkeypatch.setattr(remember, "agree", lambda *_: same)
+    monkeypatch.setattr(choose, "agree", lambda *_: same)
     config = settings(tmp_path, precision="bf16")
     store, _ = open_cache(prepared, teacher, Needs((1,)), config, reporter)
     assert store.identity.precision == ("bfloat16" if same else "float32")
-    remember.filled(prepared, teacher, store, reporter)
-    monkeypatch.setattr(remember, "agree", lambda *_: pytest.fail("it is known already"))
+    choose.filled(prepared, teacher, store, reporter)
+    monkeypatch.setattr(choose, "agree", lambda *_: pytest.fail("it is known already"))
     if same:
         again, size = open_cache(prepared, teacher, Needs((1,)), config, reporter)
         assert again.identity == store.identity
@@ -224,7 +224,7 @@ def test_a_prediction_that_bfloat16_changes_is_found(
     teacher: Classifier, prepared: PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Listening()
-    monkeypatch.setattr(remember, "PROBED", 5)
+    monkeypatch.setattr(choose, "PROBED", 5)
 
     class Wavering(LiveTeacher):
         """Its bfloat16 pass answers the other way on the first row."""
@@ -242,7 +242,7 @@ def test_a_prediction_that_bfloat16_changes_is_found(
     steady += torch.tensor([3.0, -3.0])  # so that rounding changes no prediction
     assert agree(prepared, teacher, reporter)
     assert not reporter.said
-    monkeypatch.setattr(remember, "LiveTeacher", Wavering)
+    monkeypatch.setattr(choose, "LiveTeacher", Wavering)
     assert not agree(prepared, teacher, reporter)
     assert reporter.said == [
         "a bfloat16 pass of the teacher predicts another class on 1 of 5 rows: its signals are "

@@ -11,10 +11,8 @@ import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from layermix.hardware import cpu_kernels
-from layermix.hardware import precision as machine
+from layermix.hardware import cpu_kernels, precision
 from layermix.hardware.cpu_kernels import QuickFunctions, fast_pass, reuse_memory
-from layermix.hardware.precision import choose_precision
 
 CPU = torch.device("cpu")
 
@@ -164,44 +162,6 @@ def test_a_model_in_training_goes_through_it(
     assert len(shapes) == 2 + 1 + 2 * 2 + 1  # embeddings, two per block, head
 
 
-def test_precision_is_that_of_the_products_only(
-    bert: Callable[..., BertForSequenceClassification],
-) -> None:
-    model, inputs = bert(2, 16, dropout=0.0), torch.tensor([[2, 7, 8, 3]])
-    exact = model(inputs).logits
-    with fast_pass(CPU, torch.float32):
-        assert model(inputs).logits.equal(exact)
-    with fast_pass(CPU, torch.bfloat16):
-        rough = model(inputs).logits
-    assert rough.dtype == torch.bfloat16
-    assert not rough.float().equal(exact)
-    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
-
-
-def test_auto_takes_bfloat16_only_where_the_machine_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_precision("fp32") == torch.float32
-    assert choose_precision("bf16") == torch.bfloat16
-    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(machine, "has_bfloat16", lambda _, native=native: native)
-        assert choose_precision("auto") == expected
-
-
-def test_bfloat16_of_a_processor_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    for avx512, amx, expected in ((True, False, True), (False, True, True), (False, False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=avx512: has)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=amx: has)
-        assert machine.has_bfloat16(CPU) is expected
-    asked: list[bool] = []
-
-    def cuda(including_emulation: bool) -> bool:
-        asked.append(including_emulation)
-        return True
-
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", cuda)
-    assert machine.has_bfloat16(torch.device("cuda"))
-    assert asked == [False]
-
-
 def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     on_linux = cpu_kernels.sys.platform.startswith("linux")
     assert reuse_memory() == (
@@ -227,7 +187,7 @@ for _ in range(2):
 def test_a_product_is_prepared_once_per_shape_unless_the_user_says_otherwise(
     capacity: str | None, passes: int
 ) -> None:
-    if not machine.has_bfloat16(CPU):
+    if not precision.has_bfloat16(CPU):
         pytest.skip("this processor has no bfloat16 products")
     around = {**os.environ, "ONEDNN_VERBOSE": "all"}
     around.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)

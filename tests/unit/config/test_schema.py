@@ -1,0 +1,205 @@
+"""What a config holds, which values it takes, and what a preset changes."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from layermix.config import (
+    PRESETS,
+    DataConfig,
+    DistillConfig,
+    LossConfig,
+    MixConfig,
+    StudentConfig,
+    TeachConfig,
+    TrainingConfig,
+    load,
+)
+from layermix.errors import ConfigError
+
+from .conftest import problems
+
+
+def test_the_paper_preset_is_table_1_and_our_choices() -> None:
+    config = DistillConfig(preset="paper")
+    assert config.student.model == "huawei-noah/TinyBERT_General_4L_312D"
+    assert config.mix == MixConfig(
+        strategy="learned", teacher_layers=(2, 5, 8, 11), start="uniform", learning_rate=1e-3
+    )
+    loss = config.loss
+    weights = (loss.supervised_weight, loss.logit_weight, loss.hidden_weight, loss.entropy_weight)
+    assert weights == (1, 1, 1, 0.1)
+    assert (loss.embedding_weight, loss.temperature) == (0, 1)
+    assert (loss.supervised, loss.logit, loss.hidden) == (
+        "cross_entropy",
+        "soft_cross_entropy",
+        "mean",
+    )
+    assert (loss.projection, loss.projection_bias) == ("shared", False)
+    training = config.training
+    assert (training.epochs, training.batch_size, training.eval_batch_size) == (10, 16, 32)
+    assert (training.learning_rate, training.warmup, training.schedule) == (3e-5, 300, "linear")
+    assert (training.weight_decay, training.max_grad_norm) == (0.01, 1.0)
+    assert training.selection == "none"
+    assert config.data.max_length == 128
+
+
+def test_the_tinybert_preset_is_its_recipe_in_one_stage() -> None:
+    config = DistillConfig(preset="tinybert")
+    assert config.mix.strategy == "fixed"
+    loss = config.loss
+    assert (loss.supervised_weight, loss.embedding_weight, loss.attention_weight) == (0, 1, 1)
+    assert (loss.logit, loss.hidden, loss.projection_bias) == (
+        "tinybert_mean",
+        "tinybert_mean",
+        True,
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_only_what_differs_or_what_the_paper_fixes(name: str) -> None:
+    config = DistillConfig.model_validate({"preset": name})
+    assert DistillConfig.model_validate(config.model_dump()) == config
+
+
+def test_what_the_user_says_goes_over_the_preset() -> None:
+    config = DistillConfig.model_validate({"preset": "paper", "mix": {"strategy": "uniform"}})
+    assert config.mix.strategy == "uniform"
+    assert config.mix.teacher_layers == (2, 5, 8, 11)
+
+
+def test_a_section_object_goes_over_the_preset_field_by_field() -> None:
+    config = DistillConfig(
+        preset="paper", mix=MixConfig(strategy="fixed"), training=TrainingConfig(epochs=1)
+    )
+    assert (config.mix.strategy, config.mix.teacher_layers) == ("fixed", (2, 5, 8, 11))
+    assert (config.training.epochs, config.training.warmup) == (1, 300)
+
+
+@pytest.mark.parametrize(
+    ("student", "wanted"),
+    [
+        ({"layers": 3}, StudentConfig(layers=3)),
+        ({"blocks": "0,1"}, StudentConfig(blocks=(0, 1))),
+        ({"hidden": 32, "heads": 2}, StudentConfig(hidden=32, heads=2)),
+        ("mine", StudentConfig(model="mine")),
+        ({}, StudentConfig()),
+        (StudentConfig(layers=2), StudentConfig(layers=2)),
+    ],
+)
+def test_a_student_of_ones_own_replaces_the_presets(student: Any, wanted: StudentConfig) -> None:
+    config = DistillConfig.model_validate({"preset": "paper", "student": student})
+    assert config.student == wanted
+    assert config.training.warmup == 300
+
+
+def test_an_empty_section_says_nothing(yaml: Any) -> None:
+    config = load(DistillConfig, yaml("preset: paper\nstudent:\nmix:\n"))
+    assert config == DistillConfig(preset="paper")
+
+
+def test_a_teach_config_with_one_training_key_keeps_the_others_defaults(yaml: Any) -> None:
+    config = load(TeachConfig, yaml("training: {batch_size: 8}"), {"training.warmup": "0"})
+    training = TeachConfig().training
+    assert (training.epochs, training.learning_rate) == (3, 5e-5)
+    assert config.training == training.model_copy(update={"batch_size": 8, "warmup": 0})
+
+
+def test_a_word_goes_over_a_preset_as_its_field_does() -> None:
+    config = DistillConfig.model_validate({"preset": "paper", "mix": "fixed"})
+    assert (config.mix.strategy, config.mix.teacher_layers) == ("fixed", (2, 5, 8, 11))
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_flag_turns_a_switch_of_the_preset_on_or_off(value: bool) -> None:
+    config = load(DistillConfig, None, {"preset": "tinybert", "loss.projection_bias": value})
+    assert config.loss.projection_bias is value
+
+
+@pytest.mark.parametrize(
+    ("student", "told"),
+    [
+        ({"model": "m", "layers": 3}, "model and layers"),
+        ({"blocks": [0], "layers": 3}, "blocks and layers"),
+        ({"model": "m", "hidden": 8, "ffn": 8}, "model and hidden/ffn"),
+        ({"blocks": [0], "hidden": 8}, "blocks and hidden"),
+    ],
+)
+def test_a_student_is_described_in_one_way(student: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=f"{told} contradict each other; give a model, or"):
+        StudentConfig(**student)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"path": "d", "train": "t"}, "path and train contradict each other"),
+        ({"validation": "v"}, "need a training file beside them"),
+        ({"path": "d", "test": "t"}, "need a training file beside them"),
+    ],
+)
+def test_data_come_from_one_place(data: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        DataConfig(**data)
+
+
+def test_a_file_takes_others_beside_it() -> None:
+    assert DataConfig(path="a.csv", validation="b.csv").validation == "b.csv"
+
+
+@pytest.mark.parametrize(
+    "field", ["training.learning_rate", "loss.logit_weight", "mix.learning_rate"]
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_infinite_numbers_are_refused(field: str, value: str) -> None:
+    assert f"--{field}: Input should be" in problems(DistillConfig, None, {field: value})
+
+
+@pytest.mark.parametrize("blocks", ["", "0,,1", "-1", "0;1"])
+def test_lists_that_are_none(blocks: str) -> None:
+    assert "--student.blocks: Input should be" in problems(
+        DistillConfig, None, {"student.blocks": blocks}
+    )
+
+
+def test_an_unknown_preset() -> None:
+    message = problems(DistillConfig, None, {"preset": "papre"})
+    assert "--preset: Input should be 'default', 'paper' or 'tinybert', found 'papre'" in message
+
+
+def test_python_gets_pydantics_own_error() -> None:
+    with pytest.raises(ValidationError):
+        DistillConfig.model_validate({"seed": -1})
+    with pytest.raises(ValidationError):
+        DistillConfig.model_validate("paper")
+
+
+def test_weights_of_a_mix_are_typed_as_rows() -> None:
+    flags = {"mix.strategy": "fixed", "mix.weights": "0.9,0.1; 0.5, 0.5"}
+    assert load(DistillConfig, None, flags).mix.weights == ((0.9, 0.1), (0.5, 0.5))
+    assert MixConfig(weights=[[1e-3, 1 - 1e-3]]).weights == ((1e-3, 1 - 1e-3),)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights", "told"),
+    [
+        ("uniform", "1", "weights go with the strategy fixed or learned, not uniform"),
+        ("fixed", "0.5,0.4;1,0", "weights of row 0 sum to 0.9, wanted 1"),
+        ("learned", "0.5,0.5;1,0", "a weight of row 1 is 0, from where a learned α cannot start"),
+        ("fixed", "2,-1", "less than or equal to 1"),
+        ("fixed", "a,b", "valid number"),
+    ],
+)
+def test_weights_that_are_no_distribution_are_refused(
+    strategy: str, weights: str, told: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(DistillConfig, None, {"mix.strategy": strategy, "mix.weights": weights})
+    assert told in str(caught.value)
+    assert "--mix" in str(caught.value)
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        LossConfig().logit = "kl"
