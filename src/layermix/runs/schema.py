@@ -1,0 +1,538 @@
+"""The records that a run leaves as JSON, each written and read by one class.
+
+`result.json` is a `RunRecord`, `environment.json` an `EnvironmentRecord`, `bench.json` a
+`BenchRecord`, `onnx/export.json` an `ExportRecord`; config.json of a saved model keeps a
+`SavedModelEntry`. The first four have a field `format`, the version of their layout: 0 in records
+that were written before there was one. Fields that are unknown or do not apply are left out.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+from layermix.errors import Note
+from layermix.runs.layout import RESULT
+
+FORMAT = 1
+"""The version of the layout that this code writes; it reads this one and all older ones."""
+
+
+class Part(BaseModel):
+    """A part of a record: cannot be changed; fields that it does not know are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, populate_by_name=True, ser_json_inf_nan="constants"
+    )
+
+
+class Record(Part):
+    """A file of its own."""
+
+    format: int = Field(0, ge=0, le=FORMAT)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The record in a JSON text.
+
+        Raises:
+            ValidationError: If it is not what `to_json` writes, in this version or an older one.
+        """
+        return cls.model_validate_json(text, strict=True)
+
+    def to_json(self) -> str:
+        """The record as JSON text, which ends with a line break."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values, for JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _note(value: Any) -> Any:
+    """A note; records of format 0 hold its text alone."""
+    return {"code": "", "text": value} if isinstance(value, str) else value
+
+
+Notes = tuple[Annotated[Note, BeforeValidator(_note)], ...]
+Matrix = tuple[tuple[float, ...], ...]
+"""Weights of the mix: one row per student layer, one column per teacher layer."""
+
+
+# -- result.json -----------------------------------------------------------------------------------
+
+
+class ClassScores(Part):
+    """Scores of one class; `support` is the number of its rows."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: float
+
+
+class Scores(Part):
+    """Scores on one split: numbers by the names of `layermix.evaluation.metrics`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    per_class: dict[str, ClassScores] | None = None
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """The scores over all classes by name."""
+        return self.__pydantic_extra__ or {}
+
+    def number(self, name: str) -> float | None:
+        """One score; None if it is not on record."""
+        return self.numbers.get(name)
+
+
+class ScoresBySplit(Part):
+    """Scores on the splits that are scored after every epoch."""
+
+    validation: Scores | None = None
+    holdout: Scores | None = None
+
+    @property
+    def splits(self) -> dict[str, Scores]:
+        """The scores on record, by split."""
+        return {
+            name: scores
+            for name, scores in (("validation", self.validation), ("holdout", self.holdout))
+            if scores is not None
+        }
+
+    def score(self, metric: str, split: str = "validation") -> float | None:
+        """One score; None if it is not on record."""
+        scores = self.splits.get(split)
+        return None if scores is None else scores.number(metric)
+
+
+class EpochScores(ScoresBySplit):
+    """Scores of one reported epoch; epochs count from 1."""
+
+    epoch: int | None = None
+
+
+class Metrics(Part):
+    """Scores by reported epoch, and those of the saved model on test rows.
+
+    Attributes:
+        last: The last epoch.
+        best_on_dev: The best epoch, chosen on the validation rows themselves.
+        selected: The best epoch, chosen on held-out training rows.
+        test: The saved model on the test rows.
+    """
+
+    EPOCHS: ClassVar = ("last", "best_on_dev", "selected")
+
+    last: EpochScores | None = None
+    best_on_dev: EpochScores | None = None
+    selected: EpochScores | None = None
+    test: Scores | None = None
+
+    @property
+    def epochs(self) -> dict[str, EpochScores]:
+        """The reported epochs on record, by name."""
+        reported = ((name, getattr(self, name)) for name in self.EPOCHS)
+        return {name: scores for name, scores in reported if scores is not None}
+
+    @property
+    def saved_epoch(self) -> str:
+        """The name of the reported epoch whose weights were saved."""
+        return "last" if self.selected is None else "selected"
+
+    @property
+    def saved(self) -> EpochScores:
+        """The scores of the saved model; empty if they are not on record."""
+        return self.epochs.get(self.saved_epoch, EpochScores())
+
+
+class ModelRecord(Part):
+    """The teacher or the student of a run.
+
+    Attributes:
+        place: The folder, hub id or name that its weights came from.
+        kind: How its weights began: a `model` as it was, copied `blocks`, or `fresh`.
+        new_head: Whether its classification head was started anew.
+        blocks: The teacher blocks that were copied.
+        family: Of a fresh student.
+        layers: Of a fresh student.
+        hidden: Hidden size of a fresh student, if it was chosen.
+        heads: Attention heads of a fresh student, if they were chosen.
+        ffn: Width between a block's two products of a fresh student, if it was chosen.
+        notes: What had to be changed in its weights.
+        parameters: How many.
+        bytes_on_disk: Size of the files in its folder.
+        fingerprint: Hash of its weights.
+        classes: Names in label order.
+        metrics: Scores of a teacher.
+    """
+
+    place: str | None = Field(None, alias="from")
+    kind: Literal["model", "blocks", "fresh"] | None = None
+    new_head: bool | None = None
+    blocks: tuple[int, ...] | None = None
+    family: str | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    heads: int | None = None
+    ffn: int | None = None
+    notes: Notes = ()
+    parameters: int | None = None
+    bytes_on_disk: int | None = None
+    fingerprint: str | None = None
+    classes: tuple[str, ...] = ()
+    metrics: ScoresBySplit | None = None
+
+    def score(self, metric: str) -> float | None:
+        """A score on the validation rows; None if it is not on record."""
+        return None if self.metrics is None else self.metrics.score(metric)
+
+
+class MixRecord(Part):
+    """How teacher layers were mixed.
+
+    Attributes:
+        strategy: As in the config, or the name of a mix of the user's own.
+        student_layers: Blocks of the student, from 0.
+        teacher_layers: Blocks of the teacher, from 0.
+        start: α before the first step.
+    """
+
+    strategy: str | None = None
+    student_layers: tuple[int, ...] = ()
+    teacher_layers: tuple[int, ...] = ()
+    start: Matrix | None = None
+
+
+class DataRecord(Part):
+    """The data of a run.
+
+    Attributes:
+        place: Folder, file or hub id.
+        fingerprint: Hash of texts and labels.
+        rows: By split.
+        max_length: In tokens.
+        cut: Share of rows that `max_length` cut, by split.
+    """
+
+    place: str | None = Field(None, alias="from")
+    fingerprint: str | None = None
+    rows: dict[str, int] = {}
+    max_length: int | None = None
+    cut: dict[str, float] = {}
+
+
+class Interval(Part):
+    """95 % intervals over validation rows, for one run.
+
+    Attributes:
+        metric: The score.
+        rows: The number of labelled validation rows.
+        low: Lower end of the score of the saved model.
+        high: Upper end.
+        difference: Student minus teacher; None without a teacher.
+        difference_low: Lower end of the paired interval.
+        difference_high: Upper end.
+    """
+
+    metric: str
+    rows: int
+    low: float
+    high: float
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+
+class Timings(Part):
+    """Durations.
+
+    Attributes:
+        training_seconds: Of this process; of a resumed run, since it was resumed.
+        resumed: Whether the run was resumed.
+        milliseconds_per_text: Median for one text at a time, of `teacher` and `student`.
+    """
+
+    training_seconds: float | None = None
+    resumed: bool = False
+    milliseconds_per_text: dict[str, float] | None = None
+
+
+Status = Literal["ok", "failed", "cancelled", "unfinished"]
+
+
+class RunRecord(Record):
+    """result.json of a distillation or a fine-tuning.
+
+    A finished run has every field but those that do not apply to it: `teach` has no student and no
+    mix. A failed or cancelled one has `status` and `error` only. An `unfinished` one has no file;
+    this is what a reader gets instead.
+
+    Attributes:
+        status: How the run ended.
+        error: Why it failed.
+        task: A known task's name.
+        metric: The score by which epochs are compared.
+        metrics: All scores.
+        teacher: The teacher; of `teach`, the model that was trained.
+        student: The model that was trained.
+        mix: None if no layer was mixed.
+        formula: The loss.
+        signals: How the teacher was asked; None if it was not.
+        alpha: α at the end.
+        data: Where the rows came from.
+        pair: Whether a row has two texts.
+        notes: What the user was told about data and models.
+        warnings: What the user was warned of.
+        precision: Number format of the training.
+        timings: Durations.
+        interval: None if no validation row has a label, or the score has no interval.
+    """
+
+    status: Status = "unfinished"
+    error: str | None = None
+    task: str | None = None
+    metric: str = ""
+    metrics: Metrics = Metrics()
+    teacher: ModelRecord = ModelRecord()
+    student: ModelRecord | None = None
+    mix: MixRecord | None = None
+    formula: str | None = None
+    signals: str | None = None
+    alpha: Matrix | None = None
+    data: DataRecord = DataRecord()
+    pair: bool = False
+    notes: Notes = ()
+    warnings: Notes = ()
+    precision: str | None = None
+    timings: Timings = Timings()
+    interval: Interval | None = None
+
+    @property
+    def trained(self) -> ModelRecord:
+        """The model that the run trained."""
+        return self.student or self.teacher
+
+    @property
+    def score(self) -> float | None:
+        """The primary score of the saved model on the validation rows, if it is on record."""
+        return self.metrics.saved.score(self.metric)
+
+
+def read_result(folder: Path) -> RunRecord:
+    """result.json of a finished run or a filed cell.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or the run did not finish.
+    """
+    file = folder / RESULT
+    record = RunRecord.from_json(file.read_text(encoding="utf-8"))
+    if record.status != "ok":
+        raise ValueError(f"{file}: the run is {record.status}")
+    needed = {"metric", "metrics", "teacher", "data", "precision"}
+    if missing := needed - record.model_fields_set:
+        raise ValueError(f"{file}: without {', '.join(sorted(missing))}")
+    return record
+
+
+# -- environment.json ------------------------------------------------------------------------------
+
+
+class EnvironmentRecord(Record):
+    """What it takes to repeat a run.
+
+    Attributes:
+        written: ISO 8601, UTC.
+        python: Version.
+        packages: Name -> version; torch's names the build.
+        commit: Of layermix's source tree, with `+` if it was changed; None if it was installed.
+        platform: Operating system.
+        processor: Of the graphics card, or the kind of CPU.
+        threads: Of PyTorch.
+        seed: Of the run.
+    """
+
+    written: str
+    python: str
+    packages: dict[str, str]
+    commit: str | None = None
+    platform: str
+    processor: str
+    threads: int
+    seed: int
+
+
+# -- bench.json ------------------------------------------------------------------------------------
+
+
+class Speedup(Part):
+    """How many times as fast as the first model, over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Speedups(Part):
+    """Of texts one at a time (`alone`) and in batches (`together`)."""
+
+    alone: Speedup
+    together: Speedup
+
+
+class BenchRow(Part):
+    """One model as one of the runtimes runs it.
+
+    Attributes:
+        name: The model and what runs it.
+        runtime: What runs it.
+        parameters: None where the folder has no weights to count.
+        bytes: Size of the file with the weights.
+        median_ms: Milliseconds for one text at a time, tokenizing included.
+        p95_ms: The same, 95th percentile.
+        texts_per_second: In batches, tokenizing included; median over rounds.
+        times_as_fast: Against the first model.
+    """
+
+    name: str
+    runtime: Literal["torch", "onnx", "int8"] | None = None
+    parameters: int | None = None
+    bytes: int
+    median_ms: float
+    p95_ms: float
+    texts_per_second: float
+    times_as_fast: Speedups
+
+
+class BenchRecord(Record):
+    """bench.json: size and speed of models, measured in turns.
+
+    Attributes:
+        models: The first one is compared with.
+        rows: Where the texts came from, in words.
+        texts: How many there were.
+        mean_tokens: Per text, as the models get it.
+        rounds: How often everything was measured.
+        batch_size: Texts per batch.
+        written: ISO 8601, UTC.
+        threads: Of PyTorch.
+        processor: Of the graphics card, or the kind of CPU.
+        packages: Name -> version.
+    """
+
+    models: tuple[BenchRow, ...] = Field(min_length=1)
+    rows: str
+    texts: int | None = None
+    mean_tokens: float
+    rounds: int
+    batch_size: int
+    written: str | None = None
+    threads: int
+    processor: str
+    packages: dict[str, str] = {}
+
+
+# -- onnx/export.json ------------------------------------------------------------------------------
+
+
+class Parity(Part):
+    """PyTorch against float32 ONNX on the same rows.
+
+    Attributes:
+        rows: Compared in batches.
+        alone: So many of them were compared one by one as well.
+        max_difference: Of a logit.
+        other_answers: Rows with another prediction.
+    """
+
+    rows: int
+    alone: int
+    max_difference: float
+    other_answers: int
+
+
+class QuantizationCost(Part):
+    """What int8 costs on labelled rows.
+
+    Attributes:
+        metric: The score.
+        rows: How many labelled rows.
+        float32: The score before.
+        int8: The score after.
+        drop: Before minus after, in points (hundredths).
+        low: Lower end of the paired 95 % interval of the drop over rows, in points.
+        high: Upper end.
+        same_answers: Share of rows with the same prediction.
+        in_float: Parts of the network left in float beside the last product.
+    """
+
+    metric: str
+    rows: int
+    float32: float
+    int8: float
+    drop: float
+    low: float
+    high: float
+    same_answers: float
+    in_float: tuple[str, ...]
+
+
+class FileSizes(Part):
+    """Bytes of the exported files."""
+
+    onnx: int
+    int8: int | None = None
+
+
+class ExportRecord(Record):
+    """onnx/export.json: what was exported, and how it was checked.
+
+    Attributes:
+        opset: Of ONNX.
+        fingerprint: Hash of the model's weights.
+        weights: File -> sha256 of the weights that it was made from.
+        rows: Where the rows it was checked on came from, in words.
+        pair: Whether a row has two texts.
+        max_length: In tokens.
+        parity: The float32 file against PyTorch.
+        bytes: Sizes.
+        versions: Package -> version.
+        int8: None if there is no int8 file.
+    """
+
+    opset: int
+    fingerprint: str
+    weights: dict[str, str]
+    rows: str
+    pair: bool
+    max_length: int
+    parity: Parity
+    bytes: FileSizes
+    versions: dict[str, str] = {}
+    int8: QuantizationCost | None = None
+
+
+# -- config.json of a saved model ------------------------------------------------------------------
+
+
+class SavedModelEntry(Part):
+    """The entry `layermix` of config.json, so that a saved model reads texts as it was trained to.
+
+    Attributes:
+        max_length: At which texts are cut, in tokens.
+        text_columns: The columns that it reads.
+        taught: sha256 of the texts of its training rows, with those that were split off.
+        split_off: Whether a tenth of those rows was kept for validation.
+    """
+
+    max_length: PositiveInt | None = None
+    text_columns: tuple[str, ...] = Field((), max_length=2)
+    taught: str | None = None
+    split_off: bool = False
