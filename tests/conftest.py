@@ -14,12 +14,7 @@ import pytest
 
 # Before they are imported: hence imports below the first statement.
 jaxtyping.install_import_hook(
-    [
-        "layermix.core.signals",
-        "layermix.core.mixing",
-        "layermix.core.losses",
-        "layermix.core.objective",
-    ],
+    [f"layermix.core.{name}" for name in ("signals", "mixing", "losses", "terms", "objective")],
     "beartype.beartype",
 )
 

@@ -57,13 +57,14 @@ def test_a_mix_gives_a_distribution_for_any_numbers_of_layers(name: str, start: 
                 continue
             mix = build_mix(config, plan, generator)
             projected, layers = torch.zeros(students, 2, 3, 4), torch.randn(teachers, 2, 3, 4)
-            mixture = mix(projected, layers[list(getattr(mix, "used", range(teachers)))])
+            mask = torch.ones(2, 3, dtype=torch.bool)
+            mixture = mix(projected, layers[list(getattr(mix, "used", range(teachers)))], mask)
             assert mixture.targets.shape == (students, 2, 3, 4)
-            assert mixture.weights.shape == (students, teachers)
+            assert mixture.alpha.shape == (students, teachers)
             assert mixture.entropy.shape == (students,)
-            assert (mixture.weights >= 0).all()
-            torch.testing.assert_close(mixture.weights.sum(-1), torch.ones(students))
-            expected = torch.einsum("kl,lbtd->kbtd", mixture.weights, layers)
+            assert (mixture.alpha >= 0).all()
+            torch.testing.assert_close(mixture.alpha.sum(-1), torch.ones(students))
+            expected = torch.einsum("kl,lbtd->kbtd", mixture.alpha, layers)
             torch.testing.assert_close(mixture.targets, expected)
 
 

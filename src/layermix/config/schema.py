@@ -289,6 +289,9 @@ class TrainingConfig(Section):
     precision: Precision = "auto"
     """Of the matrix products: bf16 (bfloat16 autocast; weights, mix and losses stay float32), fp32,
     or auto: bf16 where the machine has instructions for it."""
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that pad rows and read the teacher's stored signals ahead of the step; 0 does both
+    within the step. The result is the same."""
     accumulation: Positive = 1
     """Batches whose gradients are added up before a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5

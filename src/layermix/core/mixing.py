@@ -1,15 +1,16 @@
 """Equations (1) and (2): the weights α that mix teacher layers into one target per student layer.
 
 To add a way to mix, add a row to `MIXES` and its name to `config.MixName`, in the same order (and a
-class only if none of these can express it).
+class only if none of these can express it). A mix of your own need not be in the table:
+`distill_from(…, mix=…)` takes any `Mix`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from layermix.config import MixConfig
@@ -20,69 +21,113 @@ Weights = Float[Tensor, "K L"]
 
 
 class Mixture(NamedTuple):
-    """What a mix gives: targets, the weights that made them, and their entropy in nats."""
+    """What a mix gives for one batch.
+
+    Attributes:
+        targets: h~_k for every student layer that is taught.
+        alpha: α as it was used; where it differs from token to token, its mean over the real ones.
+            Logs, records and reports show this.
+        entropy: H(α_k) in nats.
+    """
 
     targets: Float[Tensor, "K B T D"]
-    weights: Weights
+    alpha: Weights
     entropy: Float[Tensor, " K"]
 
 
+@runtime_checkable
+class Mix(Protocol):
+    """A way to mix: an `nn.Module` whose parameters, if any, are α's (or what α is made of).
+
+    `used` (optional): the columns of α that it takes, so that of the other teacher layers nothing
+    is asked. `constant` (optional): True if α never changes, so that nobody follows it.
+    `alpha` (optional): α before any batch, (K, L), for the record.
+    """
+
+    def __call__(
+        self,
+        student: Float[Tensor, "K B T D"],
+        teacher: Float[Tensor, "U B T D"],
+        mask: Bool[Tensor, "B T"],
+    ) -> Mixture:
+        """Mix the teacher's layers.
+
+        Args:
+            student: P h_k, the projected hidden states, in the graph: a mix may look at them.
+            teacher: The teacher's layers, those of `used` if the mix has that, else all L.
+            mask: True where a position holds a real token.
+        """
+        ...
+
+    def parameters(self) -> Any:
+        """Yield what is learned; `nn.Module` has this."""
+        ...
+
+
 class FixedMix(nn.Module):
-    """Weights that are set once and never learned.
+    """α that is set once and never learned.
 
     Args:
-        weights: α; each row sums to 1.
+        alpha: Each row sums to 1, (K, L).
 
     Attributes:
         used: The columns that have any weight; of the other layers nothing is asked.
     """
 
-    weights: Tensor
+    constant = True
+    alpha: Tensor
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, alpha: Weights) -> None:
         super().__init__()
-        self.register_buffer("weights", weights.clone())
-        self.used: tuple[int, ...] = tuple(weights.any(0).nonzero().flatten().tolist())
+        self.register_buffer("alpha", alpha.clone())
+        self.used: tuple[int, ...] = tuple(alpha.any(0).nonzero().flatten().tolist())
 
     def forward(
-        self, student: Float[Tensor, "K B T D"], teacher: Float[Tensor, "U B T D"]
+        self,
+        student: Float[Tensor, "K B T D"],
+        teacher: Float[Tensor, "U B T D"],
+        mask: Bool[Tensor, "B T"],
     ) -> Mixture:
         """Equation (1) with the given α over the layers that are used."""
-        targets = mixed(self.weights[:, self.used], teacher)
-        return Mixture(targets, self.weights, torch.special.entr(self.weights).sum(-1))
+        targets = mixed(self.alpha[:, self.used], teacher)
+        return Mixture(targets, self.alpha, torch.special.entr(self.alpha).sum(-1))
 
 
 class SoftmaxMix(nn.Module):
-    """Learned weights: α_k = softmax(s_k), equation (2), one row of logits s per student layer.
+    """Learned α: α_k = softmax(s_k), equation (2), one row of logits s per student layer.
 
     Args:
-        weights: The α to start from, all positive; s = log α, centred, so that uniform starts at 0.
+        alpha: Where to start, all positive, (K, L); s = log α, centred, so that uniform starts
+            at 0.
     """
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, alpha: Weights) -> None:
         super().__init__()
-        logits = weights.log()
+        logits = alpha.log()
         self.logits = nn.Parameter(logits - logits.mean(-1, keepdim=True))
 
     @property
-    def weights(self) -> Weights:
+    def alpha(self) -> Weights:
         """α as it is now, detached."""
         return self.logits.detach().softmax(-1)
 
     def forward(
-        self, student: Float[Tensor, "K B T D"], teacher: Float[Tensor, "L B T D"]
+        self,
+        student: Float[Tensor, "K B T D"],
+        teacher: Float[Tensor, "L B T D"],
+        mask: Bool[Tensor, "B T"],
     ) -> Mixture:
         """Equation (1) with α from equation (2)."""
-        log_weights = self.logits.log_softmax(-1)
-        weights = log_weights.exp()
+        log_alpha = self.logits.log_softmax(-1)
+        alpha = log_alpha.exp()
         # Σ α log α through log α: at a corner α underflows to 0, where d(α log α)/dα is infinite.
-        return Mixture(mixed(weights, teacher), weights, -(weights * log_weights).sum(-1))
+        return Mixture(mixed(alpha, teacher), alpha, -(alpha * log_alpha).sum(-1))
 
 
-def mixed(weights: Weights, teacher: Float[Tensor, "L B T D"]) -> Float[Tensor, "K B T D"]:
+def mixed(alpha: Weights, teacher: Float[Tensor, "L B T D"]) -> Float[Tensor, "K B T D"]:
     """Equation (1): h~_k = Σ_l α_{k,l} h_l, as one matrix product over all tokens."""
-    precise = torch.promote_types(weights.dtype, teacher.dtype)
-    targets = weights.to(precise) @ teacher.to(precise).flatten(1)
+    precise = torch.promote_types(alpha.dtype, teacher.dtype)
+    targets = alpha.to(precise) @ teacher.to(precise).flatten(1)
     return targets.view(-1, *teacher.shape[1:])
 
 
@@ -144,15 +189,15 @@ class MixRow:
     """A named way to mix.
 
     Attributes:
-        kind: The class that holds α.
-        weights: α, or where it starts, from (K, L, generator).
+        kind: The class that holds α, made from α or from where it starts.
+        start: α, or where it starts, from (K, L, generator).
         summary: One line for people.
         paper: Where it comes from.
         last_student_layer_only: Whether only the last of the student layers is taught.
     """
 
-    kind: type[FixedMix] | type[SoftmaxMix]
-    weights: Callable[[int, int, torch.Generator], Weights]
+    kind: Callable[[Weights], Mix]
+    start: Callable[[int, int, torch.Generator], Weights]
     summary: str
     paper: str
     last_student_layer_only: bool = False
@@ -181,7 +226,13 @@ MIXES: Mapping[str, MixRow] = {
 
 @dataclass(frozen=True)
 class MixPlan:
-    """Which layers take part, resolved from the config and the depths of teacher and student."""
+    """Which layers take part, resolved from the config and the depths of teacher and student.
+
+    Attributes:
+        strategy: The name of the mix: its row, or the class of one of your own.
+        student_layers: K blocks of the student that are taught.
+        teacher_layers: L blocks of the teacher that are mixed.
+    """
 
     strategy: str
     student_layers: tuple[int, ...]
@@ -208,9 +259,7 @@ def plan_mix(config: MixConfig, student_depth: int, teacher_depth: int) -> MixPl
     return MixPlan(config.strategy, students, teachers)
 
 
-def build_mix(
-    config: MixConfig, plan: MixPlan, generator: torch.Generator
-) -> FixedMix | SoftmaxMix:
+def build_mix(config: MixConfig, plan: MixPlan, generator: torch.Generator) -> Mix:
     """Make the mix that `plan` describes, α of shape (K, L).
 
     Raises:
@@ -221,7 +270,6 @@ def build_mix(
         return row.kind(
             _by_hand(config.weights, len(plan.student_layers), len(plan.teacher_layers))
         )
-    start = (
-        near_one_to_one if row.kind is SoftmaxMix and config.start == "diagonal" else row.weights
-    )
+    near = row.kind is SoftmaxMix and config.start == "diagonal"
+    start = near_one_to_one if near else row.start
     return row.kind(start(len(plan.student_layers), len(plan.teacher_layers), generator))

@@ -4,6 +4,7 @@ It works without any trainer: `objective(batch, teacher_signal)` gives the loss 
 `param_groups(objective, …)` what to give an optimiser.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layermix.config import DistillConfig, LossConfig
-from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, attention_scores
-from layermix.core.mixing import FixedMix, MixPlan, Mixture, build_mix, plan_mix
+from layermix.core.mixing import Mix, MixPlan, Mixture, build_mix, plan_mix
 from layermix.core.seeds import derive, seeded
-from layermix.core.signals import Batch, Needs, Signal, evenly_spaced
+from layermix.core.signals import Batch, Needs, Signal
+from layermix.core.terms import Asks, ForwardPass, Term, terms_of
 from layermix.errors import ConfigError
 from layermix.hardware.cpu_kernels import fast_pass
 from layermix.hardware.precision import at_least_float32, choose_precision
@@ -33,7 +34,7 @@ class Output:
         weighted: Each term with its weight, summed over the batch; the loss is their sum over the
             number of examples.
         logits: The student's scores, detached, (B, C).
-        weights: α as it was used, detached, (K, L), or None if nothing is mixed.
+        alpha: α as it was used, detached, (K, L), or None if nothing is mixed.
         entropy: H(α_k) in nats, detached, (K,), or None.
     """
 
@@ -41,7 +42,7 @@ class Output:
     parts: Parts
     weighted: Parts
     logits: Float[Tensor, "B C"]
-    weights: Float[Tensor, "K L"] | None
+    alpha: Float[Tensor, "K L"] | None
     entropy: Float[Tensor, " K"] | None
 
 
@@ -94,83 +95,88 @@ class Projection(nn.Module):
 
 
 class Objective(nn.Module):
-    """`L = L_sup + λ_logit·L_logit + λ_hid·L_hid + L_ent`, equation (4), with its student.
+    """`L = Σ_t λ_t L_t` over the terms of equation (4), with the student, the mix and P.
 
-    A term of weight 0 is not built: it owns no parameters and asks neither side for a signal.
+    What no term looks at is not kept: it owns no parameters and asks neither side for a signal.
 
     Args:
         student: An `Encoder` that is an `nn.Module`: `student(batch, needs) -> Signal`.
-        loss: The terms and their weights.
-        plan: Which layers take part; needed if the hidden or the attention loss has a weight.
-        mix: `mix(student, teacher) -> Mixture`, both (layers, B, T, D); an `nn.Module` of your own
-            will do. The mixes here do not look at the student; yours may.
-        projection: P; needed if the hidden or the embedding loss has a weight.
+        terms: What is summed, in this order; no two of one name.
+        plan: Which layers take part; needed if a term looks at layers.
+        mix: A `Mix`; needed if a term looks at the mixture.
+        projection: P; needed if a term looks at projected states.
         precision: Of the products in student and P; mix and losses are float32 always.
 
+    Attributes:
+        student_needs: All that the terms ask of the student.
+        teacher_needs: All that they ask of the teacher.
+        needs_teacher: Whether any term looks at the teacher.
+
     Raises:
-        ConfigError: If every weight is 0.
-        ValueError: If a part is missing that a term needs.
+        ConfigError: If there are no terms.
+        ValueError: If two terms have one name, or a part is missing that a term needs.
     """
 
     accepts_loss_kwargs = True  # Trainer: the loss is normalised by num_items already
     student: Any
     mix: Any
     projection: Any
+    terms: Any
 
     def __init__(
         self,
         student: nn.Module,
-        loss: LossConfig,
+        terms: Sequence[Term],
         plan: MixPlan | None = None,
-        mix: nn.Module | None = None,
+        mix: Mix | None = None,
         projection: nn.Module | None = None,
         precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.precision = precision
-        if loss.hidden_weight and (plan is None or mix is None or projection is None):
-            raise ValueError("the hidden loss has a weight, so plan, mix and projection are needed")
-        if loss.attention_weight and plan is None:
-            raise ValueError("the attention loss has a weight, so a plan is needed")
-        if loss.embedding_weight and projection is None:
-            raise ValueError("the embedding loss has a weight, so a projection is needed")
-        watching, watched = _attention_pairs(plan if loss.attention_weight else None)
-        if not loss.hidden_weight:
-            plan = mix = None
-        self.student, self.loss, self.plan, self.mix = student, loss, plan, mix
-        embedding = loss.embedding_weight > 0
-        self.projection = projection if plan or embedding else None
-        padding = HIDDEN[loss.hidden].padding and self.projection is not None
-        taught = plan.student_layers if plan else ()
-        self.student_needs = Needs(taught, embedding, padding, watching)
-        asked = plan.teacher_layers if plan else ()
-        if plan and isinstance(mix, FixedMix):
-            asked = tuple(plan.teacher_layers[column] for column in mix.used)
-        self.teacher_needs = Needs(asked, embedding, padding, watched)
-        self.supervised = SUPERVISED[loss.supervised].function
-        self.logit = LOGIT[loss.logit].function
-        self.hidden = HIDDEN[loss.hidden].function
-        self.learns_mix = mix is not None and any(True for _ in mix.parameters())
-        weights = {
-            "supervised": loss.supervised_weight,
-            "logit": loss.logit_weight,
-            "hidden": loss.hidden_weight,
-            "embedding": loss.embedding_weight,
-            "attention": loss.attention_weight,
-            "entropy": -loss.entropy_weight if self.learns_mix else 0.0,
-        }
-        self.weights = {name: weight for name, weight in weights.items() if weight}
-        if not self.weights:
+        if not terms:
             raise ConfigError(
                 "every term of the loss has weight 0, so there is nothing to learn from; give one "
                 "of loss.supervised_weight, logit_weight, hidden_weight, embedding_weight, "
                 "attention_weight a weight"
             )
+        names = [term.name for term in terms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"found two terms of one name in {names}; give each its own")
+        self.precision = precision
+        asked = [term.asks(plan) for term in terms]
+        self._check_parts(terms, asked, plan, mix, projection)
+        self.mixes = any(asks.mixture for asks in asked)
+        self.projects = self.mixes or any(asks.projected for asks in asked)
+        self.projects_embedding = any(asks.projected_embedding for asks in asked)
+        self.student, self.plan = student, plan if self.mixes or self.projects else None
+        self.mix = mix if self.mixes else None
+        self.projection = projection if self.projects or self.projects_embedding else None
+        self.terms = nn.ModuleList(terms)
+        self.mixed_layers = _used_layers(plan, mix) if plan and self.mixes else ()
+        taught = plan.student_layers if plan and self.projects else ()
+        self.student_needs = Needs.union([Needs(taught), *(asks.student for asks in asked)])
+        of_teacher = [asks.teacher for asks in asked if asks.teacher is not None]
+        self.needs_teacher = self.mixes or bool(of_teacher)
+        self.teacher_needs = Needs.union([Needs(self.mixed_layers), *of_teacher])
+        self.learns_mix = self.mix is not None and any(True for _ in self.mix.parameters())
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any term looks at the teacher."""
-        return self.loss.asks_teacher
+    @staticmethod
+    def _check_parts(
+        terms: Sequence[Term],
+        asked: Sequence[Asks],
+        plan: MixPlan | None,
+        mix: Mix | None,
+        projection: nn.Module | None,
+    ) -> None:
+        for term, asks in zip(terms, asked, strict=True):
+            wanted = {
+                "plan": asks.mixture or asks.projected,
+                "mix": asks.mixture,
+                "projection": asks.mixture or asks.projected or asks.projected_embedding,
+            }
+            given = {"plan": plan, "mix": mix, "projection": projection}
+            if missing := [name for name, need in wanted.items() if need and given[name] is None]:
+                raise ValueError(f"{term.symbol} needs {', '.join(missing)}, found none; give it")
 
     def forward(
         self, batch: Batch, teacher: Signal | None = None, num_items: Tensor | int | None = None
@@ -182,75 +188,63 @@ class Objective(nn.Module):
             teacher: The teacher's signal for the same batch; None if no term needs it.
             num_items: Number of examples in the whole accumulated, global batch; the sum over this
                 batch's examples is divided by it (default: this batch's own number).
+
+        Raises:
+            ValueError: If a term needs the teacher's signal and there is none.
         """
-        student, projected, embedded = self._pass(batch)
-        examples = student.logits.shape[0]
-        terms: dict[str, Tensor] = {}  # each (B,)
-        mixture: Mixture | None = None
-        if "supervised" in self.weights:
-            terms["supervised"] = self.supervised(student.logits, batch["labels"])
         if teacher is None and self.needs_teacher:
             raise ValueError(f"found no teacher signal, wanted one for {self.formula()}")
-        if teacher is not None and "logit" in self.weights:
-            terms["logit"] = self.logit(student.logits, teacher.logits, self.loss.temperature)
-        if teacher is not None and "hidden" in self.weights:
-            mixture = self.mix(projected, teacher.select(self.teacher_needs.layers))
-            terms["hidden"] = self.hidden(projected, mixture.targets, student.mask)
-            if "entropy" in self.weights:
-                terms["entropy"] = mixture.entropy.sum().expand(examples)
-        if teacher is not None and "embedding" in self.weights:
-            pair: Any = embedded, teacher.embedding
-            terms["embedding"] = self.hidden(*(one[None] for one in pair), student.mask)
-        if teacher is not None and "attention" in self.weights:
-            own: Any = student.attention
-            wanted: Any = teacher.attention
-            heads = self.loss.attention_heads
-            terms["attention"] = attention_scores(own, wanted, student.mask, heads)
-        weighted = {name: self.weights[name] * term.sum() for name, term in terms.items()}
+        given = self._pass(batch, teacher)
+        terms: dict[str, Tensor] = {term.name: term(given) for term in self.terms}  # each (B,)
+        weighted = {term.name: term.weight * terms[term.name].sum() for term in self.terms}
         total = torch.stack(list(weighted.values())).sum()
+        mixture = given.mixture
         return Output(
-            loss=total / (examples if num_items is None else num_items),
+            loss=total / (len(given.student.logits) if num_items is None else num_items),
             parts={name: term.detach().sum() for name, term in terms.items()},
             weighted=weighted,
-            logits=student.logits.detach(),
-            weights=mixture.weights.detach() if mixture else None,
+            logits=given.student.logits.detach(),
+            alpha=mixture.alpha.detach() if mixture else None,
             entropy=mixture.entropy.detach() if mixture else None,
         )
 
-    def _pass(self, batch: Batch) -> tuple[Signal, Any, Any]:
-        """The student's signal, and its hidden states and embedding output projected, if asked."""
+    def _pass(self, batch: Batch, teacher: Signal | None) -> ForwardPass:
+        """The student's signal, and what of it is projected and mixed."""
         projected = embedded = None
+        mixture: Mixture | None = None
         with fast_pass(next(self.parameters()).device, self.precision):
             student: Signal = self.student(batch, self.student_needs)
-            if "hidden" in self.weights:
-                hidden = student.select(self.student_needs.layers)
+            if self.projects:
+                assert self.plan is not None
+                hidden = student.select(self.plan.student_layers)
                 projected = at_least_float32(self.projection(hidden))
-            if "embedding" in self.weights:
+            if self.projects_embedding:
                 embedded = at_least_float32(self.projection.embedding(student.embedding))
         student = replace(student, logits=at_least_float32(student.logits))
-        return student, projected, embedded
+        if self.mixes:
+            assert teacher is not None
+            mixture = self.mix(projected, teacher.select(self.mixed_layers), student.mask)
+        return ForwardPass(batch, student, teacher, projected, embedded, mixture)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ of each term, by its name."""
+        return {term.name: term.weight for term in self.terms}
 
     def formula(self) -> str:
         """The objective as a line of mathematics, with the numbers it runs with."""
-        loss, plan = self.loss, self.plan
-        temperature = f", T={loss.temperature:g}" if loss.temperature != 1 else ""
-        over = (
-            f"; {plan.strategy} α over teacher layers {list(plan.teacher_layers)}" if plan else ""
-        )
-        symbols = {
-            "supervised": f"L_sup[{loss.supervised}]",
-            "logit": f"L_logit[{loss.logit}{temperature}]",
-            "hidden": f"L_hid[{loss.hidden}{over}]",
-            "embedding": f"L_emb[{loss.hidden}]",
-            "attention": f"L_att[heads {loss.attention_heads}]",
-            "entropy": "Σ_k H(α_k)",
-        }
-        terms = [f"{weight:g}·{symbols[name]}" for name, weight in self.weights.items()]
+        terms = [f"{term.weight:g}·{term.describe(self.plan)}" for term in self.terms]
         return "L = " + " + ".join(terms).replace("+ -", "− ")
 
     def extra_repr(self) -> str:
         """Shown by `print(objective)`, above the modules."""
         return self.formula()
+
+
+def _used_layers(plan: MixPlan, mix: Mix | None) -> tuple[int, ...]:
+    """The teacher layers that the mix takes: those of its columns `used`, or all."""
+    used = getattr(mix, "used", range(len(plan.teacher_layers)))
+    return tuple(plan.teacher_layers[column] for column in used)
 
 
 def gradient_norms(output: Output, student: nn.Module) -> Parts:
@@ -272,18 +266,16 @@ def gradient_norms(output: Output, student: nn.Module) -> Parts:
     return norms
 
 
-def _attention_pairs(plan: MixPlan | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The student layers of L_att and, one for each, the teacher layers, as `fixed` maps them."""
-    if plan is None:
-        return (), ()
-    columns = evenly_spaced(len(plan.student_layers), len(plan.teacher_layers))
-    return plan.student_layers, tuple(plan.teacher_layers[column] for column in columns)
-
-
 def build_objective(
-    student: Any, teacher_depth: int, teacher_width: int, config: DistillConfig
+    student: Any,
+    teacher_depth: int,
+    teacher_width: int,
+    config: DistillConfig,
+    *,
+    mix: Mix | None = None,
+    terms: Sequence[Term] = (),
 ) -> Objective:
-    """Build mix and projection for a student and a teacher of the given depth and width.
+    """Build mix, projection and terms for a student and a teacher of the given depth and width.
 
     Their starts depend on the seed alone, so all arms of a seed share them.
 
@@ -292,27 +284,42 @@ def build_objective(
         teacher_depth: Number of teacher blocks.
         teacher_width: Hidden size of the teacher, D.
         config: Mix, losses and seed.
+        mix: One of your own, instead of the config's; for the layers that `plan_mix` gives.
+        terms: Terms of your own, after those of the config.
 
     Raises:
-        ConfigError, ModelError: If the mix does not fit the layers.
+        ConfigError, ModelError: If the mix does not fit the layers, or no term looks at it.
     """
-    plan = mix = projection = None
-    if config.loss.hidden_weight or config.loss.attention_weight:
+    loss, plan = config.loss, None
+    if loss.hidden_weight or loss.attention_weight or mix is not None or terms:
         plan = plan_mix(config.mix, student.num_layers, teacher_depth)
-    if config.loss.hidden_weight:
-        assert plan is not None
+    asked = [term.asks(plan) for term in terms]
+    mixes = bool(loss.hidden_weight) or any(asks.mixture for asks in asked)
+    if mix is not None and not mixes:
+        raise ConfigError(
+            "a mix was given, but no term looks at the mixture; give loss.hidden_weight a weight, "
+            "or a term that asks for the mixture"
+        )
+    if mix is not None and plan is not None:
+        plan = replace(plan, strategy=type(mix).__name__)
+    elif mixes and plan is not None:
         generator = torch.Generator().manual_seed(derive(config.seed, "mix"))
         mix = build_mix(config.mix, plan, generator)
-    if config.loss.hidden_weight or config.loss.embedding_weight:
-        layers = len(plan.student_layers) if plan and config.loss.hidden_weight else 0
+    projects = mixes or any(asks.projected for asks in asked)
+    projects_embedding = loss.embedding_weight or any(asks.projected_embedding for asks in asked)
+    projection = None
+    if projects or projects_embedding:
+        layers = len(plan.student_layers) if plan and projects else 0
         with seeded(config.seed, "projection"):
-            projection = Projection(student.hidden_size, teacher_width, layers, config.loss)
+            projection = Projection(student.hidden_size, teacher_width, layers, loss)
+    learns = mix is not None and any(True for _ in mix.parameters())
+    every = [*terms_of(loss, learns), *terms]
     precision = choose_precision(config.training.precision)
-    return Objective(student, config.loss, plan, mix, projection, precision)
+    return Objective(student, every, plan, mix, projection, precision)
 
 
 def param_groups(
-    objective: Objective, learning_rate: float, weight_decay: float, mix_learning_rate: float
+    objective: Objective, learning_rate: float, weight_decay: float, mix_learning_rate: float | None
 ) -> list[dict[str, Any]]:
     """Optimiser groups: matrices with weight decay, vectors (biases, norms) without, the mix apart.
 
@@ -320,9 +327,9 @@ def param_groups(
 
     Args:
         objective: What is trained.
-        learning_rate: For student and projection.
+        learning_rate: For student, projection and terms.
         weight_decay: For their matrices.
-        mix_learning_rate: For the mix logits s.
+        mix_learning_rate: For the mix, such as its logits s; None leaves it out.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and `name`; empty ones left out.
@@ -338,6 +345,7 @@ def param_groups(
     groups = [
         group("matrices", [p for p in rest if p.ndim > 1], learning_rate, weight_decay),
         group("vectors", [p for p in rest if p.ndim <= 1], learning_rate, 0.0),
-        group("mix", mix, mix_learning_rate, 0.0),
     ]
+    if mix_learning_rate is not None:
+        groups.append(group("mix", mix, mix_learning_rate, 0.0))
     return [group for group in groups if group["params"]]

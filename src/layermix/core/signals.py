@@ -8,10 +8,11 @@ the teacher, d of the student, H attention heads, K student layers that are taug
 that are mixed, U of them that have any weight in a fixed α.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from layermix.errors import ModelError
 
 Batch = Mapping[str, Any]
 """Padded tensors by name: input_ids, attention_mask, token_type_ids?, labels, row_id,
-teacher_inputs?"""
+teacher_inputs?, teacher_signal?"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,22 @@ class Needs:
         missing += [f"the attention scores of layer {layer}" for layer in lacking]
         return missing
 
+    @classmethod
+    def union(cls, needs: "Iterable[Needs]") -> "Needs":
+        """All that any of `needs` asks for; layers in the order in which they are first named.
+
+        Examples:
+            >>> Needs.union([Needs((5, 2)), Needs((2, 3), embedding=True)])
+            Needs(layers=(5, 2, 3), embedding=True, padding=False, attention=())
+        """
+        every = list(needs)
+        return cls(
+            tuple(dict.fromkeys(layer for one in every for layer in one.layers)),
+            any(one.embedding for one in every),
+            any(one.padding for one in every),
+            tuple(dict.fromkeys(layer for one in every for layer in one.attention)),
+        )
+
 
 LOGITS_ONLY = Needs()
 
@@ -63,7 +80,8 @@ class Signal:
         layers: The numbers of the blocks in `hidden`, in its order.
         hidden: Block outputs, or None if no layer was asked for.
         embedding: The embedding output, or None if it was not asked for.
-        attention: Scores before mask and softmax of the blocks asked for, in their order, or None.
+        attention: Attention scores before mask and softmax, or None if none were asked for.
+        attention_layers: The numbers of the blocks in `attention`, in its order.
     """
 
     logits: Float[Tensor, "B C"]
@@ -72,6 +90,7 @@ class Signal:
     hidden: Float[Tensor, "L B T D"] | None = None
     embedding: Float[Tensor, "B T D"] | None = None
     attention: Float[Tensor, "K B H T T"] | None = None
+    attention_layers: tuple[int, ...] = ()
 
     def select(self, layers: tuple[int, ...]) -> Float[Tensor, "L B T D"]:
         """The outputs of the blocks `layers`, in that order; no copy if they are all there is.
@@ -89,6 +108,38 @@ class Signal:
             return self.hidden
         return self.hidden[[self.layers.index(layer) for layer in layers]]
 
+    def select_attention(self, layers: tuple[int, ...]) -> Float[Tensor, "K B H T T"]:
+        """The attention scores of the blocks `layers`, in that order.
+
+        Raises:
+            ModelError: If a layer's scores are not in this signal.
+        """
+        held = Needs(attention=self.attention_layers)
+        if missing := Needs(attention=layers).missing_from(held):
+            raise ModelError(
+                f"this signal holds the attention scores of the layers "
+                f"{list(self.attention_layers)}, but {', '.join(missing)} is wanted; ask the "
+                "encoder for it"
+            )
+        assert self.attention is not None
+        if layers == self.attention_layers:
+            return self.attention
+        return self.attention[[self.attention_layers.index(layer) for layer in layers]]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Signal":
+        """The same signal on a device; data loaders call this for what is in a batch."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Signal":
+        """The same signal in memory that a GPU can copy from on its own."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Signal":
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
+
 
 class Encoder(Protocol):
     """A classifier whose block outputs can be read: the student, or a live teacher."""
@@ -103,11 +154,20 @@ class Encoder(Protocol):
 
 
 class Teacher(Protocol):
-    """A source of signals without gradient, live or remembered, that declares what it provides."""
+    """A source of signals without gradient, live or stored, that declares what it provides.
+
+    Attributes:
+        num_layers: Number of blocks.
+        hidden_size: D.
+        provides: What its signals hold.
+        in_loader: Whether it reads stored signals, on the CPU: then the collator asks it, so that
+            loader workers read ahead. A live teacher is asked within the step.
+    """
 
     num_layers: int
     hidden_size: int
     provides: Needs
+    in_loader: bool
 
     def __call__(self, batch: Batch) -> Signal:
         """Return the signal for a batch, aligned with its padded tokens."""

@@ -1,23 +1,28 @@
 """A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from layermix.config import MixConfig, TrainingConfig
+from layermix.core.alpha_learner import AlphaLearner, TaughtBatch, held_out_indices
 from layermix.core.objective import Objective, Output, gradient_norms, param_groups
 from layermix.core.seeds import EpochSampler, derive
-from layermix.core.signals import Teacher
-from layermix.errors import ModelError, NonFiniteLossError
+from layermix.core.signals import Signal, Teacher
+from layermix.errors import ConfigError, ModelError, NonFiniteLossError
 
 CHECKPOINTS_KEPT = 2
+ALPHA_LEARNER = "alpha_learner.pt"
+"""The state of the rule by which α learns, in a checkpoint."""
 
 
 class DistillTrainer(Trainer):
@@ -30,10 +35,14 @@ class DistillTrainer(Trainer):
         mix: Learning rate and schedule of the mix.
         seed: Fixes the row order and dropout.
         folder: Where checkpoints go.
+        alpha_learner: By which rule α learns; the paper's if None.
+        held_out: Tokenised rows for it that are not trained on.
         trainer_options: Passed to `transformers.Trainer`: datasets, collator, metrics, callbacks.
+            A callback that is an `OutputCallback` gets the `Output` of every batch.
 
     Raises:
         ModelError: If the teacher does not provide what the losses need.
+        ConfigError: If `alpha_learner` wants held-out rows and there are none.
     """
 
     objective: Objective
@@ -46,6 +55,9 @@ class DistillTrainer(Trainer):
         mix: MixConfig,
         seed: int,
         folder: Path,
+        *,
+        alpha_learner: AlphaLearner | None = None,
+        held_out: Any = None,
         **trainer_options: Any,
     ) -> None:
         if objective.needs_teacher:
@@ -59,6 +71,13 @@ class DistillTrainer(Trainer):
                     f"also need {', '.join(missing)}; ask the teacher for more, or change "
                     "mix.teacher_layers or the losses"
                 )
+        self.alpha_learner, self.held_out = alpha_learner or AlphaLearner(), held_out
+        if self.alpha_learner.held_out_rows and not held_out:
+            raise ConfigError(
+                f"{type(self.alpha_learner).__name__} learns α from rows that are not trained on, "
+                "but none are held out; set training.selection to holdout"
+            )
+        self.step_begun: int | None = None
         self.teacher = teacher if objective.needs_teacher else None
         self.config, self.mix, self.seed = config, mix, seed
         self.meter = PartMeter()
@@ -82,16 +101,55 @@ class DistillTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Ask the teacher, then the objective; equation (4)."""
-        signal = self.teacher(inputs) if self.teacher else None
-        output: Output = model(inputs, signal, num_items_in_batch)
-        self.meter.add(output, self.state.global_step)
+        batch, signal = taught = self._taught(inputs)
+        step = self.state.global_step
+        if self.step_begun != step:  # else a further batch of an accumulated step
+            self.step_begun = step
+            if self.objective.mix is not None:
+                self.alpha_learner.before_step(self.objective, taught, self._held_out(step))
+        output: Output = model(batch, signal, num_items_in_batch)
+        self.meter.add(output, step)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, OutputCallback):
+                callback.on_output(output, step)
         every = self.config.gradients_every
         last = self.accelerator.sync_gradients  # of the batches of this step
-        if every and last and self.state.global_step % every == 0:
+        if every and last and step % every == 0:
             self.meter.norms = gradient_norms(output, self.objective.student)
         # Gradients are averaged over processes, but num_items already counts the rows of all.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
+
+    def _taught(self, inputs: Mapping[str, Any]) -> TaughtBatch:
+        """A batch and the teacher's signal, which the collator has read or a live teacher gives."""
+        signal: Signal | None = inputs.get("teacher_signal")
+        batch = {name: value for name, value in inputs.items() if name != "teacher_signal"}
+        if signal is None and self.teacher is not None:
+            signal = self.teacher(batch)
+        return TaughtBatch(batch, signal)
+
+    def _held_out(self, step: int) -> TaughtBatch | None:
+        """The held-out rows that the rule for α gets in this step."""
+        if not (count := self.alpha_learner.held_out_rows):
+            return None
+        chosen = held_out_indices(len(self.held_out), count, self.seed, step)
+        inputs = self._training_collator()([self.held_out[index] for index in chosen])
+        return self._taught(send_to_device(inputs, self.args.device))
+
+    def _training_collator(self) -> Callable[[list[Any]], dict[str, Any]]:
+        """Rows -> batch, with the teacher's stored signal in it."""
+        if self.teacher is None or not self.teacher.in_loader:
+            return self.data_collator
+        return SignalCollator(self.data_collator, self.teacher)
+
+    def get_train_dataloader(self) -> Any:
+        """The loader of training rows, whose workers read the teacher's stored signals ahead."""
+        plain = self.data_collator
+        self.data_collator = self._training_collator()
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         """Clip within the optimizer's step where it can: on a CPU, a pass over all gradients fewer.
@@ -100,6 +158,8 @@ class DistillTrainer(Trainer):
         """
         optimizer: Any = self.optimizer
         optimizer = optimizer.optimizer  # in accelerate's wrapper
+        for weight in self._moved_by_the_learner:
+            weight.grad = None
         gradients = [one.grad for one in model.parameters() if one.grad is not None]
         if (
             self.args.device.type != "cpu"
@@ -150,11 +210,20 @@ class DistillTrainer(Trainer):
         """AdamW over `param_groups`."""
         if self.optimizer is None:
             config = self.config
-            groups = param_groups(
-                self.objective, config.learning_rate, config.weight_decay, self.mix.learning_rate
-            )
+            groups = param_groups(self.objective, config.learning_rate, config.weight_decay, None)
+            if self.objective.learns_mix:
+                groups += self.alpha_learner.parameter_groups(self.objective.mix, self.mix)
             self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
+
+    @cached_property
+    def _moved_by_the_learner(self) -> list[torch.nn.Parameter]:
+        """Parameters of the mix that are not in the student's optimiser."""
+        assert self.optimizer is not None
+        groups = self.optimizer.param_groups
+        ours = {id(weight) for group in groups for weight in group["params"]}
+        mix = () if self.objective.mix is None else self.objective.mix.parameters()
+        return [weight for weight in mix if id(weight) not in ours]
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -239,6 +308,17 @@ class DistillTrainer(Trainer):
         written.rename(self.folder / written.name)
         rotate_checkpoints(str(self.folder), save_total_limit=CHECKPOINTS_KEPT)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if state := self.alpha_learner.state_dict():
+            torch.save(state, Path(output_dir) / ALPHA_LEARNER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and (file := Path(checkpoint) / ALPHA_LEARNER).is_file():
+            state = torch.load(file, map_location=self.args.device, weights_only=True)
+            self.alpha_learner.load_state_dict(state)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Stop where a checkpoint is not of this model: Trainer would go on with what fits.
 
@@ -256,6 +336,36 @@ class DistillTrainer(Trainer):
         return str(getattr(self, "_checkpoint_parent", self.folder))
 
 
+class SignalCollator:
+    """Collates rows and reads the teacher's stored signal for them; loader workers run it.
+
+    Args:
+        collate: Rows -> padded batch.
+        teacher: Reads stored signals on the CPU.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]], teacher: Teacher) -> None:
+        self.collate, self.teacher = collate, teacher
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """The padded batch, with the signal as `teacher_signal`."""
+        batch = self.collate(rows)
+        return {**batch, "teacher_signal": self.teacher(batch)}
+
+
+class OutputCallback(TrainerCallback):
+    """A callback that also gets the `Output` of every batch, as tensors on the device."""
+
+    def on_output(self, output: Output, step: int) -> None:
+        """Take what the objective gave.
+
+        Args:
+            output: Detached, but for its loss and weighted terms; reading a number of it waits for
+                the device, so keep tensors until `on_log`.
+            step: The optimiser step it belongs to, from 0.
+        """
+
+
 class PartMeter:
     """Sums the parts of the loss as tensors between two logs, without a sync per step."""
 
@@ -269,8 +379,8 @@ class PartMeter:
     def add(self, output: Output, step: int) -> None:
         """Count one batch, and remember the first step at which a part was not finite."""
         self.rows += len(output.logits)
-        if output.weights is not None and output.entropy is not None:
-            self.alpha = output.weights, output.entropy
+        if output.alpha is not None and output.entropy is not None:
+            self.alpha = output.alpha, output.entropy
         for name, part in output.parts.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(part)) + part
             first = self.first_bad.get(name, torch.full_like(part, -1, dtype=torch.long))
@@ -282,15 +392,15 @@ class PartMeter:
         steps = {name: int(first) for name, first in self.first_bad.items()}
         return {name: step for name, step in steps.items() if step >= 0}
 
-    def drain(self) -> dict[str, float]:
+    def drain(self) -> dict[str, Any]:
         """Means per example since the last call, the latest α (K, L), entropy (K,) and norms."""
-        logs = {f"loss_{name}": float(total) / self.rows for name, total in self.sums.items()}
+        logs: dict[str, Any] = {
+            f"loss_{name}": float(total) / self.rows for name, total in self.sums.items()
+        }
         logs |= {f"gradient_{name}": float(norm) for name, norm in self.norms.items()}
         if self.alpha is not None:
-            weights, entropy = self.alpha
-            for k, row in enumerate(weights.tolist()):
-                logs |= {f"alpha/{k}/{index}": weight for index, weight in enumerate(row)}
-            logs |= {f"entropy/{k}": value for k, value in enumerate(entropy.tolist())}
+            alpha, entropy = self.alpha
+            logs |= {"alpha": alpha.tolist(), "entropy": entropy.tolist()}
         self.rows, self.sums, self.norms = 0, {}, {}
         return logs
 
@@ -317,6 +427,7 @@ class Cadence(TrainerCallback):
 
 def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> TrainingArguments:
     """The Trainer's own settings; what the config does not name is fixed here, with its reason."""
+    on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
@@ -335,7 +446,10 @@ def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> Train
         remove_unused_columns=False,  # row_id must reach the teacher
         label_names=["labels", "row_id"],
         logging_nan_inf_filter=False,  # PartMeter finds them, and says which part
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=config.loader_workers,
+        dataloader_persistent_workers=config.loader_workers > 0,
+        dataloader_pin_memory=on_gpu,
+        accelerator_config={"non_blocking": on_gpu},
     )
     # On several GPUs Trainer would use DataParallel, which cannot gather an Output.
     arguments._n_gpu = min(arguments.n_gpu, 1)

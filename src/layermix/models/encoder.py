@@ -115,7 +115,9 @@ class HFEncoder(nn.Module):
         hidden = torch.stack([heard[layer] for layer in needs.layers]) if needs.layers else None
         mask = own["attention_mask"].bool()
         attention = self._stacked(scores) if needs.attention else None
-        return Signal(logits, mask, needs.layers, hidden, heard.get(_EMBEDDING), attention)
+        return Signal(
+            logits, mask, needs.layers, hidden, heard.get(_EMBEDDING), attention, needs.attention
+        )
 
     @contextmanager
     def _listening(self, needs: Needs) -> Iterator[dict[int, Tensor]]:

@@ -20,6 +20,8 @@ class LiveTeacher:
         precision: Of its matrix products.
     """
 
+    in_loader = False
+
     def __init__(
         self, encoder: Encoder, provides: Needs, precision: torch.dtype = torch.float32
     ) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
 from layermix.atomic import write_text
-from layermix.core.mixing import Mixture
-from layermix.core.objective import Objective
+from layermix.core.objective import Objective, Output
+from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
 from layermix.evaluation import metrics
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
@@ -126,23 +126,21 @@ class EpochRecorder(TrainerCallback):
         pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
 
 
-class MixRecorder(TrainerCallback):
-    """Keeps α of every step in alpha.jsonl, as it was used; written at each log, so without a sync.
+class MixRecorder(OutputCallback):
+    """Writes α of every step, as it was used, to alpha.jsonl; at each log, so without a sync.
 
     Args:
         work: The working folder.
-        objective: One that learns its mix; it is watched from now on.
     """
 
-    def __init__(self, work: Path, objective: Objective) -> None:
+    def __init__(self, work: Path) -> None:
         self.file = work / ALPHA
         self.used: torch.Tensor | None = None
         self.unwritten: list[torch.Tensor] = []
-        assert objective.mix is not None
-        objective.mix.register_forward_hook(self._see)
 
-    def _see(self, mix: torch.nn.Module, inputs: Any, mixture: Mixture) -> None:
-        self.used = mixture.weights.detach()
+    def on_output(self, output: Output, step: int) -> None:
+        """Keep α of the batch; of an accumulated step that of the last one counts."""
+        self.used = output.alpha
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Go on where the checkpoint ends; it was logged, so its steps are there, line by line."""
@@ -206,10 +204,10 @@ def _best(by_epoch: Mapping[int, float], metric: str) -> int:
 
 
 def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
-    """Log records without clock times, α and entropy as lists; the same for the same seed.
+    """Log records without clock times, their keys in one order; the same for the same seed.
 
     Examples:
-        >>> clean_history([{"loss": 1.0, "alpha/0/0": 0.4, "alpha/0/1": 0.6, "step": 5}])
+        >>> clean_history([{"loss": 1.0, "alpha": [[0.4, 0.6]], "step": 5, "eval_runtime": 2.5}])
         [{'step': 5, 'alpha': [[0.4, 0.6]], 'loss': 1.0}]
     """
     clocks = ("_runtime", "_per_second", "_preparation_time")
@@ -217,19 +215,7 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
     for record in log_history:
         if "train_runtime" in record:  # the Trainer's summary of this process, not of the run
             continue
-        line = {
-            key: value
-            for key, value in record.items()
-            if not key.endswith(clocks) and not key.startswith(("alpha/", "entropy/"))
-        }
-        alpha: dict[int, list[float]] = {}
-        for key, value in record.items():
-            if key.startswith("alpha/"):
-                alpha.setdefault(int(key.split("/")[1]), []).append(value)
-        if alpha:
-            line["alpha"] = list(alpha.values())
-        if entropy := [value for key, value in record.items() if key.startswith("entropy/")]:
-            line["entropy"] = entropy
+        line = {key: value for key, value in record.items() if not key.endswith(clocks)}
         first = {key: line.pop(key) for key in ("step", "epoch") if key in line}
         lines.append(first | dict(sorted(line.items())))  # a checkpoint has its own order
     return lines

@@ -23,6 +23,9 @@ CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
     "texts.parquet",
 )
 
+OWN = "# own"
+"""Begins the lines of a config.yaml that name objects of the caller's own."""
+
 CARD, EXPORT, BENCH = "README.md", "onnx/export.json", "bench.json"
 """The model card and what an export tells, in a model's folder; the speeds, in a run's folder."""
 
@@ -173,12 +176,18 @@ def is_busy(final: Path) -> bool:
 
 def _differences(old: str, new: str) -> list[str]:
     """What differs between two YAML configs, as `field: was x, is y`."""
-    before, after = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    before, after = (_flat(yaml.safe_load(text)) | _own(text) for text in (old, new))
     return [
         f"{name}: was {before.get(name)}, is {after.get(name)}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     ]
+
+
+def _own(text: str) -> dict[str, Any]:
+    """The caller's own objects that a config names."""
+    lines = [line.removeprefix(OWN).strip() for line in text.splitlines() if line.startswith(OWN)]
+    return {"objects of your own": lines or "none"}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

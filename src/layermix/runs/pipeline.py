@@ -1,22 +1,28 @@
 """One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import concatenate_datasets
+from torch import Tensor
+from transformers import TrainerCallback
 
 from layermix.config import (
     DistillConfig,
-    LossConfig,
     MixConfig,
     TeachConfig,
     to_yaml,
 )
 from layermix.console import Reporter
+from layermix.core.alpha_learner import AlphaLearner
+from layermix.core.mixing import Mix
 from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
+from layermix.core.terms import Supervised, Term
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError
@@ -32,7 +38,8 @@ from layermix.models.loading import (
     fresh_student,
     load_classifier,
 )
-from layermix.runs.layout import CONFIG, RunFolder
+from layermix.runs.extensions import NONE, Extensions
+from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import prepare, tokenize_for
 from layermix.runs.trackers import check_trackers
 from layermix.runs.training import Result, Training
@@ -104,19 +111,28 @@ def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
     return texts, teacher, make_student(config, teacher, texts)
 
 
-def objective_for(student: Classifier, teacher: Classifier, config: DistillConfig) -> Objective:
+def objective_for(
+    student: Classifier, teacher: Classifier, config: DistillConfig, extensions: Extensions = NONE
+) -> Objective:
     """The objective of a student and its teacher; as `build_objective`, which knows neither."""
     depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
-    return build_objective(HFEncoder(student.model), depth, width, config)
+    return build_objective(
+        HFEncoder(student.model), depth, width, config, mix=extensions.mix, terms=extensions.terms
+    )
 
 
 def _open(
-    out: Path | str | None, config: DistillConfig | TeachConfig, resume: bool, restart: bool
+    out: Path | str | None,
+    config: DistillConfig | TeachConfig,
+    resume: bool,
+    restart: bool,
+    extensions: Extensions = NONE,
 ) -> RunFolder | None:
     check_trackers(config.training.report_to or ())
     if out is None:
         return None
-    return RunFolder(Path(out), to_yaml(config), resume=resume, restart=restart)
+    text = to_yaml(config) + "".join(f"{OWN} {line}\n" for line in extensions.described())
+    return RunFolder(Path(out), text, resume=resume, restart=restart)
 
 
 def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
@@ -166,6 +182,10 @@ def distill_from(
     resume: bool = False,
     restart: bool = False,
     reporter: Reporter | None = None,
+    mix: Mix | None = None,
+    terms: Sequence[Term] = (),
+    alpha_learner: AlphaLearner | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Result:
     """Distil a teacher into a student.
 
@@ -180,16 +200,23 @@ def distill_from(
         resume: Go on with an unfinished run in `out`, if there is one.
         restart: Throw an unfinished run in `out` away.
         reporter: Where progress is shown; quiet if None.
+        mix: A way to mix of your own, for the layers that `plan_mix` gives.
+        terms: Terms of your own, added to those of the config.
+        alpha_learner: The rule by which α learns, instead of the paper's.
+        callbacks: Of `transformers.Trainer`; an `OutputCallback` gets every `Output` as well.
 
     Raises:
         LayermixError: With what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    run = _open(out, config, resume, restart)
+    extensions = Extensions(mix, terms, alpha_learner, callbacks)
+    run = _open(out, config, resume, restart, extensions)
     teacher = align_labels(teacher, texts.label_names, texts.named)
     student = align_labels(student, texts.label_names, texts.named)
     prepared = prepare(teacher, student, texts, config, reporter)
-    return distill_prepared(prepared, teacher, student, config, run=run, reporter=reporter)
+    return distill_prepared(
+        prepared, teacher, student, config, run=run, reporter=reporter, extensions=extensions
+    )
 
 
 def distill_prepared(
@@ -201,8 +228,9 @@ def distill_prepared(
     signals: Teacher | None = None,
     run: RunFolder | None = None,
     reporter: Reporter | None = None,
+    extensions: Extensions = NONE,
 ) -> Result:
-    """Distil with a prepared prepared, so that arms may share it.
+    """Distil with data that are prepared, so that arms may share them.
 
     Args:
         prepared: From `prepare`.
@@ -212,6 +240,7 @@ def distill_prepared(
         signals: The teacher's signals, if they are there already.
         run: As in `distill_from`.
         reporter: As in `distill_from`.
+        extensions: Objects of the caller's own.
     """
     reporter = reporter or Reporter(quiet=True)
     if config.loss.supervised != "cross_entropy":
@@ -221,15 +250,17 @@ def distill_prepared(
         )
     for note in prepared.notes:
         reporter.say(note)
-    if idle := _idle(config):
+    if extensions.mix is None and (idle := _idle(config)):
         reporter.warn(
             "without effect, since α is learned with --mix.strategy learned only, and this is "
             f"{config.mix.strategy}: {', '.join(idle)}"
         )
-    objective = objective_for(student, teacher, config)
+    objective = objective_for(student, teacher, config, extensions)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
-        signals = signals_for(prepared, teacher, objective, config, reporter)
+        asked = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
+        signals = signals_for(asked, teacher, objective, config, reporter)
+    alpha = getattr(objective.mix, "alpha", None)
     extra = {
         "teacher": {
             "from": teacher.source,
@@ -243,15 +274,23 @@ def distill_prepared(
             "strategy": objective.plan.strategy,
             "student_layers": list(objective.plan.student_layers),
             "teacher_layers": list(objective.plan.teacher_layers),
-            "start": None if objective.mix is None else objective.mix.weights.tolist(),
+            "start": alpha.tolist() if isinstance(alpha, Tensor) else None,
         },
         "formula": objective.formula(),
         "signals": _kind_of(signals),
     }
-    name = config.mix.strategy if config.loss.hidden_weight else "distill"
+    name = objective.plan.strategy if objective.plan else "distill"
     speed = None if run is None else _speed(prepared, {"teacher": teacher, "student": student})
     training = Training(
-        objective, signals, prepared, student, config.training, config.mix, config.seed, speed
+        objective,
+        signals,
+        prepared,
+        student,
+        config.training,
+        config.mix,
+        config.seed,
+        speed,
+        extensions,
     )
     return training.run(name, "student", extra, run, reporter)
 
@@ -270,6 +309,14 @@ def _idle(config: DistillConfig) -> list[str]:
         for name in names
         if getattr(values, name) != type(values).model_fields[name].default
     ]
+
+
+def _with_held_out_rows(prepared: PreparedData) -> PreparedData:
+    """The same with the held-out rows among the training rows, so that their signals are stored."""
+    splits = dict(prepared.splits)
+    if "holdout" in splits:
+        splits["train"] = concatenate_datasets([splits["train"], splits["holdout"]])
+    return replace(prepared, splits=splits)
 
 
 SPEED_TEXTS = 20
@@ -351,9 +398,8 @@ def teach_from(
     prepared = tokenize_for(texts, config, model.max_length, model.tokenizer)
     for note in (*prepared.notes, *model.notes):
         reporter.say(note)
-    supervised_only = LossConfig(logit_weight=0, hidden_weight=0, entropy_weight=0)
     precision = choose_precision(config.training.precision)
-    objective = Objective(HFEncoder(model.model), supervised_only, precision=precision)
+    objective = Objective(HFEncoder(model.model), [Supervised()], precision=precision)
     training = Training(objective, None, prepared, model, config.training, MixConfig(), config.seed)
     return training.run("teacher", "teacher", {}, run, reporter)
 

@@ -1,6 +1,6 @@
 """The bar of one training: step, time left, loss by part, α as shades."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class TrainingBar(TrainerCallback):
             self.progress.update(
                 self.task, parts=f"loss {logs['loss']:.3f} ({shown}) {self.scores}"
             )
-            self.alpha.plain = alpha_shades(logs)
+            self.alpha.plain = alpha_shades(logs.get("alpha", ()))
         elif (accuracy := logs.get("eval_validation_accuracy")) is not None:
             self.scores = f"validation accuracy {accuracy:.3f}"
             # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
@@ -48,22 +48,20 @@ class TrainingBar(TrainerCallback):
             self.live.console.print(f"{epoch}: {self.scores}", markup=False, soft_wrap=True)
 
 
-def alpha_shades(logs: dict[str, float]) -> str:
+def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
     """α as one line per student layer: a shade and a number per teacher layer.
 
     Examples:
-        >>> print(alpha_shades({"alpha/0/0": 0.25, "alpha/0/1": 0.75}))
+        >>> print(alpha_shades([[0.25, 0.75]]))
         α of student layer 0: ░ .25  ▓ .75
     """
-    rows: dict[str, list[str]] = {}
-    for name, weight in logs.items():
-        if name.startswith("alpha/"):
-            layer = name.split("/")[1]
-            shade = SHADES[round(weight * (len(SHADES) - 1))]
-            rows.setdefault(layer, []).append(f"{shade} {weight:.2f}".replace("0.", "."))
-    return "\n".join(
-        f"α of student layer {layer}: {'  '.join(cells)}" for layer, cells in rows.items()
-    )
+    lines = []
+    for layer, row in enumerate(alpha):
+        shades = [SHADES[round(weight * (len(SHADES) - 1))] for weight in row]
+        numbers = [f"{weight:.2f}".replace("0.", ".") for weight in row]
+        cells = [f"{shade} {number}" for shade, number in zip(shades, numbers, strict=True)]
+        lines.append(f"α of student layer {layer}: {'  '.join(cells)}")
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Experiment trackers, as users of `transformers.Trainer` know them: logs go there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,37 @@ def trackers(names: Sequence[Tracker], folder: Path) -> list[TrainerCallback]:
     """
     found: list[TrainerCallback] = []
     for name in dict.fromkeys(names):
-        kind: Any = INTEGRATION_TO_CALLBACK[name]
+        kind: Any = _with_flat_logs(INTEGRATION_TO_CALLBACK[name])
         found.append(kind(_writer(folder)) if name == TENSORBOARD else kind())
     return found
+
+
+def _with_flat_logs(tracker: Any) -> Any:
+    """A tracker's callback that gets α and its entropy number by number: trackers take scalars."""
+
+    class Flat(tracker):  # type: ignore[misc]  # a class that is known at run time only
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any
+        ) -> Any:
+            return super().on_log(args, state, control, logs=flat_logs(logs), **others)
+
+    return Flat
+
+
+def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists of numbers as numbers.
+
+    Examples:
+        >>> flat_logs({"loss": 1.0, "alpha": [[0.4, 0.6]], "entropy": [0.7]})
+        {'loss': 1.0, 'alpha/0/0': 0.4, 'alpha/0/1': 0.6, 'entropy/0': 0.7}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in logs.items():
+        if isinstance(value, list):
+            flat |= flat_logs({f"{name}/{index}": one for index, one in enumerate(value)})
+        else:
+            flat[name] = value
+    return flat
 
 
 def _writer(folder: Path) -> Any:

@@ -35,6 +35,7 @@ from layermix.models.loading import (
 )
 from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
 from layermix.runs.environment import environment
+from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
 from layermix.runs.model_card import model_card
 from layermix.runs.progress_bar import training_bar
@@ -80,6 +81,7 @@ class Training:
     mix: MixConfig
     seed: int
     speed: Row | None = None
+    extensions: Extensions = NONE
 
     def run(
         self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
@@ -111,9 +113,14 @@ class Training:
         reuse_memory()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
-        watching = [MixRecorder(work, self.objective)] if self.objective.learns_mix else []
-        train = self.prepared.splits["train"]
+        mix = self.objective.mix
+        follows_alpha = mix is not None and not getattr(mix, "constant", False)
+        watching = [MixRecorder(work)] if follows_alpha else []
+        train, held_out = self.prepared.splits["train"], None
         tokens = occurring(train, self.student.tokenizer.pad_token_id)
+        if self.extensions.wants_held_out and "holdout" in self.prepared.splits:
+            held_out = self.prepared.splits["holdout"]
+            tokens |= occurring(held_out, self.student.tokenizer.pad_token_id)
         chosen = only_occurring_trained(self.student.model, tokens)
         with chosen, training_bar(reporter, name) as bar:
             trainer = DistillTrainer(
@@ -123,11 +130,19 @@ class Training:
                 self.mix,
                 self.seed,
                 checkpoints,
+                alpha_learner=self.extensions.alpha_learner,
+                held_out=held_out,
                 train_dataset=train,
                 eval_dataset=self.prepared.evaluated,
                 data_collator=self.prepared.collate,
                 compute_metrics=recorder.score,
-                callbacks=[recorder, *watching, bar, *trackers(self.config.report_to or (), work)],
+                callbacks=[
+                    recorder,
+                    *watching,
+                    bar,
+                    *trackers(self.config.report_to or (), work),
+                    *self.extensions.callbacks,
+                ],
             )
             trainer.remove_callback(PrinterCallback)
             resume_from = last_checkpoint(checkpoints)

@@ -27,7 +27,7 @@ from layermix.studies.spec import StudyConfig, arms_of, combinations, teach_of
 
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
-NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to",)}
+NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to", "loader_workers")}
 """Fields that say where things are kept or told, not what is computed."""
 DEFAULTS = 1
 """Part of a cell's name; raised when a default changes, so that no table mixes two of them."""

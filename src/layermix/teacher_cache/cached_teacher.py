@@ -42,6 +42,8 @@ class CachedTeacher:
         ModelError: If a row is not in the store.
     """
 
+    in_loader = True
+
     def __init__(
         self, store: SignalStore, row_ids: Sequence[int], keys: Sequence[bytes], num_layers: int
     ) -> None:

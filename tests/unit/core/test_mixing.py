@@ -21,6 +21,7 @@ from layermix.core.mixing import (
 from layermix.errors import ConfigError, ModelError
 
 STUDENT = torch.zeros(3, 2, 4, 5)
+MASK = torch.ones(2, 4, dtype=torch.bool)
 
 
 def generator() -> torch.Generator:
@@ -41,7 +42,7 @@ def softmax_at(logits: Tensor) -> SoftmaxMix:
 def test_a_fixed_mix_is_equation_1() -> None:
     weights = torch.tensor([[0.0, 1.0, 0.0, 0.0], [0.25, 0.25, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]])
     layers = teacher()
-    mixture = FixedMix(weights)(STUDENT, layers)
+    mixture = FixedMix(weights)(STUDENT, layers, MASK)
     torch.testing.assert_close(mixture.targets[0], layers[1])
     torch.testing.assert_close(mixture.targets[1], layers[0] / 4 + layers[1] / 4 + layers[2] / 2)
     torch.testing.assert_close(mixture.targets[2], layers[3])
@@ -52,7 +53,7 @@ def test_a_fixed_mix_keeps_its_own_weights() -> None:
     weights = torch.eye(3)
     mix = FixedMix(weights)
     weights.zero_()
-    assert mix.weights.equal(torch.eye(3))
+    assert mix.alpha.equal(torch.eye(3))
     assert list(mix.parameters()) == []
 
 
@@ -62,7 +63,7 @@ def test_weights_by_hand_stand_in_place_of_the_map_or_begin_a_learned_mix() -> N
     for strategy in ("fixed", "learned"):
         config = MixConfig(strategy=strategy, weights=rows)
         mix = build_mix(config, MixPlan(strategy, (0, 1), (1, 3)), generator())
-        found = mix(STUDENT[:2], teacher(2)).weights
+        found = mix(STUDENT[:2], teacher(2), MASK).alpha
         torch.testing.assert_close(found.detach(), expected)
     plan = MixPlan("fixed", (0, 1, 2), (1, 3))
     with pytest.raises(
@@ -73,18 +74,18 @@ def test_weights_by_hand_stand_in_place_of_the_map_or_begin_a_learned_mix() -> N
 
 def test_a_one_hot_softmax_is_the_fixed_mix() -> None:
     hot = nn.functional.one_hot(torch.tensor([1, 3, 2]), 4).float()
-    learned = softmax_at(hot * 2000 - 1000)(STUDENT, teacher())
+    learned = softmax_at(hot * 2000 - 1000)(STUDENT, teacher(), MASK)
     mix = FixedMix(hot)
     assert mix.used == (1, 2, 3)
-    fixed = mix(STUDENT, teacher()[1:])
-    assert learned.weights.equal(fixed.weights)
+    fixed = mix(STUDENT, teacher()[1:], MASK)
+    assert learned.alpha.equal(fixed.alpha)
     assert learned.targets.equal(fixed.targets)
     assert learned.entropy.equal(fixed.entropy)
 
 
 def test_a_softmax_at_0_is_the_uniform_mix() -> None:
-    learned = softmax_at(torch.zeros(3, 4))(STUDENT, teacher())
-    uniform = FixedMix(torch.full((3, 4), 0.25))(STUDENT, teacher())
+    learned = softmax_at(torch.zeros(3, 4))(STUDENT, teacher(), MASK)
+    uniform = FixedMix(torch.full((3, 4), 0.25))(STUDENT, teacher(), MASK)
     torch.testing.assert_close(learned, uniform)
 
 
@@ -93,7 +94,7 @@ def test_entropy_and_its_gradient_are_finite_at_a_corner(corner: float) -> None:
     logits = torch.zeros(3, 4)
     logits[:, 0] = corner
     mix = softmax_at(logits)
-    mixture = mix(STUDENT, teacher())
+    mixture = mix(STUDENT, teacher(), MASK)
     mixture.entropy.sum().backward()
     assert mix.logits.grad is not None
     assert mix.logits.grad.isfinite().all()
@@ -111,9 +112,9 @@ def test_learned_weights_are_a_distribution_whatever_the_logits(
 ) -> None:
     logits = torch.randn(students, teachers, generator=generator()) * scale
     student, layers = torch.zeros(students, 1, 1, 1), torch.ones(teachers, 1, 1, 1)
-    mixture = softmax_at(logits)(student, layers)
-    assert (mixture.weights >= 0).all()
-    torch.testing.assert_close(mixture.weights.sum(-1), torch.ones(students))
+    mixture = softmax_at(logits)(student, layers, torch.ones(1, 1, dtype=torch.bool))
+    assert (mixture.alpha >= 0).all()
+    torch.testing.assert_close(mixture.alpha.sum(-1), torch.ones(students))
     assert (mixture.entropy >= 0).all()
     assert (mixture.entropy <= math.log(teachers) + 1e-5).all()
 
@@ -121,7 +122,7 @@ def test_learned_weights_are_a_distribution_whatever_the_logits(
 def test_equal_layers_leave_the_weights_nothing_to_learn() -> None:
     same = teacher(1).expand(4, -1, -1, -1)
     mix = softmax_at(torch.randn(3, 4, generator=generator()))
-    mixture = mix(STUDENT, same)
+    mixture = mix(STUDENT, same, MASK)
     torch.testing.assert_close(mixture.targets, same[:3])
     mixture.targets.square().sum().backward()
     assert mix.logits.grad is not None
@@ -130,26 +131,27 @@ def test_equal_layers_leave_the_weights_nothing_to_learn() -> None:
 
 def test_one_layer_is_taught_as_it_is() -> None:
     mix = build_mix(MixConfig(), plan_mix(MixConfig(), 3, 1), generator())
-    mixture = mix(STUDENT, teacher(1))
+    mixture = mix(STUDENT, teacher(1), MASK)
     torch.testing.assert_close(mixture.targets, teacher(1).expand(3, -1, -1, -1))
     assert mixture.entropy.tolist() == [0, 0, 0]
 
 
 def test_half_precision_signals_are_mixed_in_float32() -> None:
-    mixture = FixedMix(torch.full((1, 3), 1 / 3))(STUDENT[:1], teacher(3).bfloat16())
+    mixture = FixedMix(torch.full((1, 3), 1 / 3))(STUDENT[:1], teacher(3).bfloat16(), MASK)
     assert mixture.targets.dtype == torch.float32
 
 
 def test_a_learned_mix_finds_the_layer_that_the_student_equals() -> None:
     layers = torch.randn(6, 8, 5, 16, generator=generator())
     student = layers[[3]]
+    mask = torch.ones(8, 5, dtype=torch.bool)
     mix = SoftmaxMix(torch.full((1, 6), 1 / 6))
     optimizer = torch.optim.AdamW(mix.parameters(), lr=0.2, weight_decay=0)
     for _ in range(400):
         optimizer.zero_grad()
-        (mix(student, layers).targets - student).square().mean().backward()
+        (mix(student, layers, mask).targets - student).square().mean().backward()
         optimizer.step()
-    weights = mix(student, layers).weights[0]
+    weights = mix(student, layers, mask).alpha[0]
     assert weights[3] > 0.99
 
 
@@ -173,16 +175,14 @@ def test_a_random_mix_is_the_same_for_the_same_seed_and_another_for_another() ->
     first, again = (build_mix(MixConfig(), plan, generator()) for _ in range(2))
     other = build_mix(MixConfig(), plan, torch.Generator().manual_seed(1))
     assert isinstance(first, FixedMix)
-    assert first.weights.equal(again.weights)
-    assert not first.weights.equal(other.weights)
-    assert not first.weights[0].equal(first.weights[1])
+    assert first.alpha.equal(again.alpha)
+    assert not first.alpha.equal(other.alpha)
+    assert not first.alpha[0].equal(first.alpha[1])
 
 
 def test_named_maps() -> None:
     plan = MixPlan("", (0, 1, 2), (1, 3, 5))
-    found = {
-        name: row.weights(3, 3, generator()).argmax(-1).tolist() for name, row in MIXES.items()
-    }
+    found = {name: row.start(3, 3, generator()).argmax(-1).tolist() for name, row in MIXES.items()}
     assert len(plan.student_layers) == 3
     assert found["fixed"] == [0, 1, 2]
     assert found["reverse"] == [2, 1, 0]
@@ -207,7 +207,7 @@ def test_last_only_teaches_the_last_student_layer_the_last_teacher_layer() -> No
     assert plan == MixPlan("last_only", (3,), (2, 5, 8, 11))
     mix = build_mix(config, plan, generator())
     assert isinstance(mix, FixedMix)
-    assert mix.weights.tolist() == [[0, 0, 0, 1]]
+    assert mix.alpha.tolist() == [[0, 0, 0, 1]]
 
 
 def test_reverse_needs_as_many_teacher_as_student_layers() -> None:

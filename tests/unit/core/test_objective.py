@@ -17,6 +17,16 @@ from layermix.core.objective import (
 )
 from layermix.core.seeds import seeded
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal
+from layermix.core.terms import (
+    Asks,
+    Attention,
+    Embedding,
+    ForwardPass,
+    Hidden,
+    Supervised,
+    Term,
+    terms_of,
+)
 from layermix.errors import ConfigError
 
 from ...recipes import whole
@@ -95,9 +105,10 @@ def test_a_term_of_weight_0_builds_nothing_and_asks_for_nothing(loss: dict[str, 
 
 def test_parts_given_for_a_term_of_weight_0_are_let_go() -> None:
     plan = MixPlan("learned", (0,), (1,))
-    loss = LossConfig(hidden_weight=0)
+    loss = LossConfig(hidden_weight=0, entropy_weight=0)
     projection = Projection(NARROW, WIDE, 1, loss)
-    made = Objective(Student(), loss, plan, SoftmaxMix(torch.ones(1, 1)), projection)
+    terms = terms_of(loss, learns_mix=True)
+    made = Objective(Student(), terms, plan, SoftmaxMix(torch.ones(1, 1)), projection)
     assert made.mix is made.projection is made.plan is None
     assert made.formula() == "L = 1·L_sup[cross_entropy] + 1·L_logit[soft_cross_entropy]"
 
@@ -121,7 +132,7 @@ def test_attention_is_taught_as_fixed_maps_it_whatever_the_mix() -> None:
     alone = objective(
         mix=mix, loss=CE_ONLY | {"attention_weight": 2, "attention_heads": "averaged"}
     )
-    assert alone.teacher_needs == Needs(attention=(3, 3))
+    assert alone.teacher_needs == Needs(attention=(3,))
     assert alone.projection is alone.mix is None
     assert alone.formula() == "L = 1·L_sup[cross_entropy] + 2·L_att[heads averaged]"
 
@@ -130,7 +141,7 @@ def test_of_layers_without_any_weight_nothing_is_asked() -> None:
     for strategy, layers in (("fixed", (2, 5)), ("all_to_one", (5,)), ("last_only", (5,))):
         made = objective(mix={"strategy": strategy})
         assert made.teacher_needs == Needs(layers)
-        assert made(batch(), signal(made.teacher_needs)).weights.shape[1] == 2
+        assert made(batch(), signal(made.teacher_needs)).alpha.shape[1] == 2
 
 
 def test_every_weight_0_is_refused() -> None:
@@ -145,12 +156,16 @@ def test_every_weight_0_is_refused() -> None:
 
 def test_a_missing_part_is_told() -> None:
     plan, mix = MixPlan("fixed", (0, 1), (2, 5)), FixedMix(torch.eye(2))
-    with pytest.raises(ValueError, match="the hidden loss has a weight, so plan, mix and proj"):
-        Objective(Student(), LossConfig(), plan, mix)
-    with pytest.raises(ValueError, match="the embedding loss has a weight, so a projection is"):
-        Objective(Student(), LossConfig(hidden_weight=0, embedding_weight=1))
-    with pytest.raises(ValueError, match="the attention loss has a weight, so a plan is needed"):
-        Objective(Student(), LossConfig(hidden_weight=0, attention_weight=1))
+    with pytest.raises(ValueError, match=r"L_hid\[mean\] needs projection, found none"):
+        Objective(Student(), [Hidden()], plan, mix)
+    with pytest.raises(ValueError, match=r"L_hid\[mean\] needs plan, mix, projection, found none"):
+        Objective(Student(), [Supervised(), Hidden()])
+    with pytest.raises(ValueError, match=r"L_emb\[mean\] needs projection"):
+        Objective(Student(), [Embedding()])
+    with pytest.raises(ValueError, match=r"L_att\[heads matched\] compares layers, so a plan"):
+        Objective(Student(), [Attention()])
+    with pytest.raises(ValueError, match="two terms of one name"):
+        Objective(Student(), [Supervised(), Supervised()])
 
 
 def test_a_missing_teacher_is_told_with_the_formula() -> None:
@@ -162,7 +177,7 @@ def test_without_a_teacher_the_supervised_term_stands_alone() -> None:
     output = objective(loss=CE_ONLY)(batch())
     assert list(output.parts) == ["supervised"]
     torch.testing.assert_close(output.loss, output.parts["supervised"] / EXAMPLES)
-    assert output.weights is output.entropy is None
+    assert output.alpha is output.entropy is None
 
 
 @pytest.mark.parametrize(
@@ -209,9 +224,9 @@ def test_output_holds_no_graph_but_the_loss_and_its_terms() -> None:
     made = objective(loss={"embedding_weight": 1})
     output = made(batch(), signal(made.teacher_needs))
     assert output.loss.requires_grad
-    others = [*output.parts.values(), output.logits, output.weights, output.entropy]
+    others = [*output.parts.values(), output.logits, output.alpha, output.entropy]
     assert not any(tensor.requires_grad for tensor in others)
-    assert output.weights.shape == (2, 2)
+    assert output.alpha.shape == (2, 2)
     assert output.entropy.shape == (2,)
 
 
@@ -258,7 +273,7 @@ def test_a_batch_of_one_is_like_any_other() -> None:
 def test_one_student_layer_and_one_teacher_layer_will_do() -> None:
     made = objective(mix={"student_layers": [0], "teacher_layers": [3]})
     output = made(batch(), signal(made.teacher_needs))
-    assert output.weights.tolist() == [[1]]
+    assert output.alpha.tolist() == [[1]]
     assert output.entropy.tolist() == [0]
     output.loss.backward()
     torch.testing.assert_close(made.mix.logits.grad, torch.zeros(1, 1), atol=1e-6, rtol=0)
@@ -271,7 +286,7 @@ def test_one_hot_softmax_is_fixed_and_softmax_at_0_is_uniform_in_loss_and_gradie
         for name in ("fixed", "uniform", "learned", "learned")
     )
     with torch.no_grad():
-        hot.mix.logits.copy_(fixed.mix.weights * 2000 - 1000)
+        hot.mix.logits.copy_(fixed.mix.alpha * 2000 - 1000)
         at_0.mix.logits.zero_()
     for learned, given in ((hot, fixed), (at_0, uniform)):
         for made in (learned, given):
@@ -338,14 +353,15 @@ class OwnMix(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.frozen = nn.Parameter(torch.ones(()), requires_grad=False)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Any:
-        return FixedMix(torch.eye(2))(student, teacher * self.scale)
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor) -> Any:
+        return FixedMix(torch.eye(2))(student, teacher * self.scale, mask)
 
 
 def test_a_mix_of_ones_own_will_do() -> None:
     loss = LossConfig(entropy_weight=0)
     plan = MixPlan("own", (0, 1), (2, 5))
-    made = Objective(Student(), loss, plan, OwnMix(), Projection(NARROW, WIDE, 2, loss))
+    terms = terms_of(loss, learns_mix=True)
+    made = Objective(Student(), terms, plan, OwnMix(), Projection(NARROW, WIDE, 2, loss))
     made(batch(), signal(made.teacher_needs)).loss.backward()
     assert made.mix.scale.grad is not None
     (mix,) = (group for group in param_groups(made, 1.0, 1.0, 1.0) if group["name"] == "mix")
@@ -365,6 +381,39 @@ def test_param_groups_hold_every_trained_parameter_once() -> None:
     assert [id(p) for p in groups["mix"]["params"]] == [id(made.mix.logits)]
     assert all(p.ndim == 1 for p in groups["vectors"]["params"])
     assert id(made.student.norm.weight) in {id(p) for p in groups["vectors"]["params"]}
+
+
+def test_the_mix_can_be_left_to_another_rule() -> None:
+    made = objective()
+    assert [group["name"] for group in param_groups(made, 1.0, 1.0, None)] == [
+        "matrices",
+        "vectors",
+    ]
+
+
+def test_a_mix_or_a_term_of_ones_own_is_built_in() -> None:
+    class Norm(Term):
+        name, symbol = "norm", "L_norm"
+
+        def asks(self, plan: MixPlan | None) -> Asks:
+            return Asks(projected=True)
+
+        def forward(self, given: ForwardPass) -> Tensor:
+            assert given.projected is not None
+            assert given.teacher is None
+            return given.projected.square().mean((0, 2, 3))
+
+    config = whole(loss=CE_ONLY)
+    made = build_objective(Student(), TEACHER_DEPTH, WIDE, config, terms=[Norm(0.5)])
+    assert made.formula() == "L = 1·L_sup[cross_entropy] + 0.5·L_norm"
+    assert not made.needs_teacher
+    assert made.mix is None
+    assert made(batch()).parts["norm"] > 0
+    made = build_objective(Student(), TEACHER_DEPTH, WIDE, whole(), mix=OwnMix())
+    assert made.plan.strategy == "OwnMix"
+    assert made.teacher_needs == Needs((2, 5))
+    with pytest.raises(ConfigError, match="a mix was given, but no term looks at the mixture"):
+        build_objective(Student(), TEACHER_DEPTH, WIDE, config, mix=OwnMix())
 
 
 def test_empty_groups_are_left_out() -> None:

@@ -76,8 +76,7 @@ def follow(bar: TrainingBar, folder: Path) -> None:
         "loss": 1.5,
         "loss_hidden": 0.5,
         "loss_logit": 1.0,
-        "alpha/0/0": 0.3,
-        "alpha/0/1": 0.7,
+        "alpha": [[0.3, 0.7]],
     }
     bar.on_log(arguments, state, control, logs={"eval_validation_accuracy": 0.75})
     bar.on_log(arguments, state, control, logs=losses)
@@ -99,8 +98,7 @@ def test_a_training_shows_step_losses_scores_and_alpha(tmp_path: Path) -> None:
 
 
 def test_alpha_by_student_layer() -> None:
-    logs = {"alpha/0/0": 0.0, "alpha/0/1": 1.0, "loss": 2.0, "alpha/1/0": 0.5, "alpha/1/1": 0.5}
-    assert alpha_shades(logs) == (
+    assert alpha_shades([[0.0, 1.0], [0.5, 0.5]]) == (
         "α of student layer 0:   .00  █ 1.00\nα of student layer 1: ▒ .50  ▒ .50"
     )
-    assert alpha_shades({"loss": 2.0}) == ""
+    assert alpha_shades(()) == ""

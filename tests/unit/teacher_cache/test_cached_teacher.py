@@ -154,7 +154,7 @@ def test_a_value_that_float16_cannot_hold_is_told_with_its_layer(
         stored(Large(live), rows, Collator(tokenizer), tmp_path, half)
     assert str(caught.value) == (
         "layer 1 of the teacher puts out 70000, more than the 65504 that float16 can hold; use "
-        "--cached_teacher.dtype bfloat16 (or float32)"
+        "--cache.dtype bfloat16 (or float32)"
     )
     stored(Large(live), rows, Collator(tokenizer), tmp_path, replace(EXACT, dtype="bfloat16"))
 
