@@ -38,19 +38,19 @@ WHOLE = 10_000  # epochs: a window ends it
 class Sizes:
     """How much is measured; `--smoke` takes the second of each."""
 
-    steps, windows, fixed_length, rows, replays = 60, 2, 64, 1000, 50
+    steps, windows, fixed_length, replays = 50, 2, 64, 50
 
     @classmethod
     def shrink(cls) -> None:
         """Toy sizes, to see whether a part runs at all."""
-        cls.steps, cls.windows, cls.fixed_length, cls.rows, cls.replays = 2, 1, 8, 40, 2
+        cls.steps, cls.windows, cls.fixed_length, cls.replays = 2, 1, 8, 2
         step.WARM = 1
         step.models = toys
         everything = step.tokens
 
         def few(tokenizer: Any) -> Any:
             found = everything(tokenizer)
-            found.splits["train"] = found.splits["train"].select(range(cls.rows))
+            found.splits["train"] = found.splits["train"].select(range(40))
             return found
 
         step.tokens = few
@@ -169,13 +169,11 @@ def steps(cache: Path) -> None:
             for name, run in contenders.items():
                 measured(at, name, run, rates[name])
         compare(at, rates, limits)
-    for step.BATCH in BATCHES:
-        torch.set_float32_matmul_precision("high")
-        at = f"batch {step.BATCH}, TF32"
-        rates = defaultdict(list)
-        for name in ("textbrewer", "tinybert", "layermix fp32"):
-            measured(at, name, contenders[name], rates[name])
-        compare(at, rates, {})
+    torch.set_float32_matmul_precision("high")  # at the last size
+    rates = defaultdict(list)
+    for name in ("textbrewer", "tinybert", "layermix fp32"):
+        measured(f"{at}, TF32", name, contenders[name], rates[name])
+    compare(f"{at}, TF32", rates, {})
 
 
 def own(precision: str, cache: Path, **options: Any) -> Any:
@@ -218,8 +216,9 @@ def profile(cache: Path) -> None:
                 plain = per_step(own("bf16", cache, **options))
                 row(f"{at}: a step", plain, "ms")
                 watched(at, cache, plain, options)
-            with told(f"{at}: synchronisations"):
-                synchronisations(at, cache, options)
+            if name == "cached":
+                with told(f"{at}: synchronisations"):
+                    synchronisations(at, cache)
         with told(f"batch {step.BATCH}: host"):
             host_phases(f"bf16, batch {step.BATCH}, cached teacher", cache)
 
@@ -277,7 +276,7 @@ def short(kernel: str) -> str:
     return re.sub(r"^void ", "", kernel)[:110]
 
 
-def synchronisations(at: str, cache: Path, options: dict[str, Any]) -> None:
+def synchronisations(at: str, cache: Path) -> None:
     """Which lines wait for the device, by torch's own warnings."""
     import torch
     from transformers import TrainerCallback
@@ -302,7 +301,7 @@ def synchronisations(at: str, cache: Path, options: dict[str, Any]) -> None:
         warnings.simplefilter("always")
         warnings.showwarning = note
         try:
-            step.layermix("paper", "bf16", many, WHOLE, cache, callbacks=[Listen()], **options)
+            step.layermix("paper", "bf16", many, WHOLE, cache, callbacks=[Listen()])
         finally:
             torch.cuda.set_sync_debug_mode("default")
     row(f"{at}: lines that wait for the device", sum(seen.values()) / PROFILED, "a step")
@@ -384,7 +383,7 @@ def compiled(cache: Path) -> None:
     """A bfloat16 step with the student's blocks compiled; then the losses, too."""
     import torch
 
-    step.WARM = 4 * step.WARM  # it compiles in the first steps
+    step.WARM += 10  # it compiles in the first steps
 
     def blocks(objective: Any) -> None:
         for block in objective.student.blocks:
@@ -402,6 +401,8 @@ def compiled(cache: Path) -> None:
     }
     for step.BATCH in BATCHES:
         for name, options in ways.items():
+            if BATCHES[0] < step.BATCH and options.get("change") is losses:
+                continue
             with told(f"batch {step.BATCH}, {name}"):
                 started = time.perf_counter()
                 took = per_step(own("bf16", cache, **options))
@@ -506,27 +507,37 @@ def filling(_: Path) -> None:
     collate, device = Collator(teacher.tokenizer), step.device()
     layers, wide = step.LAYERS["paper"], teacher.model.config.hidden_size
     batches = _by_length(list(range(len(rows))), rows["length"])
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        live = LiveTeacher(HFEncoder(teacher.model), Needs(layers), dtype)
-        live(moved(collate([rows[0]]), device))
-        started = step.settled()
-        ready = [moved(collate([rows[i] for i in batch]), device) for batch in batches]
-        if name == "fp32":
-            took = step.settled() - started
-            row("cache: reading the rows, collating and moving alone", len(rows) / took, "texts/s")
-        started = step.settled()
-        for batch in ready:
-            live(batch)
-        took = step.settled() - started
-        row(f"cache: the teacher alone, {name}", len(rows) / took, "texts/s")
-        identity = Identity(name, layers, False, wide, 2, "float16", str(dtype)[6:])
-        with tempfile.TemporaryDirectory() as folder:
-            store, keys = find_store(Path(folder), identity, print), row_keys(rows)
+    started = step.settled()
+    ready = [moved(collate([rows[i] for i in batch]), device) for batch in batches]
+    took = step.settled() - started
+    row("cache: reading the rows, collating and moving alone", len(rows) / took, "texts/s")
+
+    def alone(name: str) -> None:
+        """The first pass meets every shape for the first time."""
+        for time_ in ("first", "second"):
             started = step.settled()
-            fill(store, live, rows, keys, lambda chosen: moved(collate(chosen), device))
+            for batch in ready:
+                live(batch)
             took = step.settled() - started
-            row(f"cache: filling an empty store, {name}", len(rows) / took, "texts/s")
-            row(f"cache: written, {name}", store.bytes_on_disk / 1e6 / took, "MB/s")
+            row(f"cache: the teacher alone, {name}, {time_} pass", len(rows) / took, "texts/s")
+
+    needs = Needs(layers)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        live = LiveTeacher(HFEncoder(teacher.model), needs, dtype)
+        live(ready[0])
+        alone(name)
+        if name == "bf16":
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            alone(f"{name}, without cuDNN's attention")
+            torch.backends.cuda.enable_cudnn_sdp(True)
+    identity = Identity(name, layers, False, wide, 2, "float16", str(dtype)[6:])
+    with tempfile.TemporaryDirectory() as folder:
+        store, keys = find_store(Path(folder), identity, print), row_keys(rows)
+        started = step.settled()
+        fill(store, live, rows, keys, lambda chosen: moved(collate(chosen), device))
+        took = step.settled() - started
+        row(f"cache: filling an empty store, {name}", len(rows) / took, "texts/s")
+        row(f"cache: written, {name}", store.bytes_on_disk / 1e6 / took, "MB/s")
 
 
 def evaluating(_: Path) -> None:
@@ -549,16 +560,15 @@ def evaluating(_: Path) -> None:
 
 
 def demo(_: Path) -> None:
-    """`layermix demo`, as a user runs it."""
+    """`layermix demo`, as a user runs it; where less time is left, one student of fewer rows."""
+    left = float(os.environ.get("LAYERMIX_SECONDS_LEFT", "1000"))
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "layermix", "demo", "--json", "--out", f"{folder}/demo"]
-        started = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        row("demo", time.perf_counter() - started, "s")
-        if done.returncode:
-            row("demo: error", f"it ended with {done.returncode}", "error")
+        if left < DEMO_SECONDS:
+            short_demo(Path(folder))
             return
-        for one in json.loads(done.stdout)["rows"]:
+        took, done = command("demo", "--json", "--out", f"{folder}/demo")
+        row("demo", took, "s")
+        for one in json.loads(done)["rows"]:
             row(f"demo: accuracy of {one['model']}", one["accuracy"], "share")
             row(f"demo: {one['model']}, one text", one["ms_per_text"], "ms")
         for arm in ("teacher", "learned"):
@@ -566,15 +576,42 @@ def demo(_: Path) -> None:
             row(f"demo: training {arm}", record["timings"]["training_seconds"], "s")
 
 
+def short_demo(folder: Path) -> None:
+    from layermix.docstrings import docstring_pairs, write_pairs
+
+    data, teacher = folder / "data", folder / "teacher"
+    write_pairs(data, docstring_pairs(600))
+    few = ("--data", data, "--quiet", "--training.epochs", "1")
+    took, _ = command("teach", "--model", "minilm", *few, "--out", teacher)
+    row("short demo: layermix teach, 600 rows, one epoch", took, "s")
+    student = ("--teacher", teacher, "--teacher.allow_weak", "--mix.strategy", "learned")
+    took, _ = command("distill", *student, *few, "--out", folder / "run")
+    row("short demo: layermix distill, 600 rows, one epoch", took, "s")
+    for place, what in ((teacher, "teacher"), (folder / "run", "student")):
+        record = json.loads((place / "result.json").read_text("utf-8"))
+        accuracy = record["metrics"]["last"]["validation"]["accuracy"]
+        row(f"short demo: accuracy of the {what}", accuracy, "share")
+        row(f"short demo: training, {what}", record["timings"]["training_seconds"], "s")
+
+
+def command(*words: Any) -> tuple[float, str]:
+    """Seconds that `layermix …` took, and what it wrote."""
+    started = time.perf_counter()
+    asked = [sys.executable, "-m", "layermix", *map(str, words)]
+    done = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - started, done.stdout
+
+
+DEMO_SECONDS = 150
 PARTS: dict[str, tuple[Callable[[Path], None], int]] = {  # and the most seconds it may take
-    "profile": (profile, 100),
-    "steps": (steps, 130),
-    "tests": (tests, 80),
-    "filling": (filling, 45),
-    "evaluating": (evaluating, 30),
+    "profile": (profile, 90),
+    "steps": (steps, 150),
     "graphed": (graphed, 30),
-    "compiled": (compiled, 90),
-    "demo": (demo, 150),
+    "filling": (filling, 40),
+    "evaluating": (evaluating, 30),
+    "tests": (tests, 80),
+    "compiled": (compiled, 80),
+    "demo": (demo, 170),
 }
 
 
@@ -610,7 +647,10 @@ def run(
     command = [sys.executable, __file__, "--part", part, "--cache", cache]
     command += ["--smoke"] if options.smoke else []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=HOME)
+        told_of = os.environ | {"LAYERMIX_SECONDS_LEFT": str(seconds)}
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=HOME, env=told_of
+        )
         wrong = ""
         try:
             if code := process.wait(seconds):
@@ -651,6 +691,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
+        step.WARM = 15  # steps in which kernels are loaded and first shapes met
         if options.smoke:
             Sizes.shrink()
         make_models_once()
@@ -668,8 +709,9 @@ def main() -> None:
     command = "bench/device.sh" + (" --smoke" if options.smoke else "")
     every = {"command": command, **{one: known[one] for one in ("commit", "device", "torch")}}
     found: dict[str, Any] = {"about": known | {"text": source}, "rows": [], "errors": {}}
+    asked = options.only.split(",") if options.only else list(PARTS)
     with tempfile.TemporaryDirectory() as cache:
-        for part in options.only.split(",") if options.only else PARTS:
+        for part in asked:
             left = options.seconds - (time.monotonic() - started)
             if left < 10:
                 found["errors"][part] = "no time was left"
