@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -468,7 +469,7 @@ def fixed_step(capturable: bool) -> Callable[[], None]:
         "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
         "labels": torch.zeros(shape[0], dtype=torch.long, device=device),
     }
-    signal = Signal(
+    answers = Signal(
         torch.randn(shape[0], 2, device=device),
         batch["attention_mask"].bool(),
         layers,
@@ -479,7 +480,7 @@ def fixed_step(capturable: bool) -> Callable[[], None]:
     )
 
     def train() -> None:
-        objective(batch, signal).loss.backward()
+        objective(batch, answers).loss.backward()
         torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -605,12 +606,12 @@ def command(*words: Any) -> tuple[float, str]:
 DEMO_SECONDS = 150
 PARTS: dict[str, tuple[Callable[[Path], None], int]] = {  # and the most seconds it may take
     "profile": (profile, 90),
-    "steps": (steps, 150),
-    "graphed": (graphed, 30),
-    "filling": (filling, 40),
+    "steps": (steps, 140),
+    "graphed": (graphed, 40),
+    "filling": (filling, 60),
+    "compiled": (compiled, 100),
+    "tests": (tests, 120),
     "evaluating": (evaluating, 30),
-    "tests": (tests, 80),
-    "compiled": (compiled, 80),
     "demo": (demo, 170),
 }
 
@@ -649,7 +650,12 @@ def run(
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out:
         told_of = os.environ | {"LAYERMIX_SECONDS_LEFT": str(seconds)}
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=HOME, env=told_of
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=HOME,
+            env=told_of,
+            start_new_session=True,
         )
         wrong = ""
         try:
@@ -657,8 +663,10 @@ def run(
                 wrong = f"it ended with {code}"
         except subprocess.TimeoutExpired:
             wrong = f"stopped after {seconds:.0f} s"
-            process.kill()
-            process.wait()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # and what it started
+                process.wait()
         out.seek(0)
         lines = out.read().splitlines()
     rows = [json.loads(line.removeprefix(ROW)) for line in lines if line.startswith(ROW)]
@@ -667,6 +675,10 @@ def run(
         print("\n".join(rest[-40:]))
         wrong = f"{wrong}\n" + "\n".join(rest[-15:]) if wrong else wrong
     return rows, wrong
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def text() -> None:
@@ -710,6 +722,13 @@ def main() -> None:
     every = {"command": command, **{one: known[one] for one in ("commit", "device", "torch")}}
     found: dict[str, Any] = {"about": known | {"text": source}, "rows": [], "errors": {}}
     asked = options.only.split(",") if options.only else list(PARTS)
+    if file.is_file():  # parts measured again take the place of the older ones
+        older = json.loads(file.read_text(encoding="utf-8"))
+        again = {f"{command} --only {part}" for part in asked}
+        found["rows"] = [one for one in older["rows"] if one["command"] not in again]
+        found["errors"] = {
+            part: wrong for part, wrong in older["errors"].items() if part not in asked
+        }
     with tempfile.TemporaryDirectory() as cache:
         for part in asked:
             left = options.seconds - (time.monotonic() - started)
@@ -720,16 +739,17 @@ def main() -> None:
             rows, wrong = run(part, options, cache, min(left, PARTS[part][1]))
             found["rows"] += [one | every | {"command": f"{command} --only {part}"} for one in rows]
             took = {"name": f"part {part}", "value": time.monotonic() - begun, "unit": "s"}
-            found["rows"].append(took | every)
+            found["rows"].append(took | every | {"command": f"{command} --only {part}"})
             if wrong:
-                found["errors"][part] = wrong
+                found["errors"][part] = wrong[-1500:]
             for one in [*rows, took]:
                 value = one["value"]
                 value = f"{value:.4g}" if isinstance(value, float) else value
                 print(f"{one['name']}: {value} {one['unit']}", flush=True)
             if wrong:
                 print(f"part {part}: {wrong}", flush=True)
-            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write(file, found)
+    write(file, found)
     print(f"{file}: {len(found['rows'])} rows, {time.monotonic() - started:.0f} s")
 
 

@@ -38,8 +38,8 @@ pytestmark = [
 DEVICE = default_device()
 NEEDS = Needs((3, 1), embedding=True)
 EXACT = Identity("teacher", (3, 1), True, 32, 2, "float32", "float32")
-EPOCHS, ROWS, BATCH = 6, 60, 4
-KILLED_AFTER = 2 * (ROWS // BATCH + 1) + 7  # lines of the history: in the third epoch
+EPOCHS, ROWS, BATCH = 3, 60, 4
+KILLED_AFTER = (ROWS // BATCH + 1) + 7  # lines of the history: in the second epoch
 PATIENCE = 120.0  # seconds, for one process
 
 Make = Callable[..., DistillTrainer]
