@@ -5,7 +5,8 @@
 
 Every measurement is a process of its own, so that memory and settings do not leak; peers and steps
 are measured in windows, in turns; layermix also runs whole. Text of MRPC's training rows; weights
-are random for the paper's sizes, which does not matter for speed.
+are random for the paper's sizes, which does not matter for speed. All run on the GPU, if there is
+one (bench/device.sh measures more there).
 """
 
 import argparse
@@ -17,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +34,43 @@ STEPS = ("layermix-fp32", "layermix-bf16")
 # -- what is measured: each in a process of its own ------------------------------------------------
 
 
+def device() -> Any:
+    """The GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def settled() -> float:
+    """The time at which the device has done all that it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def stamp(step: int, steps: int | None) -> float:
+    """The time before a step; a GPU is waited for at both ends of a window, not in between."""
+    return settled() if step in (WARM, (steps or 0) + WARM) else time.perf_counter()
+
+
+@once
+def packaged() -> Any:
+    from layermix import load_classifier
+
+    return load_classifier("minilm", ("different", "same"), seed=0)
+
+
 def models(which: str) -> tuple[Any, Any]:
     """Teacher and student as classifiers: the paper's sizes with random weights, or MiniLM."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from layermix import copy_blocks, load_classifier
+    from layermix import copy_blocks
     from layermix.models.encoder import Classifier
 
-    minilm = load_classifier("minilm", ("different", "same"), seed=0)
+    minilm = packaged()
     if which == "minilm":
         return minilm, copy_blocks(minilm, 3)
     torch.manual_seed(0)
@@ -56,6 +86,7 @@ def models(which: str) -> tuple[Any, Any]:
     return tuple(Classifier(model, minilm.tokenizer, which) for model in (teacher, student))
 
 
+@once
 def tokens(tokenizer: Any) -> Any:
     from layermix import DataConfig, load_texts
     from layermix.data.tokenization import tokenize
@@ -65,12 +96,21 @@ def tokens(tokenizer: Any) -> Any:
 
 
 def layermix(
-    which: str, precision: str, steps: int | None, epochs: int, cache: Path, all_words: bool
+    which: str,
+    precision: str,
+    steps: int | None,
+    epochs: int,
+    cache: Path,
+    all_words: bool = False,
+    live: bool = False,
+    change: Callable[[Any], Any] = lambda objective: None,
+    callbacks: Sequence[Any] = (),
 ) -> Any:
     """Fill the cache, then train.
 
     `steps` measures a window of steps instead of the whole. `all_words` trains the words that do
-    not occur, too (`--only layermix-bf16-words`).
+    not occur, too (`--only layermix-bf16-words`); `live` asks the teacher in every step. `change`
+    is given the objective before the training, `callbacks` the Trainer.
     """
     from transformers import TrainerCallback
 
@@ -81,6 +121,7 @@ def layermix(
     from layermix.hardware.cpu_kernels import reuse_memory
     from layermix.models.embedding_rows import occurring, only_occurring_trained
     from layermix.models.encoder import HFEncoder
+    from layermix.models.inference import moved
     from layermix.models.live_teacher import LiveTeacher
     from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
     from layermix.teacher_cache.store import Identity
@@ -110,10 +151,12 @@ def layermix(
     )
     started = time.perf_counter()
     store, keys = find_store(cache, identity, print), row_keys(rows)
-    live = LiveTeacher(source, objective.teacher_needs, objective.precision)
-    fill(store, live, rows, keys, collate)
+    asked = LiveTeacher(source, objective.teacher_needs, objective.precision)
+    if not live:
+        fill(store, asked, rows, keys, lambda chosen: moved(collate(chosen), device()))
     filled = time.perf_counter() - started
-    cached = CachedTeacher(store, rows["row_id"], keys, source.num_layers)
+    answers = asked if live else CachedTeacher(store, rows["row_id"], keys, source.num_layers)
+    change(objective)
     marks: list[tuple[float, int, int]] = []
     product = large_product(objective.precision)
     seen, rates, paused = [0, 0], [product()], 0.0
@@ -121,10 +164,10 @@ def layermix(
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             nonlocal paused
-            now = time.perf_counter()
+            now = stamp(len(marks), steps)
             marks.append((now - paused, *seen))
             control.should_training_stop = steps is not None and len(marks) > steps + WARM
-            if len(marks) % PRODUCTS == 0:
+            if len(marks) % PRODUCTS == 0 and device().type == "cpu":
                 rates.append(product())
                 paused += time.perf_counter() - now
 
@@ -139,19 +182,19 @@ def layermix(
     with tempfile.TemporaryDirectory() as folder, chosen:
         trainer = DistillTrainer(
             objective,
-            cached,
+            answers,
             config.training,
             config.mix,
             0,
             Path(folder),
             train_dataset=rows,
             data_collator=counted,
-            callbacks=[Clock()],
+            callbacks=[Clock(), *callbacks],
         )
         trainer.remove_callback(Cadence)
-        started = time.perf_counter()
+        started = settled()
         trainer.train()
-        trained = time.perf_counter() - started - paused
+        trained = settled() - started - paused
     between = {"gigaflops": statistics.median(rates)}
     if steps is None:
         whole = {"seconds": trained, "filling": filled, "examples": seen[0], "tokens": seen[1]}
@@ -174,7 +217,7 @@ def batches(rows: Any, collate: Any, marks: list[Any], steps: int) -> Iterator[A
         chosen = [rows[order[(step * BATCH + i) % len(order)]] for i in range(BATCH)]
         batch = collate(chosen)
         batch.pop("row_id")
-        marks.append((time.perf_counter(), *seen))
+        marks.append((stamp(step, steps), *seen))
         seen[0] += BATCH
         seen[1] += int(batch["attention_mask"].sum())
         yield batch
@@ -188,7 +231,7 @@ def textbrewer(which: str, steps: int) -> Any:
     from layermix.data.tokenization import Collator
 
     teacher, student = models(which)
-    for one in (teacher.model, student.model):
+    for one in (teacher.model.to(device()), student.model.to(device())):
         one.config.output_hidden_states = True
     teacher.model.eval()
     wide, narrow = (one.model.config.hidden_size for one in (teacher, student))
@@ -216,7 +259,7 @@ def textbrewer(which: str, steps: int) -> Any:
     rows = tokens(teacher.tokenizer).splits["train"]
     with tempfile.TemporaryDirectory() as folder:
         distiller = GeneralDistiller(
-            TrainingConfig(device="cpu", output_dir=folder, log_dir=None, ckpt_steps=10**6),
+            TrainingConfig(device=device(), output_dir=folder, log_dir=None, ckpt_steps=10**6),
             DistillationConfig(
                 temperature=1, hard_label_weight=1, kd_loss_type="ce", intermediate_matches=matches
             ),
@@ -228,7 +271,7 @@ def textbrewer(which: str, steps: int) -> Any:
         optimizer = torch.optim.AdamW(student.model.parameters(), lr=3e-5)
         loader = list(batches(rows, Collator(teacher.tokenizer), [], steps))
         timed = (
-            marks.append((time.perf_counter(), *counts(loader, i))) or batch
+            marks.append((stamp(i, steps), *counts(loader, i))) or batch
             for i, batch in enumerate(loader)
         )
         with distiller:
@@ -250,10 +293,11 @@ def tinybert(which: str, steps: int) -> Any:
     from layermix.data.tokenization import Collator
 
     teacher, student = models(which)
-    teacher.model.eval()
-    student.model.train()
+    teacher.model.eval().to(device())
+    student.model.train().to(device())
     tokenizer = teacher.tokenizer
     project = torch.nn.Linear(student.model.config.hidden_size, teacher.model.config.hidden_size)
+    project.to(device())
     optimizer = torch.optim.AdamW([*student.model.parameters(), *project.parameters()], lr=3e-5)
     rows, marks = tokens(tokenizer).splits["train"], []
     pad = Collator(tokenizer)
@@ -267,7 +311,7 @@ def tinybert(which: str, steps: int) -> Any:
         }
 
     for batch in batches(rows, collate, marks, steps):
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        inputs = {name: value.to(device()) for name, value in batch.items() if name != "labels"}
         with torch.no_grad():
             wanted = teacher.model(**inputs, output_hidden_states=True)
         found = student.model(**inputs, output_hidden_states=True)
@@ -304,11 +348,11 @@ def bound(which: str) -> dict[str, Any]:
         rate = 1e9 * max(product() for _ in range(15))
         own = 0.0
         for a, b, c, times in linear:
-            x, w, g = (torch.randn(*s).to(dtype) for s in ((a, b), (c, b), (a, c)))
+            x, w, g = (torch.randn(*s, device=device()).to(dtype) for s in ((a, b), (c, b), (a, c)))
             own += times * fastest(lambda x=x, w=w: x @ w.T)
             own += times * fastest(lambda g=g, w=w: g @ w)
             own += times * fastest(lambda g=g, x=x: g.T @ x)
-        q, s = (torch.randn(heads, length, n).to(dtype) for n in (each, length))
+        q, s = (torch.randn(heads, length, n, device=device()).to(dtype) for n in (each, length))
         own += 3 * depth * fastest(lambda q=q: q @ q.mT)
         own += 3 * depth * fastest(lambda s=s, q=q: s @ q)
         found[name] = {
@@ -323,27 +367,38 @@ def large_product(dtype: Any) -> Callable[[], float]:
     """What times one product of 3072 x 3072 and gives its rate, in billions of operations a second.
 
     The first of two is not timed: what was done before it may have emptied the processor's caches.
+    A GPU gets 8192 x 8192.
     """
     import torch
 
-    left, right = (torch.randn(3072, 3072).to(dtype) for _ in range(2))
+    size = 3072 if device().type == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
 
     def timed() -> float:
         left @ right
-        started = time.perf_counter()
+        started = settled()
         left @ right
-        return 2 * 3072**3 / (time.perf_counter() - started) / 1e9
+        return 2 * size**3 / (settled() - started) / 1e9
 
     return timed
 
 
 def fastest(work: Callable[[], Any], tries: int = 15) -> float:
-    """Seconds of the fastest of some tries."""
-    times = []
-    for _ in range(tries):
-        started = time.perf_counter()
+    """Seconds of the fastest of some tries; on a GPU without the time to launch it."""
+    import torch
+
+    times, many, run = [], 1, work
+    if device().type == "cuda":
+        many, graph = 20, torch.cuda.CUDAGraph()
         work()
-        times.append(time.perf_counter() - started)
+        with torch.cuda.graph(graph):
+            for _ in range(many):
+                work()
+        run = graph.replay
+    for _ in range(tries):
+        started = settled()
+        run()
+        times.append((settled() - started) / many)
     return min(times)
 
 
