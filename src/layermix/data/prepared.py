@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layermix.data.tasks import DEFAULT_METRICS, TASKS
+from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 
 Logits = NDArray[np.floating[Any]]
 
@@ -30,6 +32,7 @@ class PreparedData:
         teacher_logits: By split but train, (N, C).
         teacher_scores: By split that has labelled rows, but train.
         notes: Sentences worth telling the user.
+        problem: The kind of label.
     """
 
     texts: TextData
@@ -40,6 +43,7 @@ class PreparedData:
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    problem: Problem = CLASSIFICATION
 
     @property
     def evaluated(self) -> dict[str, Any]:
@@ -52,4 +56,4 @@ class PreparedData:
     def metric(self) -> str:
         """The score by which epochs are compared."""
         task = TASKS.get(self.texts.task or "")
-        return task.metrics[0] if task else DEFAULT_METRICS[0]
+        return (task.metrics if task else self.problem.default_scores)[0]

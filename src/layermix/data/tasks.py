@@ -4,13 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-UNLABELLED = -100
-"""The label of a row that has none; such rows are left out of every score."""
-
-
-DEFAULT_METRICS = ("accuracy", "f1_macro")
-"""What is reported, primary first, for a task that is not in `TASKS`."""
-
 
 @dataclass(frozen=True)
 class Task:

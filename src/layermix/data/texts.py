@@ -29,8 +29,9 @@ from layermix.data.files import (
     short,
     tables_of,
 )
-from layermix.data.tasks import TASKS, UNLABELLED
+from layermix.data.tasks import TASKS
 from layermix.errors import DataError
+from layermix.evaluation.metrics import UNLABELLED
 
 Text = tuple[str, ...]
 """The one or two texts of a row."""

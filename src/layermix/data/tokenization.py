@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import Text, TextData
 from layermix.errors import ConfigError, ModelError
+from layermix.evaluation.metrics import UNLABELLED
 
 SHARE_CUT = 0.01
 """Largest share of the training rows that a chosen maximum length may cut."""

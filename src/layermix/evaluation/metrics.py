@@ -1,4 +1,4 @@
-"""Known tasks, and the scores of a classifier from its logits: NumPy and scikit-learn only."""
+"""The scores of a classifier from its logits: NumPy and scikit-learn only."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_fscore_support
 
-from layermix.data.tasks import UNLABELLED
-
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
+
+UNLABELLED = -100
+"""The label of a row that has none; such rows are left out of every score."""
 
 CALIBRATION_BINS = 15
 """Equal-width bins of the expected calibration error, as in Guo et al. (2017)."""

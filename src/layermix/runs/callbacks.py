@@ -45,7 +45,7 @@ class EpochRecorder(TrainerCallback):
         logits = np.asarray(prediction.predictions)[order]
         self.latest = (row_ids, labels, logits)
         teacher = self.prepared.teacher_logits.get(self.split_of[int(row_ids[0])])
-        return metrics.scores(logits, labels, teacher)
+        return self.prepared.problem.scores(logits, labels, teacher)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin the live history where the checkpoint's ends."""
@@ -103,25 +103,23 @@ class EpochRecorder(TrainerCallback):
         texts = self.prepared.texts.splits["validation"]
         kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
         pq.write_table(pa.table({name: texts[name][:] for name in kept}), self.work / TEXTS)
-        teacher: dict[str, Any] = {}
+        teacher, problem = dict[str, Any](), self.prepared.problem
         if (logits := self.prepared.teacher_logits.get("validation")) is not None:
-            chances = metrics.softmax(logits)
-            teacher = {"teacher": chances.argmax(-1), "teacher_confidence": chances.max(-1)}
+            teacher = problem.teacher_columns(logits)
         tables = []
         for report, epoch in epochs.items():
             stored = np.load(self._file("validation", epoch))
-            chances = metrics.softmax(stored["logits"])
-            rows = len(chances)
+            rows = len(stored["logits"])
+            answered = problem.columns(stored["logits"], self.prepared.texts.label_names)
             columns = {
                 "report": [report] * rows,
                 "epoch": [epoch] * rows,
                 "row_id": stored["row_ids"],
                 "label": stored["labels"],
-                "prediction": chances.argmax(-1),
+                "prediction": answered.pop("prediction"),
                 **teacher,
+                **answered,
             }
-            names = self.prepared.texts.label_names
-            columns |= {f"p_{name}": chances[:, index] for index, name in enumerate(names)}
             tables.append(pa.table(columns))
         pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
 

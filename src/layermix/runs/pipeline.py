@@ -26,9 +26,9 @@ from layermix.core.terms import Supervised, Term
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError
-from layermix.evaluation.latency import milliseconds_per_text
 from layermix.hardware.precision import choose_precision, default_device
 from layermix.models.labels import align_labels
+from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import (
     Classifier,
     HFEncoder,
@@ -243,10 +243,11 @@ def distill_prepared(
         extensions: Objects of the caller's own.
     """
     reporter = reporter or Reporter(quiet=True)
-    if config.loss.supervised != "cross_entropy":
+    if config.loss.supervised != prepared.problem.supervised:
         raise ConfigError(
-            f"loss.supervised is {config.loss.supervised}, but these data have classes; wanted "
-            "cross_entropy (the other two are for an Objective of your own in Python)"
+            f"loss.supervised is {config.loss.supervised}, but the labels of these data are for "
+            f"{prepared.problem.name}; wanted {prepared.problem.supervised} (the others are for an "
+            "Objective of your own in Python)"
         )
     for note in prepared.notes:
         reporter.say(note)

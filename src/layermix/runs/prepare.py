@@ -11,14 +11,14 @@ from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.console import Reporter
 from layermix.core.trainer import warmup_steps
 from layermix.data.prepared import Labels, Logits, PreparedData
-from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, hold_out, take
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
-from layermix.evaluation import metrics
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, finite, logits_of
 from layermix.models.tokenizers import same_tokens
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 
 PROBES = 100
 """Training texts on which two tokenizers must agree to be called the same."""
@@ -72,18 +72,29 @@ def prepare(
         if name != "train"
     }
     labels = {name: np.asarray(prepared.splits[name]["labels"]) for name in logits}
-    check_teacher(teacher, logits, labels["validation"], allow_weak=config.teacher.allow_weak)
+    check_teacher(
+        teacher,
+        logits,
+        labels["validation"],
+        allow_weak=config.teacher.allow_weak,
+        problem=prepared.problem,
+    )
     scores = {
-        name: metrics.scores(found, labels[name])
+        name: prepared.problem.scores(found, labels[name])
         for name, found in logits.items()
-        if (labels[name] != UNLABELLED).any()
+        if prepared.problem.labelled(labels[name]).any()
     }
     notes = (*prepared.notes, *teacher.notes, *student.notes)
     return replace(prepared, teacher_logits=logits, teacher_scores=scores, notes=notes)
 
 
 def check_teacher(
-    teacher: Classifier, logits: Mapping[str, Logits], labels: Labels, *, allow_weak: bool
+    teacher: Classifier,
+    logits: Mapping[str, Logits],
+    labels: Labels,
+    *,
+    allow_weak: bool,
+    problem: Problem = CLASSIFICATION,
 ) -> None:
     """Refuse a teacher from which nothing can be learned.
 
@@ -92,6 +103,7 @@ def check_teacher(
         logits: By split, `validation` among them, (N, C).
         labels: Of the validation rows, (N,).
         allow_weak: Go on although it does not beat always answering the commonest class.
+        problem: The kind of label.
 
     Raises:
         ModelError: If a logit is NaN or infinite.
@@ -99,21 +111,17 @@ def check_teacher(
     """
     for split, found in logits.items():
         finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
-    known = labels != UNLABELLED
-    right = int((logits["validation"].argmax(-1) == labels)[known].sum())
-    total = int(known.sum())
-    share = metrics.majority_share(labels)
-    if share == 1 and not allow_weak:
+    trivial, rows = problem.trivial(labels), int(problem.labelled(labels).sum())
+    if trivial.perfect and not allow_weak:
         raise WeakTeacherError(
-            f"all {total} validation rows have the same label, so they can tell no good model from "
+            f"all {rows} validation rows have the same label, so they can tell no good model from "
             "a bad one; give a validation file with rows of every class (--data.validation), or "
             "more rows; or go on all the same with --teacher.allow_weak"
         )
-    if allow_weak or metrics.exceeds_majority(right, total, share):
+    if allow_weak or trivial.beaten_by(logits["validation"]):
         return
     raise WeakTeacherError(
-        f"{teacher.source}: the teacher is right on {right} of {total} validation rows "
-        f"({right / total:.1%}); always answering the commonest class is right on {share:.1%}. "
+        f"{teacher.source}: the teacher is {trivial.compared(logits['validation'])}. "
         "Fine-tune it on this task (`layermix teach`); check that its classes "
         f"{list(teacher.label_names)} stand in the data's order; or go on all the same with "
         "--teacher.allow_weak"

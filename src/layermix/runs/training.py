@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from transformers import PrinterCallback
@@ -23,9 +23,6 @@ from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer, last_checkpoint
 from layermix.data.prepared import PreparedData
-from layermix.data.tasks import UNLABELLED
-from layermix.evaluation import metrics
-from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
 from layermix.hardware.cpu_kernels import reuse_memory
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.inference import TorchRunner, logits_of
@@ -33,6 +30,7 @@ from layermix.models.loading import (
     Classifier,
     HFEncoder,
 )
+from layermix.problems.problem import Problem
 from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
 from layermix.runs.environment import environment
 from layermix.runs.extensions import NONE, Extensions
@@ -82,6 +80,11 @@ class Training:
     seed: int
     speed: Row | None = None
     extensions: Extensions = NONE
+
+    @property
+    def problem(self) -> Problem:
+        """The kind of label."""
+        return self.prepared.problem
 
     def run(
         self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
@@ -155,7 +158,7 @@ class Training:
                 recorder.restore(self.objective, reports["selected"]["epoch"])
         for report in reports.values():
             logits, labels = recorder.logits("validation", report["epoch"])
-            report["validation"]["per_class"] = metrics.per_class(
+            report["validation"] |= self.problem.details(
                 logits, labels, self.prepared.texts.label_names
             )
         trained = time.monotonic() - started
@@ -208,9 +211,8 @@ class Training:
     ) -> None:
         """Say so where the model that is saved answers the same on every validation row."""
         logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
-        answers = np.unique(logits.argmax(-1))
-        if len(answers) == 1 < len(np.unique(labels[labels != UNLABELLED])):
-            only = self.prepared.texts.label_names[int(answers[0])]
+        only = self.problem.only_answer(logits, labels, self.prepared.texts.label_names)
+        if only is not None:
             reporter.warn(
                 f"it answers {only!r} on every validation row, so it has learned nothing yet; more "
                 "steps (--training.epochs), a higher rate (--training.learning_rate) or, with a "
@@ -218,26 +220,11 @@ class Training:
             )
 
     def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:
-        """How sure the saved student's score is over examples, and its difference to the teacher's.
-
-        None where no validation row has a label, or the score is one that has no interval here.
-        """
-        metric: Any = self.prepared.metric
+        """How sure the saved student's score is over rows; None if that is not known."""
         logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
-        known = labels != UNLABELLED
-        if metric not in get_args(Score) or not known.any():
-            return None
-        predicted, labels = logits.argmax(-1)[known], labels[known]
-        low, high = score_interval(predicted, labels, metric)
-        found = {"metric": metric, "rows": len(labels), "low": low, "high": high}
-        if (teacher := self.prepared.teacher_logits.get("validation")) is not None:
-            paired = row_bootstrap(predicted, teacher.argmax(-1)[known], labels, metric)
-            found |= {
-                "difference": paired.difference,
-                "difference_low": paired.low,
-                "difference_high": paired.high,
-            }
-        return found
+        teacher = self.prepared.teacher_logits.get("validation")
+        sure = self.problem.interval(self.prepared.metric, logits, labels, teacher)
+        return None if sure is None else dict(sure)
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores on the test rows of the student that is saved, once."""
@@ -245,9 +232,10 @@ class Training:
         labels = np.asarray(rows["labels"])
         student = TorchRunner(HFEncoder(self.student.model))
         logits = logits_of(student, rows, self.prepared.collate, track=reporter.track, what="test")
-        if not (labels != UNLABELLED).any():
+        if not self.problem.labelled(labels).any():
             return {}
-        return {"test": metrics.scores(logits, labels, self.prepared.teacher_logits.get("test"))}
+        teacher = self.prepared.teacher_logits.get("test")
+        return {"test": self.problem.scores(logits, labels, teacher)}
 
     def _write(
         self,

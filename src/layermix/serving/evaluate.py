@@ -8,10 +8,10 @@ import numpy as np
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.evaluation import metrics
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.inference import finite, logits_of
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data.tasks import TASKS, UNLABELLED
+from layermix.data.tasks import TASKS
 from layermix.errors import ConfigError
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.statistics import Score
 from layermix.models.labels import class_order
 from layermix.models.loading import model_folder

@@ -28,11 +28,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from layermix.atomic import write_text
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data.tasks import UNLABELLED
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.evaluation import metrics
-from layermix.evaluation.metrics import softmax
+from layermix.evaluation.metrics import UNLABELLED, softmax
 from layermix.evaluation.statistics import Score, row_bootstrap
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
 from layermix.models.inference import Floats, Runner, finite, logits_of

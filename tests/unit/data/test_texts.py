@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data.files import FORMATS
-from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, from_splits, hold_out, load_texts, take
 from layermix.errors import DataError
+from layermix.evaluation.metrics import UNLABELLED
 
 Row = dict[str, Any]
 TRAIN: list[Row] = [

@@ -11,7 +11,7 @@ from scipy.special import softmax as scipy_softmax
 from sklearn import metrics as sklearn_metrics
 
 from layermix.data.docstrings import LABEL_NAMES
-from layermix.data.tasks import DEFAULT_METRICS, TASKS
+from layermix.data.tasks import TASKS
 from layermix.evaluation.metrics import (
     HIGHER_IS_BETTER,
     exceeds_majority,
@@ -20,6 +20,7 @@ from layermix.evaluation.metrics import (
     scores,
     softmax,
 )
+from layermix.problems.classification import CLASSIFICATION
 
 
 @st.composite
@@ -208,7 +209,7 @@ def test_majority_share_counts_the_commonest_class():
 
 
 def test_the_table_of_tasks_is_sound():
-    assert set(DEFAULT_METRICS) <= set(HIGHER_IS_BETTER)
+    assert set(CLASSIFICATION.default_scores) <= set(HIGHER_IS_BETTER)
     assert {name for name, good in HIGHER_IS_BETTER.items() if not good} == {"nll", "ece"}
     given_scores = scores(np.eye(2), np.arange(2), np.eye(2))
     assert set(given_scores) == set(HIGHER_IS_BETTER)

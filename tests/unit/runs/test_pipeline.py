@@ -363,7 +363,8 @@ def test_students_of_every_kind(teacher: Classifier, data: TextData, teacher_fol
 
 
 def test_losses_for_other_labels_are_refused(teacher: Classifier, data: TextData) -> None:
-    with pytest.raises(ConfigError, match=r"loss.supervised is mse, but these data have classes"):
+    told = r"loss.supervised is mse, but the labels of these data are for classification"
+    with pytest.raises(ConfigError, match=told):
         pipeline.distill_from(
             teacher, copy_blocks(teacher, 2), data, config(loss={"supervised": "mse"})
         )

@@ -12,9 +12,9 @@ from transformers import BertForSequenceClassification, BertTokenizer, DistilBer
 from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.data.prepared import PreparedData
-from layermix.data.tasks import UNLABELLED
 from layermix.data.texts import TextData, from_splits
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
 from layermix.runs.prepare import check_teacher, prepare

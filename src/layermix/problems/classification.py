@@ -1,0 +1,126 @@
+"""One class per row: logits (N, C), labels (N,) of class indices, −100 where a row has none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layermix.evaluation import metrics
+from layermix.evaluation.metrics import UNLABELLED
+from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
+from layermix.problems.problem import Array
+
+
+@dataclass(frozen=True)
+class CommonestClass:
+    """Always answering the commonest class of some labels.
+
+    Args:
+        labels: Of rows, (N,); those without a label are left out.
+    """
+
+    labels: Array
+
+    @property
+    def share(self) -> float:
+        """Its accuracy."""
+        return metrics.majority_share(self.labels)
+
+    @property
+    def perfect(self) -> bool:
+        """Whether all rows have one label."""
+        return self.share == 1
+
+    def _right(self, logits: Array) -> tuple[int, int]:
+        known = self.labels != UNLABELLED
+        return int((logits.argmax(-1) == self.labels)[known].sum()), int(known.sum())
+
+    def beaten_by(self, logits: Array) -> bool:
+        """Whether a model is right on more rows."""
+        right, total = self._right(logits)
+        return metrics.exceeds_majority(right, total, self.share)
+
+    def compared(self, logits: Array) -> str:
+        """Say on how many rows a model is right, and the commonest class."""
+        right, total = self._right(logits)
+        return (
+            f"right on {right} of {total} validation rows ({right / total:.1%}); always answering "
+            f"the commonest class is right on {self.share:.1%}"
+        )
+
+
+class Classification:
+    """The problem of choosing one of several classes for each row."""
+
+    name = "classification"
+    supervised = "cross_entropy"
+    default_scores: tuple[str, ...] = ("accuracy", "f1_macro")
+
+    def labelled(self, labels: Array) -> NDArray[np.bool_]:
+        """Return which rows have a label, (N,)."""
+        known: NDArray[np.bool_] = labels != UNLABELLED
+        return known
+
+    def scores(
+        self, logits: Array, labels: Array, teacher_logits: Array | None = None
+    ) -> dict[str, float]:
+        """Return the scores of `metrics.scores`."""
+        return metrics.scores(logits, labels, teacher_logits)
+
+    def details(self, logits: Array, labels: Array, names: Sequence[str]) -> dict[str, Any]:
+        """Return precision, recall, F1 and support of each class, as `per_class`."""
+        return {"per_class": metrics.per_class(logits, labels, names)}
+
+    def answers(self, logits: Array) -> Array:
+        """Return the class with the largest logit, (N,)."""
+        answers: Array = logits.argmax(-1)
+        return answers
+
+    def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return `prediction` and a probability for each class, `p_CLASS`."""
+        probabilities = metrics.softmax(logits)
+        by_class = {f"p_{name}": probabilities[:, index] for index, name in enumerate(names)}
+        return {"prediction": probabilities.argmax(-1), **by_class}
+
+    def teacher_columns(self, logits: Array) -> dict[str, Array]:
+        """Return `teacher`, its class, and `teacher_confidence`, the probability of it."""
+        probabilities = metrics.softmax(logits)
+        return {
+            "teacher": probabilities.argmax(-1),
+            "teacher_confidence": probabilities.max(-1),
+        }
+
+    def only_answer(self, logits: Array, labels: Array, names: Sequence[str]) -> str | None:
+        """Return the class that is answered on every row, if the labels name several."""
+        answers = np.unique(self.answers(logits))
+        several = len(np.unique(labels[self.labelled(labels)])) > 1
+        return names[int(answers[0])] if len(answers) == 1 and several else None
+
+    def interval(
+        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+    ) -> dict[str, Any] | None:
+        """Return a bootstrap interval over rows, paired with the teacher's answers."""
+        known = self.labelled(labels)
+        if score not in get_args(Score) or not known.any():
+            return None
+        metric: Any = score
+        predicted, right = self.answers(logits)[known], labels[known]
+        low, high = score_interval(predicted, right, metric)
+        interval = {"metric": score, "rows": len(right), "low": low, "high": high}
+        if teacher_logits is None:
+            return interval
+        paired = row_bootstrap(predicted, self.answers(teacher_logits)[known], right, metric)
+        return interval | {
+            "difference": paired.difference,
+            "difference_low": paired.low,
+            "difference_high": paired.high,
+        }
+
+    def trivial(self, labels: Array) -> CommonestClass:
+        """Return the commonest class as the trivial answer."""
+        return CommonestClass(labels)
+
+
+CLASSIFICATION = Classification()

@@ -1,0 +1,84 @@
+"""What a run must know about its kind of label, and nothing about models, data sets or folders."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""Logits are (N, C) and labels (N,) for one class per row; other kinds say their own shapes."""
+
+
+class Problem(Protocol):
+    """One kind of label.
+
+    Attributes:
+        name: As records name it.
+        supervised: The default L_sup, a name of `losses.SUPERVISED`.
+        default_scores: What is reported for a task that is not known, the main one first.
+    """
+
+    name: str
+    supervised: str
+    default_scores: tuple[str, ...]
+
+    def labelled(self, labels: Array) -> NDArray[np.bool_]:
+        """Return which rows have a label, (N,)."""
+        ...
+
+    def scores(
+        self, logits: Array, labels: Array, teacher_logits: Array | None = None
+    ) -> dict[str, float]:
+        """Return every score on the labelled rows, agreement with the teacher among them."""
+        ...
+
+    def details(self, logits: Array, labels: Array, names: Sequence[str]) -> dict[str, Any]:
+        """Return what a record holds beside the scores, such as the scores of each class."""
+        ...
+
+    def answers(self, logits: Array) -> Array:
+        """Return what the model answers, one entry for each row."""
+        ...
+
+    def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return the columns of predictions.parquet that say what a student answered."""
+        ...
+
+    def teacher_columns(self, logits: Array) -> dict[str, Array]:
+        """Return the columns that say what its teacher answered, and how sure it was."""
+        ...
+
+    def only_answer(self, logits: Array, labels: Array, names: Sequence[str]) -> str | None:
+        """Return the answer that a model gives to every row although their labels differ."""
+        ...
+
+    def interval(
+        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+    ) -> Mapping[str, Any] | None:
+        """Return how sure a score is over rows, and its difference to the teacher's.
+
+        None where no row has a label, or there is no interval for this score.
+        """
+        ...
+
+    def trivial(self, labels: Array) -> "Trivial":
+        """Return what always answering the same would score."""
+        ...
+
+
+class Trivial(Protocol):
+    """The trivial baseline of some labels: a model that does not beat it knows nothing."""
+
+    def beaten_by(self, logits: Array) -> bool:
+        """Whether a model with these logits knows more."""
+        ...
+
+    @property
+    def perfect(self) -> bool:
+        """Whether the trivial answer is always right, so that the rows can tell no model apart."""
+        ...
+
+    def compared(self, logits: Array) -> str:
+        """Say in words how a model and the trivial answer do."""
+        ...
