@@ -1,7 +1,7 @@
 """The command line on tiny real models and data: in this process, or as an installed command.
 
-With $LAYERMIX_CLI (the path of an installed `layermix`) every call is a process of that command,
-so that the same tests check a built wheel.
+With $LAYERMIX_CLI (the path of an installed `layermix`) every call is a process of that command:
+`make wheel` runs the tests marked `wheel` so.
 """
 
 import csv
@@ -25,10 +25,6 @@ from layermix.cli import main
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
 COMMAND = [INSTALLED] if INSTALLED else [sys.executable, "-m", "layermix"]
-SOURCE_ONLY = pytest.mark.skipif(
-    INSTALLED is not None,
-    reason="nothing in it depends on how layermix is installed, and every call is a process",
-)
 WORDS = [f"word{number}" for number in range(30)]
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "poor", *WORDS]
 RECIPE = (  # after 9 epochs one seed in six has less than .9; after 15 none of twelve had
@@ -59,16 +55,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cli(place: Path) -> Cli:
-    """`cli(arguments, stdin=b"", process=False)`: `process` asks for a process of its own."""
+    """`cli(arguments, stdin=b"", process=False, folder=place)`; `process`: one of its own."""
 
-    def call(*arguments: str | Path, stdin: bytes = b"", process: bool = False) -> Done:
+    def call(
+        *arguments: str | Path, stdin: bytes = b"", process: bool = False, folder: Path = place
+    ) -> Done:
         words = [str(argument) for argument in arguments]
         if INSTALLED or process:
             done = subprocess.run(
-                [*COMMAND, *words], input=stdin, capture_output=True, cwd=place, env=environment()
+                [*COMMAND, *words], input=stdin, capture_output=True, cwd=folder, env=environment()
             )
             return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
-        with chdir(place):
+        with chdir(folder):
             result = CliRunner().invoke(main, words, input=stdin, prog_name="layermix")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from .conftest import SOURCE_ONLY
-
 pytestmark = pytest.mark.usefixtures("untouched")
 
 GOOD = "review,label\nfine word1,good\npoor word2,bad\nfine word3,good\npoor word4,bad\n"
@@ -77,7 +75,6 @@ BAD_DATA: Mapping[str, tuple[Mapping[str, str | bytes], tuple[str, ...]]] = {
 }
 
 
-@SOURCE_ONLY
 @pytest.mark.parametrize("case", BAD_DATA)
 def test_bad_data(cli: Any, base: Path, tmp_path: Path, case: str) -> None:
     files, told = BAD_DATA[case]
@@ -98,7 +95,6 @@ def test_bad_data(cli: Any, base: Path, tmp_path: Path, case: str) -> None:
         ("distill --data=$NO_SUCH_NAME/x", ("variable NO_SUCH_NAME is not set",)),
     ],
 )
-@SOURCE_ONLY
 def test_bad_config(cli: Any, words: str, told: tuple[str, ...]) -> None:
     refused(cli(*words.split(), "--out=runs/bad"), *told)
 
@@ -126,7 +122,6 @@ def test_a_bad_config_file(cli: Any, tmp_path: Path) -> None:
         (["--data=no/such/data"], ("no/such/data: no such file or folder",)),
     ],
 )
-@SOURCE_ONLY
 def test_what_does_not_fit_together(
     cli: Any, teacher: Path, data: Path, words: list[str], told: tuple[str, ...]
 ) -> None:
@@ -134,7 +129,6 @@ def test_what_does_not_fit_together(
     refused(cli("distill", *given, "--out=runs/bad", "--quiet"), *told)
 
 
-@SOURCE_ONLY
 def test_other_classes_than_the_teachers(cli: Any, teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(GOOD.replace("good", "yes"), encoding="utf-8")
@@ -142,7 +136,6 @@ def test_other_classes_than_the_teachers(cli: Any, teacher: Path, tmp_path: Path
     refused(done, "['bad', 'good']", "['bad', 'yes']")
 
 
-@SOURCE_ONLY
 def test_a_teacher_that_is_always_wrong(
     cli: Any, teacher: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -160,7 +153,6 @@ def test_a_finished_run_is_not_written_over(cli: Any, teacher: Path, data: Path)
     refused(cli(*words, "--resume", "--restart"), "--resume and --restart contradict each other")
 
 
-@SOURCE_ONLY
 def test_an_output_folder_inside_a_file(cli: Any, teacher: Path, data: Path) -> None:
     words = ("distill", "--teacher", teacher, "--data", data, "--out=reviews/train.csv/run")
     done = cli(*words, "--quiet")
@@ -181,7 +173,6 @@ def test_an_output_folder_inside_a_file(cli: Any, teacher: Path, data: Path) -> 
         (["--data.text_columns=opinion"], ("train.csv:1: no column 'opinion'",)),
     ],
 )
-@SOURCE_ONLY
 def test_bad_requests_to_predict(
     cli: Any, student: Path, words: list[str], told: tuple[str, ...]
 ) -> None:
@@ -202,20 +193,17 @@ def test_bad_requests_to_predict(
         (b'{"review": 3}\n', [], "standard input:1: found a int, 3, wanted text"),
     ],
 )
-@SOURCE_ONLY
 def test_bad_texts_to_predict(
     cli: Any, student: Path, text: bytes, words: list[str], told: str
 ) -> None:
     refused(cli("predict", student, *words, "--quiet", stdin=text), told)
 
 
-@SOURCE_ONLY
 def test_a_model_without_a_head(cli: Any, base: Path, data: Path) -> None:
     refused(cli("predict", base, "reviews/train.csv", "--quiet"), "has no classification head")
     refused(cli("evaluate", base, "--data", data, "--quiet"), "has no classification head")
 
 
-@SOURCE_ONLY
 def test_evaluate_without_data(cli: Any, student: Path) -> None:
     refused(cli("evaluate", student), "no data named; give --data FOLDER")
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from .conftest import SOURCE_ONLY
-
-pytestmark = SOURCE_ONLY
 STORE = re.compile(r"[0-9a-f]{16}")
 
 

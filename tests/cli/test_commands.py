@@ -34,6 +34,7 @@ def result(folder: Path) -> dict[str, Any]:
 # -- help --
 
 
+@pytest.mark.wheel
 def test_help_costs_little(start: Start) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start("--help", stdout=subprocess.PIPE)
@@ -197,6 +198,7 @@ def test_distill_can_print_its_record(
 # -- predict --
 
 
+@pytest.mark.wheel
 def test_predict_from_a_pipe_to_a_pipe(cli: Any, student: Path) -> None:
     done = cli("predict", student, stdin="word1 fine\nword2 poor — é\n".encode(), process=True)
     assert done.code == 0, done.err
@@ -379,6 +381,7 @@ def test_schema_is_json(cli: Any, words: list[str], has_teacher: bool) -> None:
     assert ("teacher" in json.loads(done.out)["properties"]) == has_teacher
 
 
+@pytest.mark.wheel
 def test_version(cli: Any) -> None:
     done = cli("--version")
     assert done.code == 0

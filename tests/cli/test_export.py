@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from .conftest import SOURCE_ONLY
-
 
 @pytest.fixture(scope="module")
 def exported(cli: Any, student: Path, place: Path) -> tuple[Path, Any]:
@@ -34,7 +32,6 @@ def test_a_student_is_exported_and_labels_texts(
         assert labels == ["good", "bad"]
 
 
-@SOURCE_ONLY
 def test_it_is_measured_beside_its_teacher(cli: Any, exported: tuple[Path, Any]) -> None:
     run, _ = exported
     done = cli("bench", run, "--rounds", "2", "--threads", "1", "--quiet")
@@ -47,7 +44,6 @@ def test_it_is_measured_beside_its_teacher(cli: Any, exported: tuple[Path, Any])
     assert [model["name"] for model in again["models"]] == wanted
 
 
-@SOURCE_ONLY
 def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> None:
     run, _ = exported
     found = [
@@ -57,7 +53,6 @@ def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> Non
     assert found[0]["validation"]["accuracy"] == found[1]["validation"]["accuracy"]
 
 
-@SOURCE_ONLY
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -80,7 +75,6 @@ def test_bad_input(
     assert "Traceback" not in done.err
 
 
-@SOURCE_ONLY
 def test_a_damaged_model_is_refused(cli: Any, student: Path, place: Path) -> None:
     run = place / "runs" / "refused"
     shutil.copytree(student, run)

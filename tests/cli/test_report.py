@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from .conftest import SOURCE_ONLY
-
 
 def test_a_run_gets_its_page_and_figures(cli: Any, student: Path, place: Path) -> None:
     done = cli("report", student, "--out", "page.html", "--figures", "figures")
@@ -31,13 +29,11 @@ def test_a_run_gets_its_page_and_figures(cli: Any, student: Path, place: Path) -
     (student / "report.html").unlink()
 
 
-@SOURCE_ONLY
 def test_a_teacher_gets_its_page(cli: Any, teacher: Path, place: Path) -> None:
     assert cli("report", teacher, "--out", "teacher.html").code == 0
     assert "layermix teach " in (place / "teacher.html").read_text("utf-8")
 
 
-@SOURCE_ONLY
 def test_something_else_gets_none(cli: Any, data: Path, untouched: None) -> None:
     done = cli("report", data)
     assert done.code == 2
@@ -47,7 +43,6 @@ def test_something_else_gets_none(cli: Any, data: Path, untouched: None) -> None
     assert "--watch and --figures cannot go together" in done.err
 
 
-@SOURCE_ONLY
 def test_watching_ends_with_control_c(
     start: Callable[..., Any], student: Path, place: Path
 ) -> None:
@@ -63,7 +58,6 @@ def test_watching_ends_with_control_c(
     assert 'id="live"' not in page.read_text("utf-8")  # this run is finished
 
 
-@SOURCE_ONLY
 @pytest.mark.parametrize("name", ["altair", "jinja2", "vl_convert"])
 def test_a_missing_extra_is_told(name: str, student: Path) -> None:
     code = (

@@ -77,6 +77,30 @@ def saved(model: BertForSequenceClassification, tokenizer: BertTokenizer, place:
     return folder
 
 
+@pytest.fixture(scope="module")
+def exported(
+    bert: Make, tokenizer: BertTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The model with `onnx/` in its folder, and a folder that serves without the weights."""
+    place = tmp_path_factory.mktemp("exported")
+    folder = saved(bert(2, seed=3), tokenizer, place)
+    export(str(folder), rows_of(folder))
+    export(str(folder), rows_of(folder), out=place / "served")
+    return folder, place / "served"
+
+
+@pytest.fixture
+def with_onnx(exported: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the model with `onnx/` in its folder."""
+    return Path(shutil.copytree(exported[0], tmp_path / "with_onnx"))
+
+
+@pytest.fixture
+def served(exported: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the folder that serves without the weights."""
+    return Path(shutil.copytree(exported[1], tmp_path / "served"))
+
+
 def rows_of(folder: Path) -> DataConfig:
     return DataConfig(path=str(folder.parent / "rows.csv"))
 
@@ -389,13 +413,11 @@ def test_what_is_no_model(tmp_path: Path, model: Path) -> None:
     ],
 )
 def test_a_damaged_or_other_file_is_refused(
-    model: Path, tmp_path: Path, damage: Callable[[Path], object], told: str
+    served: Path, damage: Callable[[Path], object], told: str
 ) -> None:
-    out = tmp_path / "served"
-    export(str(model), rows_of(model), out=out)
-    damage(out / "onnx/model.onnx")
+    damage(served / "onnx/model.onnx")
     with pytest.raises(ModelError, match=told):
-        open_predictor(str(out))
+        open_predictor(str(served))
 
 
 @pytest.mark.parametrize(
@@ -407,14 +429,11 @@ def test_a_damaged_or_other_file_is_refused(
         ({"id2label": {"1": "a", "2": "b"}}, "wanted one for each number from 0 to 1"),
     ],
 )
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("kind", ["model", "served"])
 def test_a_config_that_no_run_wrote(
-    model: Path, tmp_path: Path, entries: dict[str, Any], told: str, weights: bool
+    request: pytest.FixtureRequest, entries: dict[str, Any], told: str, kind: str
 ) -> None:
-    folder = model
-    if not weights:
-        folder = tmp_path / "served"
-        export(str(model), rows_of(model), out=folder)
+    folder: Path = request.getfixturevalue(kind)
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(config | entries), encoding="utf-8")
@@ -422,9 +441,8 @@ def test_a_config_that_no_run_wrote(
         open_predictor(str(folder))
 
 
-def test_a_file_with_other_inputs_is_refused(model: Path) -> None:
-    export(str(model), rows_of(model))
-    file = model / "onnx/model.onnx"
+def test_a_file_with_other_inputs_is_refused(with_onnx: Path) -> None:
+    file = with_onnx / "onnx/model.onnx"
     graph = onnx.load(file)
     for place in (graph.graph.input[2], *graph.graph.node):
         if place is graph.graph.input[2]:
@@ -435,12 +453,11 @@ def test_a_file_with_other_inputs_is_refused(model: Path) -> None:
             ]
     onnx.save(graph, file)
     with pytest.raises(ModelError, match="takes input_ids, attention_mask, position_ids and"):
-        open_predictor(str(model), "onnx")
+        open_predictor(str(with_onnx), "onnx")
 
 
-def test_a_text_that_is_longer_than_the_file_takes(model: Path) -> None:
-    export(str(model), rows_of(model))
-    predictor = open_predictor(str(model), "onnx")
+def test_a_text_that_is_longer_than_the_file_takes(with_onnx: Path) -> None:
+    predictor = open_predictor(str(with_onnx), "onnx")
     batch = predictor.tokenizer(["a " * 100], return_tensors="pt", verbose=False)
     with pytest.raises(ModelError, match=r"cannot run it on a batch of shape \(1, 102\)"):
         predictor.run(batch)
