@@ -1,4 +1,4 @@
-"""The scores of a classifier from its logits: NumPy and scikit-learn only."""
+"""The scores of a classifier from its logits: NumPy, SciPy and scikit-learn only."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_fscore_support
 
 Floats = NDArray[np.floating[Any]]
@@ -50,7 +51,8 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
         array([[0.5, 0.5],
                [1. , 0. ]])
     """
-    return np.exp(_log_softmax(_checked_logits(logits)))
+    probabilities: NDArray[np.float64] = np.exp(log_softmax(_checked_logits(logits), axis=1))
+    return probabilities
 
 
 def scores(
@@ -80,7 +82,7 @@ def scores(
         (0.5, 0.667, 0.813, 0.231)
     """
     logits, labels, kept = _labelled(logits, labels)
-    log_probabilities = _log_softmax(logits)
+    log_probabilities = log_softmax(logits, axis=1)
     predicted = logits.argmax(axis=1)
     right = predicted == labels
     found = {"accuracy": float(right.mean())}
@@ -217,13 +219,6 @@ def _labelled(
             f"wanted 0 to {classes - 1}, or {UNLABELLED} for a row without a label"
         )
     return checked[kept], chosen, kept
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, C) -> (N, C); the largest logit of a row is taken off first, so nothing overflows."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logs
 
 
 def _matthews(labels: Integers, predicted: Integers) -> float:
