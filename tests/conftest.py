@@ -29,7 +29,7 @@ from layermix.data.tokenization import Collator, tokenize  # noqa: E402  # after
 from layermix.models.encoder import HFEncoder  # noqa: E402  # after the hook
 from layermix.models.live_teacher import LiveTeacher  # noqa: E402  # after the hook
 
-from .recipes import whole  # noqa: E402  # after the hook
+from .tiny_configs import whole  # noqa: E402  # after the hook
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]

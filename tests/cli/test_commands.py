@@ -45,18 +45,24 @@ def test_help_costs_little(start: Start) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-def test_help_and_wrong_configs_load_no_torch(place: Path) -> None:
-    code = (
-        "import sys\n"
-        "from layermix.cli import main\n"
-        "for words in (['--help'], ['distill', '--help'], ['distill', '--out=x', '--seed=-1'],\n"
-        "              ['distill', '--out=.']):\n"
-        "    try: main(words)\n"
-        "    except SystemExit: pass\n"
-        "heavy = ('torch', 'transformers', 'datasets', 'numpy')\n"
-        "sys.exit(sum(name in sys.modules for name in heavy))\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+HELP = """
+import sys
+from layermix.cli import main
+calls = [["--help"], ["distill", "--out=x", "--seed=-1"], ["distill", "--out=."]]
+calls += [[name, "--help"] for name in main.commands]
+calls += [["cache", name, "--help"] for name in main.commands["cache"].commands]
+for words in calls:
+    try: main(words)
+    except SystemExit: pass
+    heavy = {"torch", "transformers", "datasets", "numpy", "pyarrow", "scipy"} & set(sys.modules)
+    if heavy:
+        sys.exit(f"{words} loads {heavy}")
+"""
+
+
+def test_help_of_every_command_and_wrong_configs_load_no_torch(place: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, cwd=place)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)

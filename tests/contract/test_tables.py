@@ -26,7 +26,7 @@ from layermix.errors import ConfigError
 from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
 
-from ..recipes import whole
+from ..tiny_configs import whole
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
 from layermix.teacher_cache.store import Identity
 
-from ..recipes import whole
+from ..tiny_configs import whole
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,7 +20,7 @@ from layermix.config import (
 from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal
 
-from ..recipes import whole
+from ..tiny_configs import whole
 from .reference import Learned, Sides, total_loss
 
 TOLERANCE = 1e-6

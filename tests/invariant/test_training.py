@@ -18,7 +18,7 @@ from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
 from layermix.runs.callbacks import clean_history
 
-from ..recipes import whole
+from ..tiny_configs import whole
 
 Make = Callable[..., DistillTrainer]
 TRAINING = {"epochs": 2, "batch_size": 4, "log_every": 1, "warmup": 0, "learning_rate": 1e-3}

@@ -13,7 +13,7 @@ import pytest
 from layermix.studies.analysis import declare
 from layermix.studies.folder import Study
 
-from ..filed import fill, make
+from ..study_folders import fill, make
 
 TEXTS = ["plain", "<script>document.title='hacked'</script>", "quotes \" and '", "שלום עולם", "🦊"]
 NASTY = "<img src=x onerror=\"document.title='hacked'\">\u202e'\"&🦊"

@@ -24,7 +24,7 @@ from layermix.runs.reader import RunFiles
 from layermix.studies.analysis import declare
 from layermix.studies.folder import Study
 
-from ..filed import fill, make
+from ..study_folders import fill, make
 from .conftest import NASTY
 
 Make = Callable[..., Any]

@@ -29,7 +29,7 @@ from layermix.core.terms import (
 )
 from layermix.errors import ConfigError
 
-from ...recipes import whole
+from ...tiny_configs import whole
 
 EXAMPLES, TOKENS, DEPTH, TEACHER_DEPTH, NARROW, WIDE, CLASSES = 3, 4, 2, 6, 5, 8, 2
 

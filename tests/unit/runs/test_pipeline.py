@@ -27,7 +27,7 @@ from layermix.runs.environment import environment
 from layermix.runs.layout import RESULT
 from layermix.runs.prepare import prepare
 
-from ...recipes import whole
+from ...tiny_configs import whole
 
 CONFIG = {
     "teacher": {"allow_weak": True},

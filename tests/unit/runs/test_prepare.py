@@ -19,7 +19,7 @@ from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
 from layermix.runs.prepare import check_teacher, prepare
 
-from ...recipes import whole
+from ...tiny_configs import whole
 
 Bert = Callable[..., BertForSequenceClassification]
 Texts = Callable[..., TextData]

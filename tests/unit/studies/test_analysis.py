@@ -22,7 +22,7 @@ from layermix.studies.plan import Plan
 from layermix.studies.scheduler import Scheduler
 from layermix.studies.text import plan_text, text, write
 
-from ...filed import ROWS, SEEDS, fill, make, right
+from ...study_folders import ROWS, SEEDS, fill, make, right
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""A study's folder with cells whose scores are known, as its conductor would file them."""
+"""Writes the folder of a finished study without running it.
+
+`make` plans a study of three mixes and eight seeds on one task; `fill` writes the files of its
+cells, with 200 predictions each, so that every score is known (`right`).
+"""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""What tests of the machinery start from: every term of the objective, and a mix that learns."""
+"""`whole`: a config with every term of the objective on and a mix that learns.
+
+Tests of the heart and of runs start from it and override sections.
+"""
 
 from typing import Any
 
