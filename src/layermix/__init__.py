@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from layermix.data.texts import from_splits as from_splits
     from layermix.data.texts import load_texts as load_texts
     from layermix.errors import LayermixError as LayermixError
-    from layermix.models.loading import Classifier as Classifier
-    from layermix.models.loading import copy_blocks as copy_blocks
-    from layermix.models.loading import fresh_student as fresh_student
+    from layermix.models.encoder import Classifier as Classifier
     from layermix.models.loading import load_classifier as load_classifier
+    from layermix.models.students import copy_blocks as copy_blocks
+    from layermix.models.students import fresh_student as fresh_student
     from layermix.runs.pipeline import distill as distill
     from layermix.runs.pipeline import distill_from as distill_from
     from layermix.runs.pipeline import teach as teach
@@ -33,9 +33,9 @@ _HOMES = {
     "load_texts": "data.texts",
     "from_splits": "data.texts",
     "LayermixError": "errors",
-    "Classifier": "models.loading",
-    "copy_blocks": "models.loading",
-    "fresh_student": "models.loading",
+    "Classifier": "models.encoder",
+    "copy_blocks": "models.students",
+    "fresh_student": "models.students",
     "load_classifier": "models.loading",
     "Objective": "core.objective",
     "build_objective": "core.objective",

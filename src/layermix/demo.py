@@ -16,8 +16,10 @@ from layermix.data.docstrings import docstring_pairs, write_pairs
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import RunExistsError
+from layermix.models.encoder import Classifier
 from layermix.models.latency import milliseconds_per_text
-from layermix.models.loading import Classifier, copy_blocks, load_classifier
+from layermix.models.loading import load_classifier
+from layermix.models.students import copy_blocks
 from layermix.runs.layout import CONFIG, RESULT, RunFolder
 from layermix.runs.pipeline import distill_prepared, objective_for, teach_from
 from layermix.runs.prepare import prepare

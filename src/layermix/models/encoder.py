@@ -1,9 +1,9 @@
-"""How a transformers classifier is read: its blocks, what they put out, how much it takes.
+"""A transformers classifier as an `Encoder`: finds its blocks and captures their outputs.
 
-A block output is what the block's module returns, whatever the family: in ModernBERT that is before
-`final_norm` for the last block too, in DeBERTa-v2 block 0 includes the convolution after it, if
-there is one. It is read by a hook, so only the layers asked for are kept, and every family is read
-in one way.
+A block's output is what its module returns, whatever the family: in ModernBERT that is before
+`final_norm`, for the last block too; in DeBERTa-v2, block 0 includes the convolution after it, if
+there is one. Hooks capture the outputs, so that every family is read in the same way and only the
+layers asked for are kept.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from layermix.errors import ModelError
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "mpnet", "camembert")
-"""Families that count positions from padding_idx + 1, so that two of them are never used."""
+"""Families that count positions from padding_idx + 1, so that two positions are never used."""
 
-_EMBEDDING = -1  # the embedding output's number among the block outputs
+_EMBEDDING = -1  # the number under which the embedding output is captured
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Classifier:
 
     Attributes:
         model: As `AutoModelForSequenceClassification` loads it, in float32.
-        tokenizer: Its own.
-        source: What it was loaded or made from, as the user would name it.
-        start: How its weights began, for the record of the run.
-        notes: Sentences worth telling the user.
+        tokenizer: The model's tokenizer.
+        source: What it was loaded or made from, in the user's words.
+        start: How its weights were initialised, for the record of the run.
+        notes: Remarks for the user.
     """
 
     model: PreTrainedModel
@@ -54,17 +54,17 @@ class Classifier:
 
     @property
     def new_head(self) -> bool:
-        """Whether the classification head was made anew, so that it knows nothing yet."""
+        """Whether the classification head is newly initialised and untrained."""
         return bool(self.start.get("new_head"))
 
     @property
     def max_length(self) -> int:
-        """The longest input, in tokens, that tokenizer and model both take."""
+        """The longest input, in tokens, that tokenizer and model both accept."""
         return longest_input(self.model.config, self.tokenizer)
 
 
 def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest input, in tokens, that a tokenizer and a model of this config both take."""
+    """The longest input, in tokens, that a tokenizer and a model of this config both accept."""
     longest: int = tokenizer.model_max_length
     positions: int = getattr(config, "max_position_embeddings", longest)
     unused = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
@@ -76,8 +76,8 @@ class HFEncoder(nn.Module):
 
     Args:
         model: A sequence classifier whose base model is a stack of blocks.
-        inputs_key: The batch entry that holds this encoder's own inputs, if it is there; else the
-            batch itself does.
+        inputs_key: The batch entry that holds this encoder's own inputs; a batch without it holds
+            them itself.
 
     Raises:
         ModelError: If the blocks of this family cannot be found.
@@ -89,18 +89,18 @@ class HFEncoder(nn.Module):
         self.inputs_key = inputs_key
         accepted = inspect.signature(model.forward).parameters
         self.input_names = [name for name in MODEL_INPUTS if name in accepted]
-        # Lists, so that they are not a second time among the modules of this one.
-        self.blocks, self.speakers = list(blocks_of(model)), _output_modules(model)
+        # Lists, so that the blocks are not registered as submodules a second time.
+        self.blocks, self.output_modules = list(blocks_of(model)), _output_modules(model)
         self.num_layers = len(self.blocks)
         self.hidden_size = int(model.config.hidden_size)
         self.num_labels = len(label_names(model))
 
     def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
-        """Run the classifier and keep what `needs` asks for.
+        """Runs the classifier and returns what `needs` asks for.
 
         Args:
-            batch: Padded tensors; only those that the model takes are read.
-            needs: Layers are kept in the order asked for.
+            batch: Padded tensors, (B, T); only the model's inputs are read.
+            needs: Layers are returned in this order.
 
         Raises:
             ModelError: If a layer does not exist, or attention scores are asked for and the family
@@ -110,35 +110,35 @@ class HFEncoder(nn.Module):
         own: Batch = batch.get(self.inputs_key, batch) if self.inputs_key else batch
         inputs = {name: own[name] for name in self.input_names if name in own}
         scores = _AttentionScores(needs.attention)
-        with self._listening(needs) as heard, scores if needs.attention else nullcontext():
+        with self._capturing(needs) as captured, scores if needs.attention else nullcontext():
             logits = self.model(**inputs).logits
-        hidden = torch.stack([heard[layer] for layer in needs.layers]) if needs.layers else None
+        hidden = torch.stack([captured[layer] for layer in needs.layers]) if needs.layers else None
         mask = own["attention_mask"].bool()
         attention = self._stacked(scores) if needs.attention else None
         return Signal(
-            logits, mask, needs.layers, hidden, heard.get(_EMBEDDING), attention, needs.attention
+            logits, mask, needs.layers, hidden, captured.get(_EMBEDDING), attention, needs.attention
         )
 
     @contextmanager
-    def _listening(self, needs: Needs) -> Iterator[dict[int, Tensor]]:
-        """Collect block outputs, and the embedding output, by number during a forward pass."""
-        heard: dict[int, Tensor] = {}
+    def _capturing(self, needs: Needs) -> Iterator[dict[int, Tensor]]:
+        """Captures block outputs and the embedding output by number during a forward pass."""
+        captured: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Any:
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                heard[layer] = output[0] if isinstance(output, tuple) else output
+                captured[layer] = output[0] if isinstance(output, tuple) else output
 
             return hook
 
         def keep_input(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            heard[_EMBEDDING] = args[0]
+            captured[_EMBEDDING] = args[0]
 
         with ExitStack() as hooks:
             for layer in needs.layers:
-                hooks.callback(self.speakers[layer].register_forward_hook(keep(layer)).remove)
+                hooks.callback(self.output_modules[layer].register_forward_hook(keep(layer)).remove)
             if needs.embedding:
                 hooks.callback(self.blocks[0].register_forward_pre_hook(keep_input).remove)
-            yield heard
+            yield captured
 
     def _stacked(self, scores: "_AttentionScores") -> Tensor:
         if scores.calls != self.num_layers:
@@ -147,16 +147,16 @@ class HFEncoder(nn.Module):
                 f"function, wanted one in each of {self.num_layers} blocks, so its attention "
                 "scores cannot be read; use --loss.attention_weight 0"
             )
-        return torch.stack([scores.heard[layer] for layer in scores.layers])
+        return torch.stack([scores.captured[layer] for layer in scores.layers])
 
 
 class _AttentionScores(TorchFunctionMode):
-    """Keeps q·k/√d of the blocks asked for, before mask and softmax, (B, H, T, T) each."""
+    """Captures q·k/√d of the given blocks, before mask and softmax, (B, H, T, T) each."""
 
     def __init__(self, layers: tuple[int, ...]) -> None:
         super().__init__()
         self.layers, self.calls = layers, 0
-        self.heard: dict[int, Tensor] = {}
+        self.captured: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -167,17 +167,17 @@ class _AttentionScores(TorchFunctionMode):
                 query, key = args[:2]
                 scale = kwargs.get("scale")
                 scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-                self.heard[self.calls] = scaled @ key.mT
+                self.captured[self.calls] = scaled @ key.mT
             self.calls += 1
         return func(*args, **kwargs)
 
 
 def blocks_path(model: PreTrainedModel) -> str:
-    """Where the encoder's list of blocks stands in a classifier, such as `bert.encoder.layer`.
+    """The name of the encoder's list of blocks in a classifier, such as `bert.encoder.layer`.
 
     Raises:
-        ModelError: If this is not one stack of separate blocks: ALBERT shares one, BART has two
-            stacks.
+        ModelError: If the encoder is not one stack of separate blocks (ALBERT shares one block,
+            BART has two stacks).
     """
     depth = getattr(model.config, "num_hidden_layers", None)
     lists = [
@@ -199,7 +199,7 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     """The encoder's blocks, in order.
 
     Raises:
-        ModelError: As `blocks_path`.
+        ModelError: See `blocks_path`.
     """
     blocks = model.get_submodule(blocks_path(model))
     assert isinstance(blocks, nn.ModuleList)
@@ -222,7 +222,7 @@ def label_names(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """sha256 over the names and values of all weights, wherever they were loaded from."""
+    """sha256 of the names and values of all weights; takes about a second per GB."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

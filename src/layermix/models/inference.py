@@ -1,4 +1,4 @@
-"""Runs a classifier in memory, batch by batch, and collects its logits."""
+"""Runs a classifier over tokenised rows, batch by batch, and collects the logits."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,23 +10,21 @@ from numpy.typing import NDArray
 from layermix.core.signals import Batch
 from layermix.errors import ModelError
 from layermix.hardware.precision import default_device
-from layermix.models.loading import HFEncoder
+from layermix.models.encoder import HFEncoder
 
 Floats = NDArray[np.float32]
-
-
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
+"""`track(items, total, what)` yields the items and shows how many are done."""
 
 Runner = Callable[[Batch], Floats]
-"""What turns a padded batch into logits, (B, C)."""
+"""Computes the logits, (B, C), of a padded batch."""
 
 
 class TorchRunner:
-    """PyTorch, in eval mode and without gradient, on the default device.
+    """Runs an encoder with PyTorch on the default device, in eval mode and without gradient.
 
     Args:
-        encoder: Is moved there.
+        encoder: Is moved to the device and set to eval mode.
     """
 
     def __init__(self, encoder: HFEncoder) -> None:
@@ -34,15 +32,15 @@ class TorchRunner:
         self.encoder = encoder.eval().to(self.device)
 
     def __call__(self, batch: Batch) -> Floats:
-        """Run one batch."""
+        """Returns the logits of one batch, (B, C), float32."""
         with torch.inference_mode():
             logits = self.encoder(moved(batch, self.device)).logits
-        found: Floats = logits.float().cpu().numpy()
-        return found
+        on_cpu: Floats = logits.float().cpu().numpy()
+        return on_cpu
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """A tensor, or a (nested) dictionary of tensors, on `device`."""
+    """Returns a tensor, or a nested dictionary of tensors, on `device`."""
     if isinstance(value, Mapping):
         return {name: moved(inner, device) for name, inner in value.items()}
     return value.to(device)
@@ -56,14 +54,14 @@ def logits_of(
     track: Track | None = None,
     what: str = "evaluating",
 ) -> Floats:
-    """Run a classifier over tokenised rows.
+    """Runs a classifier over tokenised rows and returns their logits.
 
     Args:
         run: Batch -> logits.
-        rows: Tokenised rows, a data set or a list, run in order of their `length`.
+        rows: Tokenised rows, a data set or a list; they run in order of `length`.
         collate: Rows -> padded batch.
         batch_size: Rows per forward pass.
-        track: Shows how far it is.
+        track: Shows progress.
         what: The bar's name.
 
     Returns:
@@ -74,14 +72,14 @@ def logits_of(
     starts: Iterable[int] = range(0, len(rows), batch_size)
     if track is not None:
         starts = track(starts, -(-len(rows) // batch_size), what)
-    found = [
+    batches = [
         run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
     ]
-    return np.concatenate(found)[order.argsort()]
+    return np.concatenate(batches)[order.argsort()]
 
 
 def finite(whose: str, logits: Floats, rows: str = "rows") -> Floats:
-    """The logits of a model, (N, C), as they are.
+    """Returns the logits of a model, (N, C), unchanged, after a check that all are finite.
 
     Raises:
         ModelError: If one is NaN or infinite.

@@ -1,4 +1,4 @@
-"""A classifier's classes: their names, their order, its last layer."""
+"""A classifier's classes: names, order, and the last layer that computes their logits."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,26 +6,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from layermix.errors import ModelError
-from layermix.models.encoder import Classifier as Classifier
-from layermix.models.encoder import HFEncoder as HFEncoder
-from layermix.models.encoder import blocks_of as blocks_of
-from layermix.models.encoder import fingerprint as fingerprint
-from layermix.models.encoder import label_names as label_names
-from layermix.models.encoder import longest_input as longest_input
-from layermix.models.students import copy_blocks as copy_blocks
-from layermix.models.students import fresh_student as fresh_student
+from layermix.models.encoder import Classifier
 
 
 def align_labels(classifier: Classifier, names: Sequence[str], named: bool = True) -> Classifier:
-    """Bring a classifier's classes into the order of `names`, by permuting its last linear layer.
+    """Puts a classifier's classes into the order of `names` by permuting its last linear layer.
 
-    Placeholders (LABEL_0, …) match by index; the check of the teacher's accuracy finds a wrong
-    order.
+    Placeholders (LABEL_0, …) match by index; a wrong order shows in the check of the teacher's
+    accuracy.
 
     Args:
         classifier: Its model is changed in place.
@@ -33,7 +24,7 @@ def align_labels(classifier: Classifier, names: Sequence[str], named: bool = Tru
         named: False if `names` were made up from integer labels: other names then match by index.
 
     Returns:
-        The classifier, with a note on what was done.
+        The classifier, with a note on what was changed.
 
     Raises:
         ModelError: If the sets of classes differ.
@@ -54,9 +45,9 @@ def align_labels(classifier: Classifier, names: Sequence[str], named: bool = Tru
 def class_order(
     source: str, own: Sequence[str], names: Sequence[str], named: bool
 ) -> tuple[list[int], str]:
-    """For each of the data's classes its index among the model's own, and a note on what was done.
+    """Returns each data class's index in the model, and a note on the mapping.
 
-    The note is empty where the classes agree as they are.
+    The note is empty if the classes agree already.
 
     Raises:
         ModelError: If the sets of classes differ.
@@ -64,20 +55,20 @@ def class_order(
     own, wanted = tuple(own), tuple(names)
     if not classes_match(own, wanted, named):
         raise ModelError(unequal_classes(source, own, wanted))
-    as_it_is = list(range(len(own)))
+    unchanged = list(range(len(own)))
     if own == wanted:
-        return as_it_is, ""
+        return unchanged, ""
     if set(own) == set(wanted):
         order = [own.index(name) for name in wanted]
         return (
             order,
-            f"{source}: its classes {list(own)} were put in the data's order {list(wanted)}",
+            f"{source}: its classes {list(own)} were reordered to the data's order {list(wanted)}",
         )
-    return as_it_is, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
+    return unchanged, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
 
 
 def name_classes(config: Any, names: Sequence[str]) -> None:
-    """Write class names, in order, into a model's config."""
+    """Writes class names, in order, into a model's config."""
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
 
@@ -91,12 +82,12 @@ def classes_match(own: Sequence[str], names: Sequence[str], named: bool) -> bool
 
 
 def found_classes(own: Sequence[str]) -> str:
-    """What a model has, in words for a message."""
+    """Describes a model's classes in words, for a message."""
     return f"the classes {list(own)}" if own else "no classification head"
 
 
 def unequal_classes(source: str, own: Sequence[str], names: Sequence[str] | None) -> str:
-    """Why a model and the data do not fit, and what to do."""
+    """The message that a model's classes are not the data's, with what to do."""
     data = "" if names is None else f", the data have {list(names)}"
     return (
         f"{source}: has {found_classes(own)}{data}; fine-tune it on these data first "
@@ -105,26 +96,26 @@ def unequal_classes(source: str, own: Sequence[str], names: Sequence[str] | None
 
 
 def _last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The linear layer that gives the logits.
+    """The linear layer that computes the logits.
 
     Raises:
         ModelError: If there is none outside the encoder.
     """
     classes, prefix = model.config.num_labels, f"{model.base_model_prefix}."
-    found = [
+    layers = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.out_features == classes
         and not name.startswith(prefix)
     ]
-    if not found:
+    if not layers:
         raise ModelError(f"{type(model).__name__}: no linear layer with {classes} outputs found")
-    return found[-1]
+    return layers[-1]
 
 
 def restart_head(model: PreTrainedModel) -> None:
-    """Draw the last layer anew, as transformers starts it."""
+    """Re-initialises the last layer as transformers does."""
     head = _last_linear(model)
     nn.init.normal_(head.weight, std=getattr(model.config, "initializer_range", 0.02))
     if head.bias is not None:

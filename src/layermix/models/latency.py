@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from layermix.models.loading import Classifier
+from layermix.models.encoder import Classifier
 
 WARMUP = 3
 

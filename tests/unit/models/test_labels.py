@@ -39,7 +39,7 @@ def test_classes_in_another_order_are_aligned_by_name(
     assert aligned.label_names == ("blue", "red", "green")
     assert aligned.model.config.label2id == {"blue": 0, "red": 1, "green": 2}
     assert aligned.notes == (
-        f"{path}: its classes ['red', 'green', 'blue'] were put in the data's order "
+        f"{path}: its classes ['red', 'green', 'blue'] were reordered to the data's order "
         "['blue', 'red', 'green']",
     )
     assert not aligned.new_head
@@ -100,7 +100,7 @@ def test_a_student_with_other_classes_gets_a_new_head(
     assert new.new_head
     assert new.start == {"kind": "model", "from": str(path), "new_head": True}
     assert new.notes == (
-        f"{path}: has the classes ['no', 'yes']; a new head was started for {list(names)}",
+        f"{path}: has the classes ['no', 'yes']; a new head was initialised for {list(names)}",
     )
     assert new.model.classifier.weight.shape == (len(names), 16)
     assert (new.model.classifier.bias == 0).all()
@@ -119,7 +119,7 @@ def test_an_encoder_without_a_head(base: Path) -> None:
     assert student.start["new_head"]
     assert student.label_names == ("no", "yes")
     assert student.notes[0].endswith(
-        "no classification head; a new head was started for ['no', 'yes']"
+        "no classification head; a new head was initialised for ['no', 'yes']"
     )
 
 

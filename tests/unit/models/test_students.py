@@ -25,7 +25,7 @@ def test_layers_out_of_range_are_named_with_the_range(bert: Bert, tokenizer: Ber
         copy_blocks(teacher, blocks=(7, 1, 9))
     with pytest.raises(ModelError, match=r"a layer is named twice in \[1, 1\]; name each once"):
         copy_blocks(teacher, blocks=(1, 1))
-    with pytest.raises(ModelError, match="5 blocks wanted, but the teacher has 4; ask for at most"):
+    with pytest.raises(ModelError, match="5 blocks wanted, but the teacher has 4; give at most"):
         copy_blocks(teacher, layers=5)
 
 

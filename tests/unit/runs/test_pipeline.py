@@ -19,8 +19,10 @@ from layermix.console import Reporter
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ModelError, NonFiniteLossError, RunExistsError
 from layermix.evaluation import metrics
+from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
-from layermix.models.loading import Classifier, HFEncoder, copy_blocks, load_classifier
+from layermix.models.loading import load_classifier
+from layermix.models.students import copy_blocks
 from layermix.runs import pipeline, training
 from layermix.runs.callbacks import score_table
 from layermix.runs.environment import environment

@@ -153,7 +153,7 @@ def test_a_value_that_float16_cannot_hold_is_told_with_its_layer(
     with pytest.raises(CacheError) as caught:
         stored(Large(live), rows, Collator(tokenizer), tmp_path, half)
     assert str(caught.value) == (
-        "layer 1 of the teacher puts out 70000, more than the 65504 that float16 can hold; use "
+        "layer 1 of the teacher has the value 70000, but float16 holds at most 65504; use "
         "--cache.dtype bfloat16 (or float32)"
     )
     stored(Large(live), rows, Collator(tokenizer), tmp_path, replace(EXACT, dtype="bfloat16"))
@@ -353,7 +353,9 @@ def test_a_row_that_is_not_there_is_told(
         "on"
     )
     empty = SignalStore(tmp_path / "empty", EXACT, pytest.fail)
-    with pytest.raises(ModelError, match=f"empty: {ROWS} of {ROWS} rows are not there; fill it"):
+    with pytest.raises(
+        ModelError, match=f"empty: {ROWS} of {ROWS} rows are missing; fill the store"
+    ):
         CachedTeacher(empty, rows["row_id"], row_keys(rows), 4)
 
 
