@@ -19,9 +19,10 @@ import layermix
 from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.core.mixing import MIXES, MixRow
-from layermix.data.files import FORMATS, SPLIT_NAMES
+from layermix.data.columns import LABEL_COLUMNS, TEXT_COLUMNS
+from layermix.data.files import FORMATS
+from layermix.data.splits import SPLIT_NAMES
 from layermix.data.tasks import TASKS
-from layermix.data.texts import LABEL_COLUMNS, TEXT_COLUMNS
 from layermix.report.build import page_of
 from layermix.report.html import render
 

@@ -1,6 +1,6 @@
 """The errors and notes a user can meet: each says what was found, wanted, and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -43,10 +43,18 @@ class DataError(LayermixError):
         problems: One line per problem, in the order found, each with its file and line number.
         shown: How many of them the message lists.
         hint: What may help with all of them; the last line of the message.
+        codes: Kinds of problems among them by which a caller decides what to do.
     """
 
-    def __init__(self, problems: Sequence[str], shown: int = 20, hint: str = "") -> None:
+    def __init__(
+        self,
+        problems: Sequence[str],
+        shown: int = 20,
+        hint: str = "",
+        codes: Collection[str] = (),
+    ) -> None:
         self.problems = tuple(problems)
+        self.codes = frozenset(codes)
         total = len(self.problems)
         lines = [f"{total} problem{'s' * (total != 1)} in the data:"]
         lines += [f"  {problem}" for problem in self.problems[:shown]]

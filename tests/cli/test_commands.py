@@ -18,7 +18,7 @@ import pytest
 from layermix.config import DistillConfig, TeachConfig, field_names, load
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
-from layermix.data.blocks import BLOCK
+from layermix.data.files import BLOCK
 from layermix.data.tasks import TASKS
 from layermix.runs import pipeline
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from layermix.data.texts import Text, TextData
+from layermix.data.columns import Text
+from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ModelError
 from layermix.evaluation.metrics import UNLABELLED
 

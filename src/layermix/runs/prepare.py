@@ -11,7 +11,8 @@ from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.console import Reporter
 from layermix.core.trainer import warmup_steps
 from layermix.data.prepared import Labels, Logits, PreparedData
-from layermix.data.texts import TextData, hold_out, take
+from layermix.data.splits import hold_out, take
+from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder

@@ -167,7 +167,7 @@ class Training:
         self.student.model.config.layermix = {
             "text_columns": list(self.prepared.texts.text_columns),
             "max_length": self.prepared.max_length,
-            "taught": self.prepared.texts.taught,
+            "taught": self.prepared.texts.train_hash,
             "split_off": self.prepared.texts.split_off,
         }
         record = {

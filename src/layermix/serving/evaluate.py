@@ -8,6 +8,7 @@ import numpy as np
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
+from layermix.data.columns import columns_for_model
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.evaluation import metrics
@@ -103,14 +104,14 @@ def labelled_texts(
     names = {"validation": "validation", "test": "test"}
     alone = data.validation is None and data.test is None
     one_file = alone and data.path is not None and Path(data.path).is_file()
-    with predictor.reading(data.text_columns) as columns:
+    with columns_for_model(predictor.source, predictor.text_columns, data.text_columns) as columns:
         data = data.model_copy(update={"text_columns": columns})
         if data.path is not None and one_file:
             # The same file twice, because one that stands alone would lose a tenth as validation.
             twice = {"path": None, "train": data.path, "validation": data.path}
             texts = load_texts(data.model_copy(update=twice), predictor.label_names)
             known = f"{data.path} is what this model was trained on, so"
-            if texts.taught != predictor.taught:
+            if texts.train_hash != predictor.taught:
                 names = {"validation": Path(data.path).name}
             elif predictor.split_off:
                 reporter.warn(
@@ -122,7 +123,6 @@ def labelled_texts(
                 names = {"validation": Path(data.path).name}
         else:
             texts = load_texts(data, predictor.label_names)
-    for note in texts.notes:
-        if not (one_file and ("(same text)" in note or note.startswith("labels in train"))):
-            reporter.say(note)
+    for note in texts.source_notes if one_file else texts.notes:
+        reporter.say(note)
     return texts, names

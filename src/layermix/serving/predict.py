@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from layermix.console import Reporter
-from layermix.data.blocks import open_texts
+from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
-from layermix.data.texts import Text
+from layermix.data.new_texts import open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.errors import ConfigError, RunExistsError
 from layermix.evaluation import metrics
@@ -69,10 +69,10 @@ def predict(
     # On a terminal the rows themselves show how far it is, and a bar would run through them.
     counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
     with ExitStack() as stack:
-        with predictor.reading(text_columns) as columns:
+        with columns_for_model(model, predictor.text_columns, text_columns) as columns:
             source = sys.stdin.buffer if file == "-" else file
             texts = stack.enter_context(
-                open_texts(source, columns, format=input_format, quoting=quoting, say=reporter.say)
+                open_texts(source, columns, format=input_format, quoting=quoting, note=reporter.say)
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
         header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]

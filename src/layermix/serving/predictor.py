@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from layermix.core.signals import Batch
-from layermix.errors import ConfigError, DataError, ModelError
+from layermix.errors import ConfigError, ModelError
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
 from layermix.models.labels import class_order
@@ -103,7 +102,7 @@ class Predictor:
         label_names: Class names by index.
         max_length: The longest input in training, or else the longest that it takes, in tokens.
         text_columns: Those it was trained on; empty if it does not say.
-        taught: `TextData.taught` of the data that it was trained on, if it says.
+        taught: `TextData.train_hash` of the data that it was trained on, if it says.
         split_off: Whether its validation rows were split off from these.
         note: What was done to its classes, if anything.
     """
@@ -128,34 +127,6 @@ class Predictor:
         order, note = class_order(self.source, self.label_names, names, named)
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         return replace(self, run=run, label_names=tuple(names), note=note)
-
-    @contextmanager
-    def reading(self, given: tuple[str, ...] | None) -> Iterator[tuple[str, ...] | None]:
-        """The text columns to read: as given, else those it was trained on, else unknown.
-
-        Where one that was not given is missing, the error says how its name came to be wanted.
-
-        Raises:
-            ConfigError: If it was trained on another number of texts than are given.
-            DataError: From within, with that hint.
-        """
-        trained = self.text_columns
-        if given is not None and trained and len(given) != len(trained):
-            raise ConfigError(
-                f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
-                f"{self.source} was trained on {len(trained)}, {', '.join(trained)}; give as many"
-            )
-        try:
-            yield given or trained or None
-        except DataError as error:
-            hinted = given is None and trained
-            if not hinted or not any("no column" in problem for problem in error.problems):
-                raise
-            raise DataError(
-                error.problems,
-                hint=f"{self.source} was trained on the text column(s) {', '.join(trained)}; "
-                "where they have other names, give --data.text_columns",
-            ) from error
 
     def cut_note(self, name: str, share: float) -> str:
         """What to say where a share of the rows was cut; empty if none was."""

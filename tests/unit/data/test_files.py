@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layermix.config import DataConfig
-from layermix.data.files import FORMATS, Findings, Table, read_tables, tables_of
+from layermix.data.files import FORMATS
+from layermix.data.sources import read_tables, tables_of
+from layermix.data.tables import Diagnostics, Table
 from layermix.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -96,14 +98,14 @@ FORMS = (
 
 
 def read(path: Path | str, **options: Any) -> dict[str, Table]:
-    """The tables of a path; the notes can be read from their findings."""
+    """The tables of a path; the notes can be read from their diagnostics."""
     return read_config(DataConfig.model_validate({"path": str(path), **options}))
 
 
 def read_config(config: DataConfig) -> dict[str, Table]:
-    findings = Findings()
-    tables, _, _ = read_tables(config, findings)
-    findings.raise_problems()
+    diagnostics = Diagnostics()
+    tables, _, _ = read_tables(config, diagnostics)
+    diagnostics.raise_problems()
     return {split: table for split, table in tables.items() if table is not None}
 
 
@@ -177,7 +179,7 @@ def test_another_separator_in_the_header_of_a_csv_is_taken_and_told(
         {"text": "Good, really", "label": "yes"},
         {"text": f"a{mark}b", "label": "no"},
     ]
-    assert f"{file}: fields are separated by {name}, as in its header" in table.findings.notes
+    assert f"{file}: fields are separated by {name}, as in its header" in table.diagnostics.notes
     file.write_text("text;more,label\ngood,yes\n")  # a comma decides
     assert contents(read(file)["train"]) == [{"text;more": "good", "label": "yes"}]
 
@@ -197,8 +199,8 @@ def test_rows_know_the_line_on_which_they_begin(tmp_path: Path) -> None:
     file.write_bytes(b'{"text": "x"}\n\n{"text": "y"}\n')
     table = read(file)["train"]
     assert list(table.numbers) == [1, 3]
-    table.problem("wrong", 1)
-    assert problems_of(table.findings.stop) == [f"{file}:3: wrong"]
+    table.add_problem("wrong", 1)
+    assert problems_of(table.diagnostics.stop) == [f"{file}:3: wrong"]
 
 
 def test_reading_takes_time_in_proportion_to_the_rows(tmp_path: Path) -> None:
@@ -233,14 +235,14 @@ def test_single_files_and_json_endings(tmp_path: Path) -> None:
         split: rows(of) for split, of in SPLITS.items()
     }
     assert [table.source for table in found.values()] == [str(one), str(two)]
-    assert read_tables(config, Findings())[1:] == (str(one), "d")
+    assert read_tables(config, Diagnostics())[1:] == (str(one), "d")
 
 
 def test_files_that_are_not_used_are_told(tmp_path: Path) -> None:
     write(tmp_path, "csv", {"train": TRAIN, "notes": VALIDATION})
     (tmp_path / "dev.xlsx").write_bytes(b"x")
     (tmp_path / ".hidden.csv").write_bytes(b"x")
-    notes = read(tmp_path)["train"].findings.notes
+    notes = read(tmp_path)["train"].diagnostics.notes
     assert notes == [f"{tmp_path}: not used: 'dev.xlsx', 'notes.csv'"]
 
 
@@ -288,7 +290,7 @@ def test_quote_marks_are_judged_and_the_judgement_is_told(
     found = read(file)["train"]
     assert found.columns["text"]() == texts
     said = "read raw" if any(text.startswith('"') for text in texts) else "read as quoted"
-    (note,) = found.findings.notes
+    (note,) = found.diagnostics.notes
     assert "begin with a quote mark" in note
     assert said in note
 
@@ -303,7 +305,7 @@ def test_quoting_can_be_chosen(tmp_path: Path) -> None:
     file = tmp_path / "train.tsv"
     file.write_text('text\tlabel\n"Hello"\ta\n"world"\tb\n')
     assert texts(file, "raw") == ['"Hello"', '"world"']
-    assert read(file, quoting="raw")["train"].findings.notes == []
+    assert read(file, quoting="raw")["train"].diagnostics.notes == []
     assert texts(file, "quoted") == ["Hello", "world"]
 
 
@@ -407,7 +409,7 @@ def test_missing_and_unreadable_sources(tmp_path: Path) -> None:
         read_config(DataConfig())
 
 
-@pytest.mark.parametrize("path", ["./data", "a/b/c", "../data", "~data", "a\\b", "data.csv"])
+@pytest.mark.parametrize("path", ["./data", "a/b/c", "../no-data", "~data", "a\\b", "data.csv"])
 def test_what_is_clearly_a_path_is_not_looked_for_on_the_hub(path: str) -> None:
     config = DataConfig.model_construct(path=path)
     assert problems_of(lambda: read_config(config)) == [f"{path}: no such file or folder"]
@@ -428,19 +430,19 @@ def test_a_damaged_saved_data_set(tmp_path: Path) -> None:
 
 
 def test_rows_in_memory_are_counted_and_keep_their_numbers() -> None:
-    findings = Findings()
-    tables = tables_of({"train": ["text", {"text": ""}], "dev": [], "test": [{}]}, "m", findings)
+    diagnostics = Diagnostics()
+    tables = tables_of({"train": ["text", {"text": ""}], "dev": [], "test": [{}]}, "m", diagnostics)
     table = tables.pop("train")
     assert tables == {"validation": None, "test": None}
     assert table is not None
-    table.problem("wrong", 0)
-    assert problems_of(findings.stop) == [
+    table.add_problem("wrong", 0)
+    assert problems_of(diagnostics.stop) == [
         "m[train]: row 1: found a str, wanted one object per row",
         "m[train]: row 2: wrong",
         "m[dev]: there are no rows",
         "m[test]: its rows have no columns",
     ]
-    empty = Findings()
+    empty = Diagnostics()
     tables_of({}, "m", empty)
     (problem,) = problems_of(empty.stop)
     assert problem.startswith("m: no training split; ")
@@ -460,7 +462,7 @@ def test_a_hub_data_set_is_read_through_load_dataset(
     assert {split: contents(table) for split, table in found.items()} == {
         split: rows(of) for split, of in splits.items()
     }
-    assert read_tables(config, Findings())[1:] == ("hubset:default", "default")
+    assert read_tables(config, Diagnostics())[1:] == ("hubset:default", "default")
 
 
 def test_a_hub_data_set_that_cannot_be_loaded(
@@ -478,9 +480,10 @@ def test_a_hub_data_set_that_cannot_be_loaded(
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     code = (
         "from layermix.config import DataConfig\n"
-        "from layermix.data.files import Findings, read_tables\n"
+        "from layermix.data.sources import read_tables\n"
+        "from layermix.data.tables import Diagnostics\n"
         "from layermix.errors import DataError\n"
-        "try: read_tables(DataConfig(path='glue:mrpc'), Findings())\n"
+        "try: read_tables(DataConfig(path='glue:mrpc'), Diagnostics())\n"
         "except DataError as error: print(error.problems[0])"
     )
     told = subprocess.run(

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data.files import FORMATS
-from layermix.data.texts import TextData, from_splits, hold_out, load_texts, take
+from layermix.data.splits import hold_out, take
+from layermix.data.texts import TextData, from_splits, load_texts
 from layermix.errors import DataError
 from layermix.evaluation.metrics import UNLABELLED
 
@@ -392,7 +393,7 @@ def test_a_folder_that_is_only_called_like_a_task_is_not_taken_for_it(tmp_path: 
 def test_a_task_named_with_other_labels_is_an_error() -> None:
     assert problems_of(lambda: labelled(["no", "yes"], task="mrpc")) == [
         "memory[train]: task mrpc has the labels 'not_equivalent', 'equivalent' or 0 to 1, found "
-        "'no', 'yes'; mend the labels or leave out --data.task"
+        "'no', 'yes'; correct the labels or leave out --data.task"
     ]
 
 

@@ -390,7 +390,7 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     assert taught.model.config.layermix == {
         "text_columns": ["text"],
         "max_length": 8,
-        "taught": data.taught,
+        "taught": data.train_hash,
         "split_off": False,
     }
     assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit

@@ -67,7 +67,7 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
     run = tmp_path / "run"
     shutil.copytree(classifier, run / "student")
     entries = json.loads((run / "student/config.json").read_text())
-    entries["layermix"] = {"taught": trained.taught, "split_off": trained.split_off}
+    entries["layermix"] = {"taught": trained.train_hash, "split_off": trained.split_off}
     (run / "student/config.json").write_text(json.dumps(entries))
     (run / "result.json").write_text("{}")
     for model in (run / "student", run):
@@ -77,8 +77,8 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
         }
     assert "is what this model was trained on, so only the tenth" in reporter[1].getvalue()
     beside = load_texts(DataConfig(path=file, validation=file))  # all of it is trained on
-    assert beside.taught == trained.taught
-    entries["layermix"] = {"taught": beside.taught, "split_off": beside.split_off}
+    assert beside.train_hash == trained.train_hash
+    entries["layermix"] = {"taught": beside.train_hash, "split_off": beside.split_off}
     (run / "student/config.json").write_text(json.dumps(entries))
     scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
     assert scores["all.csv"]["rows"] == 60

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data import blocks
+from layermix.data import files
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.serving.evaluate import evaluate
 from layermix.serving.predict import predict
@@ -61,7 +61,7 @@ def test_blocks_make_no_difference(
     for ending in ("csv", "parquet"):
         source = write(tmp_path / f"in.{ending}", {"text": TEXTS})
         for rows in (1024, 4, 1):
-            monkeypatch.setattr(blocks, "BLOCK", rows)
+            monkeypatch.setattr(files, "BLOCK", rows)
             predict(str(classifier), source, str(tmp_path / f"{ending}{rows}.jsonl"))
     one, *others = (read(file) for file in sorted(tmp_path.glob("*.jsonl")))
     assert len(one) == len(TEXTS)
@@ -81,7 +81,7 @@ def test_the_tokenizers_length_holds_and_is_told(
     reporter: tuple[Reporter, io.StringIO],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 2)  # the share is that of all blocks
+    monkeypatch.setattr(files, "BLOCK", 2)  # the share is that of all blocks
     source = write(tmp_path / "in.csv", {"text": ["a b c d", "a b c d e f g", "a"]})
     predict(str(classifier), source, str(tmp_path / "out.jsonl"), reporter=reporter[0])
     four, seven, _ = read(tmp_path / "out.jsonl")
@@ -157,7 +157,7 @@ TOLD = (
 def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, rows: int
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", rows)
+    monkeypatch.setattr(files, "BLOCK", rows)
     source, out = tmp_path / "in.csv", tmp_path / f"out.{ending}"
     source.write_bytes(FAULTS)
     with pytest.raises(UnreadRowsError) as caught:
@@ -183,7 +183,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
 def test_a_block_without_a_row_that_can_be_read_is_written_as_well(
     classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 2)
+    monkeypatch.setattr(files, "BLOCK", 2)
     source, out = tmp_path / "in.txt", tmp_path / "out.csv"
     source.write_text("a\nb\n\n\nc\n", encoding="utf-8")
     with pytest.raises(UnreadRowsError, match=r"^2 of 5 rows could not be read:"):

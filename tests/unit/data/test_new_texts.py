@@ -18,10 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from layermix.data import blocks as streams
-from layermix.data import files as sources
-from layermix.data.blocks import TextStream, open_texts
+from layermix.data import files, new_texts
 from layermix.data.files import FORMATS
+from layermix.data.new_texts import TextStream, open_texts
 from layermix.errors import DataError, UnreadRowsError
 
 Row = tuple[str, ...] | None
@@ -38,7 +37,7 @@ def read(source: Source, columns: Sequence[str] | None = None, **options: Any) -
 def told(source: Source, **options: Any) -> tuple[list[Row], list[str], list[str]]:
     """All rows, the problems that are told at the end, and the notes."""
     notes: list[str] = []
-    with open_texts(source, say=notes.append, **options) as texts:
+    with open_texts(source, note=notes.append, **options) as texts:
         rows = [row for block in texts for row in block]
     return rows, unread(texts), notes
 
@@ -66,7 +65,7 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of two rows."""
-    monkeypatch.setattr(streams, "BLOCK", 2)
+    monkeypatch.setattr(files, "BLOCK", 2)
 
 
 # -- what can be read ------------------------------------------------------------------------------
@@ -201,12 +200,12 @@ def test_a_block_is_given_before_the_next_is_read() -> None:
     with open(source, "rb") as pipe, open(sink, "wb") as writer:
 
         def send() -> None:
-            writer.write(b"text\n" * (streams.BLOCK + 1))  # the first of them is the header
+            writer.write(b"text\n" * (files.BLOCK + 1))  # the first of them is the header
             writer.flush()
 
         threading.Thread(target=send).start()
         with open_texts(pipe, format="csv") as texts:  # the pipe stays open: the end is not seen
-            assert len(next(iter(texts))) == streams.BLOCK
+            assert len(next(iter(texts))) == files.BLOCK
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ def test_a_stray_quote_mark_costs_one_row_though_another_follows_in_a_later_bloc
 def test_a_quoted_text_without_end_does_not_swallow_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "LONGEST_RECORD", 5)
+    monkeypatch.setattr(files, "LONGEST_RECORD", 5)
     lines = "text\nfine\n" + '"' + "word\n" * 3 + 'end"\n' + '"open\n' + "fine\n" * 8
     file = written(tmp_path, "some.csv", lines)
     rows, problems, _ = told(file)
@@ -425,8 +424,8 @@ def test_bad_parquet(tmp_path: Path) -> None:
 
 def test_parquet_that_is_damaged_in_a_later_row_group(tmp_path: Path) -> None:
     file = tmp_path / "some.parquet"
-    table = pa.table({"text": [f"text number {n}" for n in range(4 * streams.BLOCK)]})
-    pq.write_table(table, file, row_group_size=streams.BLOCK, use_dictionary=False)
+    table = pa.table({"text": [f"text number {n}" for n in range(4 * files.BLOCK)]})
+    pq.write_table(table, file, row_group_size=files.BLOCK, use_dictionary=False)
     column = pq.ParquetFile(file).metadata.row_group(3).column(0)
     data = bytearray(file.read_bytes())
     data[column.data_page_offset : column.data_page_offset + 100] = bytes(100)
@@ -490,7 +489,7 @@ def test_a_first_block_without_a_row_that_can_be_read_is_refused(
 @pytest.fixture
 def sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Quote marks are judged by the first twenty lines."""
-    monkeypatch.setattr(streams, "SAMPLE", 20)
+    monkeypatch.setattr(new_texts, "SAMPLE", 20)
     return 20
 
 

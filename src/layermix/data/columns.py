@@ -1,0 +1,156 @@
+"""Which columns hold the texts and the label, and whether the texts are usable."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+from layermix.data.tables import Table, listed, short
+from layermix.errors import ConfigError, DataError
+
+Text = tuple[str, ...]
+"""The one or two texts of a row."""
+
+TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("question", "sentence"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("text", "text_pair"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("sentence_a", "sentence_b"),
+    ("question", "passage"),
+    ("query", "passage"),
+    *((name,) for name in ("text", "sentence", "review", "comment", "content", "message", "tweet")),
+)
+"""Names by which text columns are found, pairs first: the columns of a pair are not singles."""
+
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+"""Names by which the label column is found."""
+
+_MISSING = "missing_text_column"
+
+
+def find_label_column(table: Table, given: str | None) -> str | None:
+    """The label column as given, or by its usual names; None, and a problem, where unclear."""
+    if given is not None:
+        return given
+    names = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
+    if len(names) == 1:
+        return names[0]
+    fault = f"several label columns, {listed(names)}" if names else "no label column found"
+    table.add_problem(f"{fault}; {table.column_names()}; name it with --data.label_column NAME")
+    return None
+
+
+def find_text_columns(
+    table: Table, given: Sequence[str] | None, label: str | None
+) -> tuple[str, ...] | None:
+    """The text columns as given, or by their usual names; None, and a problem, where unclear."""
+    if given is not None:
+        if len(given) not in (1, 2) or len({*given, label}) != len(given) + 1:
+            table.add_problem(
+                "wanted one or two text columns, different from each other and from the label's, "
+                f"found {listed(given)}; name them with --data.text_columns A,B"
+            )
+            return None
+        return tuple(given)
+    if table.plain:
+        return ("text",)
+    possible: list[tuple[str, ...]] = []
+    paired: set[str] = set()
+    for usual in TEXT_COLUMNS:
+        matches = [
+            [name for name in table.columns if name.lower() == wanted and name != label]
+            for wanted in usual
+        ]
+        if len(usual) == 2 and all(matches):
+            paired.update(*matches)
+        possible += [
+            names for names in product(*matches) if len(names) == 2 or names[0] not in paired
+        ]
+    if len(possible) == 1:
+        return possible[0]
+    choices = " or ".join(map(listed, possible))
+    fault = f"several possible text columns, {choices}" if possible else "no text column found"
+    table.add_problem(
+        f"{fault}; {table.column_names()}; name one or two with --data.text_columns A,B"
+    )
+    return None
+
+
+def has_text_columns(table: Table, columns: tuple[str, ...]) -> bool:
+    """Whether a table has these text columns; those that it lacks are a problem."""
+    if table.plain and len(columns) > 1:
+        table.diagnostics.add(
+            table.source,
+            f"plain text has one text per line, but two are wanted ({listed(columns)}); "
+            "give TSV, CSV, JSONL or Parquet with these columns",
+        )
+        return False
+    missing = [name for name in columns if name not in table.columns]
+    if missing and not table.plain:
+        table.add_problem(f"no column {listed(missing)}; {table.column_names()}", code=_MISSING)
+        return False
+    return True
+
+
+def check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
+    """The texts of a table's rows; those that are not usable are problems."""
+    names = ("text",) if table.plain else columns
+    values = [table.columns[name]() for name in names]
+    for name, column in zip(columns, values, strict=True):
+        for row, value in enumerate(column):
+            if fault := _text_fault(value):
+                table.add_problem(f"{fault} (column {name!r})", row)
+    return list(zip(*values, strict=True))
+
+
+def _text_fault(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "the text is missing"
+    if not isinstance(value, str):
+        return f"found a {type(value).__name__}, {short(value)}, wanted text"
+    if not value.strip():
+        return "the text is empty"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "the text holds half a character (a lone surrogate), which is not Unicode"
+    return None
+
+
+@contextmanager
+def columns_for_model(
+    model: str, trained: tuple[str, ...], given: tuple[str, ...] | None
+) -> Iterator[tuple[str, ...] | None]:
+    """The text columns to read for a trained model: as given, else as trained, else unknown.
+
+    Where a column that was not given is missing, the error says why the column was wanted.
+
+    Args:
+        model: What the user calls it.
+        trained: The text columns it was trained on; empty if that is not known.
+        given: What the user chose.
+
+    Raises:
+        ConfigError: The model was trained on another number of texts than are given.
+        DataError: From within, with that hint.
+    """
+    if given is not None and trained and len(given) != len(trained):
+        raise ConfigError(
+            f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
+            f"{model} was trained on {len(trained)}, {', '.join(trained)}; give as many"
+        )
+    try:
+        yield given or trained or None
+    except DataError as error:
+        if given is not None or not trained or _MISSING not in error.codes:
+            raise
+        raise DataError(
+            error.problems,
+            hint=f"{model} was trained on the text column(s) {', '.join(trained)}; "
+            "where they have other names, give --data.text_columns",
+        ) from error

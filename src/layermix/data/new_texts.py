@@ -1,0 +1,121 @@
+"""Texts to predict, read block by block.
+
+A problem of the whole file is a `DataError` when it is opened. A row that cannot be read stands in
+its block as None, so that the rows keep their places; its problem is reported at the end.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from layermix.data.columns import Text, check_texts, find_text_columns, has_text_columns
+from layermix.data.files import Block, OnNote, Quoting, Reader, open_file
+from layermix.data.tables import Diagnostics
+from layermix.errors import DataError, UnreadRowsError
+
+SAMPLE = 10_000
+"""Lines of a TSV file from which it is judged whether quote marks delimit fields."""
+
+SHOWN = 20
+"""Problems that are kept to be reported; the others are counted."""
+
+
+class TextStream:
+    """The texts of one file, in blocks; made by `open_texts`, read once.
+
+    Attributes:
+        columns: The one or two text columns.
+        rows: How many rows have been read so far.
+        unread: How many of them could not be.
+
+    Raises:
+        DataError: There are no rows, or none of the first block can be read.
+    """
+
+    def __init__(self, columns: tuple[str, ...], reader: Reader) -> None:
+        self.columns = columns
+        self.rows = self.unread = 0
+        self.expected = reader.count
+        """How many rows there are, if that is known without parsing; quoted line breaks count."""
+        self._source = reader.head.source
+        self._problems: list[str] = []
+        self._total_problems = 0
+        self._blocks = reader.blocks(columns)
+        first = next(self._blocks, None)
+        if first is None:
+            raise DataError([f"{self._source}: {reader.no_rows}"])
+        self._first = self._texts(first)
+        if not any(self._first):
+            _refuse_first(first)
+
+    def __iter__(self) -> Iterator[list[Text | None]]:
+        """The rows by `BLOCK`, in their order; None is one that could not be read."""
+        yield self._first
+        yield from map(self._texts, self._blocks)
+
+    def raise_unread(self, place: str) -> None:
+        """Raise an UnreadRowsError if a row could not be read; `place` is where the output is."""
+        if self.unread:
+            raise UnreadRowsError(
+                self._problems, self._total_problems, self.unread, self.rows, place
+            )
+
+    def _texts(self, block: Block) -> list[Text | None]:
+        texts = check_texts(block.table, self.columns)
+        by_number = dict(zip(block.table.numbers, texts, strict=True))
+        problems = block.table.diagnostics.of(self._source)
+        bad = {bisect_right(block.numbers, number) - 1 for number, _ in problems}
+        self._problems += [message for _, message in problems[: SHOWN - len(self._problems)]]
+        self._total_problems += len(problems)
+        self.rows += len(block.numbers)
+        self.unread += len(bad)
+        return [
+            None if row in bad else by_number[number] for row, number in enumerate(block.numbers)
+        ]
+
+
+@contextmanager
+def open_texts(
+    source: str | Path | BinaryIO,
+    text_columns: Sequence[str] | None = None,
+    *,
+    format: str | None = None,
+    quoting: Quoting = "auto",
+    note: OnNote = lambda sentence: None,
+) -> Iterator[TextStream]:
+    """Open texts to predict; a label column is neither needed nor read.
+
+    Args:
+        source: A file, or an open binary stream such as `sys.stdin.buffer`.
+        text_columns: One or two; found by their usual names if not given.
+        format: As for `open_file`.
+        quoting: As in `DataConfig.quoting`, but judged from the first `SAMPLE` lines.
+        note: As for `open_file`.
+
+    Raises:
+        DataError: The file cannot be used as a whole, or not one row of the first block can.
+    """
+    diagnostics = Diagnostics()
+    with open_file(
+        source, diagnostics, format=format, quoting=quoting, sample=SAMPLE, note=note
+    ) as reader:
+        diagnostics.raise_problems()
+        if reader.head.has_lines and not reader.head.columns:  # JSON lines without an object
+            _refuse_first(next(reader.blocks(None)))
+        columns = find_text_columns(reader.head, text_columns, None)
+        if columns is None or not has_text_columns(reader.head, columns):
+            diagnostics.stop()
+        yield TextStream(columns, reader)
+
+
+def _refuse_first(block: Block) -> NoReturn:
+    try:
+        block.table.diagnostics.stop()
+    except DataError as error:
+        raise DataError(
+            error.problems,
+            hint=f"none of the first {len(block.numbers):,} row(s) can be read, so nothing was "
+            "labelled; is it another file, or another format (--format)?",
+        ) from None

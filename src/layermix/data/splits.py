@@ -1,0 +1,119 @@
+"""The splits of a data set: their names, rows held out or taken by a hash of their text, hashes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import datasets
+from datasets import Dataset
+
+from layermix.data.columns import Text
+from layermix.errors import DataError
+
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched", "dev_matched"),
+    "test": ("test", "test_matched"),
+    "unlabeled": ("unlabeled", "unlabelled"),
+}
+"""Split -> the names of files and splits that are taken for it."""
+
+VALIDATION_SHARE = 0.1
+"""Share of the training rows that becomes the validation split where there is none."""
+
+
+def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> Dataset:
+    """A split of `TextData`; its rows are numbered from `first_id`."""
+    columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
+    if texts and len(texts[0]) == 2:
+        columns["text_pair"] = [text[1] for text in texts]
+    columns |= {"label": list(labels), "row_id": list(range(first_id, first_id + len(texts)))}
+    types = {name: "string" if name.startswith("text") else "int64" for name in columns}
+    features = datasets.Features({name: datasets.Value(kind) for name, kind in types.items()})
+    return Dataset.from_dict(columns, features=features)
+
+
+def texts_of(split: Dataset) -> list[Text]:
+    """The texts of the rows."""
+    columns = [name for name in ("text", "text_pair") if name in split.column_names]
+    return list(zip(*(split[name][:] for name in columns), strict=True))
+
+
+def hold_out(
+    split: Dataset, fraction: float, purpose: Literal["selection", "validation"] = "selection"
+) -> tuple[Dataset, Dataset]:
+    """Split rows by a hash of their text alone: independent of seed, order and the other rows.
+
+    Args:
+        split: Has the columns `text` and perhaps `text_pair`.
+        fraction: Expected share of different texts that is held out, in (0, 1).
+        purpose: Rows held out for one purpose are drawn independently of those for the other.
+
+    Returns:
+        (kept, held), each in the order of `split`. Rows with the same text stay together.
+
+    Raises:
+        DataError: One of the two would be empty.
+    """
+    held = [_hash(text, f"hold out for {purpose}") < fraction for text in texts_of(split)]
+    if all(held) or not any(held):
+        remedy = {
+            "validation": "a validation file",
+            "selection": "another --training.holdout_fraction",
+        }
+        raise DataError(
+            [
+                f"holding out {fraction:.0%} of {len(held)} training row(s), by a hash of their "
+                f"text, leaves none {'to train on' if all(held) else 'in the held-out part'}; "
+                f"give {remedy[purpose]}, or more rows"
+            ]
+        )
+    rows = range(len(held))
+    return (
+        split.select([row for row in rows if not held[row]]),
+        split.select([row for row in rows if held[row]]),
+    )
+
+
+def take(split: Dataset, rows: int) -> Dataset:
+    """The `rows` rows whose texts have the smallest hashes, in the order of `split`.
+
+    Raises:
+        DataError: There are fewer rows.
+    """
+    if rows > len(split):
+        raise DataError(
+            [f"--data.train_rows asks for {rows} rows, there are {len(split)}; ask for fewer"]
+        )
+    hashes = [_hash(text, "take") for text in texts_of(split)]
+    return split.select(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:rows]))
+
+
+def fingerprint(splits: Mapping[str, Dataset]) -> str:
+    """A sha256 of the splits' names, texts and class indices, in their order."""
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        digest.update(f"{name} {len(split)}\n".encode())
+        for text, label in zip(texts_of(split), split["label"][:], strict=True):
+            digest.update(_bytes(text) + f"{label}\n".encode())
+    return digest.hexdigest()
+
+
+def texts_hash(split: Dataset) -> str:
+    """A sha256 of the texts of the rows, whatever their order."""
+    digest = hashlib.sha256()
+    for row in sorted(hashlib.sha256(_bytes(text)).digest() for text in texts_of(split)):
+        digest.update(row)
+    return digest.hexdigest()
+
+
+def _bytes(text: Text) -> bytes:
+    """Unambiguous: each part is preceded by its length."""
+    parts = (part.encode() for part in text)
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+def _hash(text: Text, salt: str) -> float:
+    """A number in [0, 1) that depends on the text and the salt alone."""
+    digest = hashlib.sha256(f"layermix {salt}\n".encode() + _bytes(text)).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
