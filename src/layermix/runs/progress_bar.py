@@ -1,4 +1,4 @@
-"""The bar of one training: step, time left, loss by part, α as shades."""
+"""The progress bar of one training, with its losses and α as shades."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,37 +15,45 @@ SHADES = " ░▒▓█"
 
 
 class TrainingBar(TrainerCallback):
-    """Follows a training: step, time left, loss by part, last scores, α as shades."""
+    """Follows a training: a bar with the time left, and below it losses, last score and α.
+
+    Args:
+        console: Where it is drawn; a quiet console draws nothing.
+        name: Of the training, in front of the bar.
+    """
 
     def __init__(self, console: Console, name: str) -> None:
         self.progress = progress_bar(console)
-        self.task = self.progress.add_task(name, total=None, parts="")
-        self.alpha = Text()
-        self.live = Live(Group(self.progress, self.alpha), console=console, transient=False)
-        self.scores = ""
+        self.task = self.progress.add_task(name, total=None)
+        self.details = Text()
+        self.live = Live(Group(self.progress, self.details), console=console, transient=False)
+        self.score = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start where a resumed training starts."""
         self.progress.update(self.task, total=state.max_steps, completed=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """One step further."""
+        """Advance the bar to this step."""
         self.progress.update(self.task, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show the parts of the loss, or the scores of an evaluation."""
+        """Show the parts of the loss and α, or the score of an evaluation."""
         if "loss" in logs:
-            parts = {k.removeprefix("loss_"): v for k, v in logs.items() if k.startswith("loss_")}
-            shown = " ".join(f"{name} {value:.3f}" for name, value in parts.items())
-            self.progress.update(
-                self.task, parts=f"loss {logs['loss']:.3f} ({shown}) {self.scores}"
+            parts = " ".join(
+                f"{name.removeprefix('loss_')} {value:.3f}"
+                for name, value in logs.items()
+                if name.startswith("loss_")
             )
-            self.alpha.plain = alpha_shades(logs.get("alpha", ()))
+            loss_line = f"loss {logs['loss']:.3f} ({parts}) {self.score}"
+            self.details.plain = "\n".join(
+                filter(None, [loss_line, alpha_shades(logs.get("alpha", ()))])
+            )
         elif (accuracy := logs.get("eval_validation_accuracy")) is not None:
-            self.scores = f"validation accuracy {accuracy:.3f}"
+            self.score = f"validation accuracy {accuracy:.3f}"
             # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
             epoch = f"epoch {state.epoch:.0f} of {state.num_train_epochs:.0f}"
-            self.live.console.print(f"{epoch}: {self.scores}", markup=False, soft_wrap=True)
+            self.live.console.print(f"{epoch}: {self.score}", markup=False, soft_wrap=True)
 
 
 def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
@@ -66,9 +74,9 @@ def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
 
 @contextmanager
 def training_bar(reporter: Reporter, name: str) -> Iterator[TrainingBar]:
-    """Yield a bar for one training, as a callback of the trainer."""
+    """Yield the progress bar of one training, a callback for its trainer."""
     bar = TrainingBar(reporter.console, name)
     with bar.live:
         yield bar
     if not reporter.console.is_terminal:
-        reporter.console.print()  # in a log file the last line of the bar has no end
+        reporter.console.print()  # a log file gets no line end after the bar
