@@ -139,11 +139,11 @@ def _build(
             for sentence in later[:_SENTENCES_PER_OBJECT]
         ]
     pairs = {side: _rows(parts, random.Random(f"{side} {seed}")) for side, parts in sides.items()}
-    found = sum(map(len, pairs.values()))
-    if found < _FEWEST_ROWS:
+    rows = sum(map(len, pairs.values()))
+    if rows < _FEWEST_ROWS:
         raise DataError(
             [
-                f"found {found} docstring pairs in this Python's library, wanted {_FEWEST_ROWS}; "
+                f"found {rows} docstring pairs in this Python's library, wanted {_FEWEST_ROWS}; "
                 "it comes without its source files: use a full Python, or data of your own"
             ]
         )
@@ -158,7 +158,7 @@ def _build(
 
 def _docstrings(library: Path) -> dict[str, str]:
     """Qualified name -> docstring, of public functions, classes, methods and properties."""
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for module in _SOURCE_MODULES.split():
         single = library / f"{module}.py"
         for file in [single] if single.is_file() else sorted((library / module).rglob("*.py")):
@@ -170,15 +170,15 @@ def _docstrings(library: Path) -> dict[str, str]:
             with tokenize.open(file) as source:
                 tree = ast.parse(source.read())
             for name, text in _from_source(tree, prefix):
-                found.setdefault(name, text)
+                docstrings.setdefault(name, text)
     for module in _IMPORTED_MODULES.split():
         try:
             members = vars(importlib.import_module(module))
         except ImportError:
             continue
         for name, text in _from_memory(_own(members), module):
-            found.setdefault(name, text)
-    return found
+            docstrings.setdefault(name, text)
+    return docstrings
 
 
 def _own(members: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _from_memory(members: Mapping[str, Any], prefix: str) -> Iterator[tuple[str,
 
 def _sentences(docstring: str) -> list[str]:
     """Sentences of the plain paragraphs; lists, tables, code and signatures are left out."""
-    found = []
+    sentences = []
     for paragraph in re.split(r"\n\s*\n", docstring):
         if _LIST_OR_TABLE.search(paragraph):
             continue
@@ -240,8 +240,8 @@ def _sentences(docstring: str) -> list[str]:
                 and sentence[-1] in ".!?)"
                 and not _CODE.search(sentence)
             ):
-                found.append(sentence)
-    return found
+                sentences.append(sentence)
+    return sentences
 
 
 def _same_text(sentence: str) -> str:
@@ -252,18 +252,18 @@ def _same_text(sentence: str) -> str:
 def _usable(docstrings: Mapping[str, str]) -> dict[str, tuple[str, list[str]]]:
     """Name -> (first sentence, later ones that no other place in the library has)."""
     sentences = {name: _sentences(text) for name, text in docstrings.items()}
-    times = Counter(_same_text(sentence) for found in sentences.values() for sentence in found)
+    times = Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
     usable = {}
-    for name, found in sentences.items():
-        later = [sentence for sentence in found[1:] if times[_same_text(sentence)] == 1]
+    for name, of_name in sentences.items():
+        later = [sentence for sentence in of_name[1:] if times[_same_text(sentence)] == 1]
         if later:
-            usable[name] = found[0], later
+            usable[name] = of_name[0], later
     return usable
 
 
 def _rows(parts: Sequence[_Part], generator: random.Random) -> list[dict[str, Any]]:
     """A positive and a negative row for every part, one after the other, in random order."""
-    # sorted, so that the draw does not hang on the order in which files were found
+    # sorted, so that the draw does not depend on the order in which files were found
     names = sorted({part.name for part in parts})
     modules = sorted({part.module for part in parts})
     generator.shuffle(names)
@@ -278,12 +278,12 @@ def _rows(parts: Sequence[_Part], generator: random.Random) -> list[dict[str, An
             (part for part in parts if part.module == module), key=lambda part: place[part.name]
         )
         some = [part for part in inside if part.name in near]
-        found = _rotated(some, "name")
-        if not found and generator.random() < _SAME_MODULE:
+        near_couples = _rotated(some, "name")
+        if not near_couples and generator.random() < _SAME_MODULE:
             # too few objects for a share of them: all or none, which keeps the share on average
-            found = _rotated(inside, "name")
-        taken = {part for part, _ in found}
-        couples += found
+            near_couples = _rotated(inside, "name")
+        taken = {part for part, _ in near_couples}
+        couples += near_couples
         far += [part for part in inside if part not in taken]
     couples += _rotated(far, "module")
     generator.shuffle(couples)

@@ -1,4 +1,4 @@
-"""What teacher and data fix for every arm of a comparison: tokens, held-out rows, answers."""
+"""The data of a run, ready to train on: tokens, held-out rows, what the teacher says of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,23 +14,25 @@ from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
 Logits = NDArray[np.floating[Any]]
-
+"""(N, C)."""
 
 Labels = NDArray[np.integer[Any]]
+"""Class indices, (N,)."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What teacher and data fix for every arm: tokens, the teacher's scores, its signals.
+    """The data of a run, ready to train on; the same for every student of the same teacher.
 
     Attributes:
-        texts: The data, checked.
-        splits: Tokenised rows: train, validation, and test, holdout if there are any.
+        texts: The checked texts that were tokenised: `train` without the rows held out.
+        splits: Token rows by split, as in `Tokens`: `train`, `validation`, and perhaps `test` and
+            `holdout` (training rows that are scored, not trained on).
         collate: Rows -> padded batch.
-        max_length: In tokens.
-        cut: Share of rows cut by `max_length`, by split.
-        teacher_logits: By split but train, (N, C).
-        teacher_scores: By split that has labelled rows, but train.
+        max_length: Tokens that no row exceeds.
+        cut: Share of the rows of each split that were cut, in [0, 1].
+        teacher_logits: The teacher's logits, (N, C), for each split but `train`; empty for `teach`.
+        teacher_scores: The teacher's scores for each of these splits that has labelled rows.
         notes: Sentences worth telling the user.
         problem: The kind of label.
     """
@@ -54,6 +56,6 @@ class PreparedData:
 
     @property
     def metric(self) -> str:
-        """The score by which epochs are compared."""
+        """The name of the score by which epochs are compared."""
         task = TASKS.get(self.texts.task or "")
         return (task.metrics if task else self.problem.default_scores)[0]

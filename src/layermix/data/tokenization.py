@@ -1,4 +1,4 @@
-"""Checked texts as token rows and padded batches: all that is done with a tokenizer."""
+"""Checked texts become token rows and padded batches; whatever needs a tokenizer is here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,12 +141,12 @@ def tokenize_texts(
 
 def _check_room(tokenizers: Iterable[PreTrainedTokenizerBase], pair: bool, max_length: int) -> None:
     """Raise a ConfigError where the special tokens leave no room for text."""
-    for one in tokenizers:
-        needed = one.num_special_tokens_to_add(pair=pair) + 1 + pair
+    for tokenizer in tokenizers:
+        needed = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
         if max_length < needed:
             raise ConfigError(
                 f"--data.max_length {max_length} leaves no room for text beside the special tokens "
-                f"of {type(one).__name__}; wanted {needed} or more"
+                f"of {type(tokenizer).__name__}; wanted {needed} or more"
             )
 
 
@@ -158,12 +158,12 @@ def _token_rows(
     """The columns of `Tokens` for a batch of texts, and how many of its rows were cut."""
     rows: dict[str, Any] = {"labels": batch["label"], "row_id": batch["row_id"]}
     long_rows: set[int] = set()
-    for prefix, one in tokenizers.items():
-        encoded = _encode(batch, one)
+    for prefix, tokenizer in tokenizers.items():
+        encoded = _encode(batch, tokenizer)
         long = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) > max_length]
         if long:
-            # Encoded twice because not every tokenizer tells which rows it has cut.
-            short = _encode(batch, one, rows=long, max_length=max_length)
+            # Encoded twice because not every tokenizer reports which rows it has cut.
+            short = _encode(batch, tokenizer, rows=long, max_length=max_length)
             for name, values in encoded.items():
                 for row, value in zip(long, short[name], strict=True):
                     values[row] = value
@@ -208,10 +208,10 @@ class Collator:
         tokenizer: PreTrainedTokenizerBase,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        for one in filter(None, (tokenizer, teacher_tokenizer)):
-            if one.pad_token is None:
+        for given in filter(None, (tokenizer, teacher_tokenizer)):
+            if given.pad_token is None:
                 raise ModelError(
-                    f"{type(one).__name__} has no padding token, which batches need; set its "
+                    f"{type(given).__name__} has no padding token, which batches need; set its "
                     "pad_token and save it again"
                 )
         self.tokenizer = tokenizer

@@ -336,6 +336,7 @@ def test_class_names_survive_parquet(tmp_path: Path) -> None:
         ("train.tsv", b"", ": the file is empty"),
         ("train.csv", b"\xef\xbb\xbf\n\n", ": the file is empty"),
         ("train.csv", b"text,label\n", ": there is only a header, no rows"),
+        ("train.csv", b"\nx,a\n", ":1: the header is blank, wanted the names of the columns"),
         (
             "train.csv",
             b"text,label,text\nx,a,y\n",

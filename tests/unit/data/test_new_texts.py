@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from layermix.data import files, new_texts
 from layermix.data.files import FORMATS
 from layermix.data.new_texts import TextStream, open_texts
+from layermix.data.tables import Diagnostics
 from layermix.errors import DataError, UnreadRowsError
 
 Row = tuple[str, ...] | None
@@ -377,6 +378,7 @@ def test_twenty_problems_are_kept_and_the_others_counted(small: None, tmp_path: 
         ("a.parquet", b"", ": the file is empty"),
         ("a.csv", b"\xef\xbb\xbf\n\n", ": the file is empty"),
         ("a.csv", b"text\n", ": there is only a header, no rows"),
+        ("a.csv", b"\nx,a\n", ":1: the header is blank, wanted the names of the columns"),
         ("a.csv", b"text\n\n\n", ": there is only a header, no rows"),
         ("a.csv", b"text,n,text\nx,a,y\n", ":1: the column 'text' appears 2 times in the header"),
         ("a.csv", b'"text\nx\n', ":1: not well quoted: a quote mark is never closed"),
@@ -590,3 +592,26 @@ def test_any_quoted_text_comes_out_as_it_went_in(
     csv.writer(table, delimiter=delimiter).writerows([("text", "text_pair"), *rows])
     source = io.BytesIO(table.getvalue().encode())
     assert read(source, format="csv" if delimiter == "," else "tsv", quoting="quoted") == rows
+
+
+def test_blocks_collected_are_the_rows_read_whole(small: None, tmp_path: Path) -> None:
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        file = write_table(tmp_path / f"some.{ending}", {"id": list("12345"), "text": TEXTS})
+        diagnostics = Diagnostics()
+        table = files.read_file(file, "quoted", diagnostics)
+        diagnostics.raise_problems()
+        assert table is not None
+        assert list(table.columns) == ["id", "text"]
+        assert [(text,) for text in table.columns["text"]()] == read(file, quoting="quoted")
+        assert len(table.numbers) == 5
+
+
+def test_a_column_that_only_later_blocks_have_is_empty_before(small: None, tmp_path: Path) -> None:
+    file = written(tmp_path, "some.jsonl", '{"a": 1}\n' * 3 + "{}\n{}\n" + '{"b": 2}\n')
+    table = files.read_file(file, "auto", diagnostics := Diagnostics())
+    diagnostics.raise_problems()
+    assert table is not None
+    assert {name: values() for name, values in table.columns.items()} == {
+        "a": [1, 1, 1, None, None, None],
+        "b": [None, None, None, None, None, 2],
+    }

@@ -1,27 +1,25 @@
 """Tables become the texts and classes that were meant, or one error that tells every fault."""
 
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data.files import FORMATS
-from layermix.data.splits import hold_out, take
+from layermix.data.splits import hold_out, texts_of
 from layermix.data.texts import TextData, from_splits, load_texts
 from layermix.errors import DataError
-from layermix.evaluation.metrics import UNLABELLED
 
-Row = dict[str, Any]
+from .conftest import Row, problems_of, write_jsonl
+
 TRAIN: list[Row] = [
     {"sentence1": "A cat.", "sentence2": "A pet.", "label": "yes"},
     {"sentence1": "A car.", "sentence2": "A pet.", "label": "no"},
@@ -30,22 +28,6 @@ TRAIN: list[Row] = [
 VALIDATION: list[Row] = [{"sentence1": "A fish.", "sentence2": "A pet.", "label": "yes"}]
 SPLITS = {"train": TRAIN, "validation": VALIDATION}
 COLUMNS = ("sentence1", "sentence2", "label")
-
-
-def write_jsonl(file: Path, of: Sequence[Row]) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in of))
-
-
-def texts_of(split: datasets.Dataset) -> list[tuple[str, ...]]:
-    columns = [name for name in ("text", "text_pair") if name in split.column_names]
-    return list(zip(*(split[name] for name in columns), strict=True))
-
-
-def problems_of(call: Callable[[], Any]) -> list[str]:
-    with pytest.raises(DataError) as caught:
-        call()
-    return list(caught.value.problems)
 
 
 def tsv(folder: Path, train: str, validation: str = "text\tlabel\nx y\ta\nz\tb\n") -> DataConfig:
@@ -254,194 +236,6 @@ def test_given_columns_that_are_missing_are_told_for_every_split(tmp_path: Path)
     ]
 
 
-# -- labels ----------------------------------------------------------------------------------------
-
-
-def labelled(
-    train: Sequence[Any], validation: Sequence[Any] | None = None, **options: Any
-) -> TextData:
-    splits = {"train": train, "validation": train if validation is None else validation}
-    made = {
-        name: [{"text": f"{name} {n}", "label": label} for n, label in enumerate(labels)]
-        for name, labels in splits.items()
-    }
-    return from_splits(made, **options)
-
-
-@pytest.mark.parametrize(
-    ("labels", "names", "indices", "named"),
-    [
-        ([1, 0, 1], ("0", "1"), [1, 0, 1], False),
-        (["1", "0", "1.0"], ("0", "1"), [1, 0, 1], False),
-        ([1.0, 0.0, np.int64(1)], ("0", "1"), [1, 0, 1], False),
-        ([5, 1, 3], ("1", "3", "5"), [2, 0, 1], False),
-        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0], False),
-        ([True, False, "True"], ("False", "True"), [1, 0, 1], True),
-        (["b", "a", "NA"], ("NA", "a", "b"), [2, 1, 0], True),
-        (["b", "0.5", "7"], ("0.5", "7", "b"), [2, 0, 1], True),
-    ],
-)
-def test_label_names(
-    labels: list[Any], names: tuple[str, ...], indices: list[int], named: bool
-) -> None:
-    found = labelled(labels)
-    assert found.label_names == names
-    assert found.splits["train"]["label"][:] == indices
-    assert found.named is named
-
-
-def test_names_given_or_of_a_class_label_win_and_splits_are_matched_by_name() -> None:
-    assert labelled([1, 0], label_names=["bad", "good"]).label_names == ("bad", "good")
-    assert labelled(["good", "bad"], label_names=["bad", "good"]).splits["train"]["label"][:] == [
-        1,
-        0,
-    ]
-
-    def named(names: list[str], labels: list[int]) -> datasets.Dataset:
-        features = datasets.Features(
-            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
-        )
-        columns = {"text": [f"{names} {n}" for n in labels], "label": labels}
-        return datasets.Dataset.from_dict(columns, features=features)
-
-    splits = {"train": named(["z", "y"], [0, 1]), "dev": named(["y", "z"], [0, 1])}
-    found = from_splits(splits)
-    assert (found.label_names, found.named) == (("z", "y"), True)
-    assert found.splits["validation"]["label"][:] == [1, 0]
-    numbered = named(["0", "1"], [0, 1])
-    assert (
-        from_splits({"train": numbered, "dev": numbered}, task="rte").label_names[0] == "entailment"
-    )
-
-
-def test_class_names_that_are_numbers_are_kept() -> None:
-    features = datasets.Features(
-        {
-            "text": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["1", "2", "3"]),
-        }
-    )
-    columns = {"text": [f"t {n}" for n in range(6)], "label": [0, 1, 2, 0, 1, 2]}
-    rows = datasets.Dataset.from_dict(columns, features=features)
-    more = [{"text": "u", "label": 3}, {"text": "v", "label": 1}]
-    found = from_splits({"train": rows, "validation": more})
-    assert found.label_names == ("1", "2", "3")
-    assert found.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
-    assert found.splits["validation"]["label"][:] == [2, 0]  # by name
-    numbered = [{"text": f"t {n}", "label": n % 3} for n in range(6)]
-    given = from_splits({"train": numbered, "validation": more[1:]}, label_names=["3", "2", "1"])
-    assert given.label_names == ("3", "2", "1")
-    assert given.splits["train"]["label"][:] == [0, 1, 2, 0, 1, 2]
-    assert given.splits["validation"]["label"][:] == [1]  # by number
-
-
-def test_white_space_around_a_label_makes_no_class() -> None:
-    rows = [{"text": f"t {n}", "label": label} for n, label in enumerate(["a", "b ", " a", "b"])]
-    assert from_splits({"train": rows, "validation": rows}).label_names == ("a", "b")
-
-
-@pytest.mark.parametrize("labels", [None, ["", ""], [None, None], [float("nan")] * 2])
-def test_test_rows_need_no_labels(labels: list[Any] | None) -> None:
-    test = [{"text": f"u {n}"} | ({} if labels is None else {"label": labels[n]}) for n in range(2)]
-    rows = [{"text": f"t {n}", "label": n % 2} for n in range(4)]
-    found = from_splits({"train": rows, "validation": rows, "test": test})
-    assert found.splits["test"]["label"][:] == [UNLABELLED, UNLABELLED]
-    assert any("test: 2 of 2 rows have no label" in note for note in found.notes)
-
-
-@pytest.mark.parametrize("labels", [["1.5", "1e-05", "-2"], ["3,5", "1", "2,25"], ["0.1", "inf"]])
-def test_numbers_of_any_spelling_are_no_classes(labels: list[str]) -> None:
-    rows = [{"text": f"t {n}", "label": label} for n, label in enumerate(labels * 2)]
-    if "inf" in labels:
-        assert from_splits({"train": rows, "validation": rows}).label_names == ("0.1", "inf")
-        return
-    problems = problems_of(lambda: from_splits({"train": rows, "validation": rows}))
-    assert "regression is not supported" in problems[0]
-
-
-def test_a_column_of_ids_is_no_label() -> None:
-    rows = [{"text": f"t {n}", "label": f"id-{n}"} for n in range(60)]
-    problems = problems_of(lambda: from_splits({"train": rows}))
-    assert problems == [
-        "memory[train]: 60 different labels in 60 rows; wanted classes, each with several rows; "
-        "name another column with --data.label_column NAME"
-    ]
-
-
-def test_a_known_task_names_integers_and_orders_texts(tmp_path: Path) -> None:
-    numbers = labelled([0, 1], task="mrpc")
-    words = labelled(["not_equivalent", "equivalent"], task="mrpc")
-    assert numbers.label_names == words.label_names == ("not_equivalent", "equivalent")
-    assert numbers.fingerprint == words.fingerprint
-    assert (numbers.task, numbers.named) == ("mrpc", True)
-    for name in ("train", "dev"):
-        write_jsonl(
-            tmp_path / "MRPC" / f"{name}.jsonl",
-            [{"text": f"{name} {label}", "label": label} for label in (0, 1)],
-        )
-    found = load_texts(DataConfig(path=str(tmp_path / "MRPC")))
-    assert (found.task, found.label_names[0]) == ("mrpc", "not_equivalent")
-
-
-def test_a_folder_that_is_only_called_like_a_task_is_not_taken_for_it(tmp_path: Path) -> None:
-    for name, of in SPLITS.items():
-        write_jsonl(tmp_path / "rte" / f"{name}.jsonl", of)
-    found = load_texts(DataConfig(path=str(tmp_path / "rte")))
-    assert (found.task, found.label_names) == (None, ("maybe", "no", "yes"))
-
-
-def test_a_task_named_with_other_labels_is_an_error() -> None:
-    assert problems_of(lambda: labelled(["no", "yes"], task="mrpc")) == [
-        "memory[train]: task mrpc has the labels 'not_equivalent', 'equivalent' or 0 to 1, found "
-        "'no', 'yes'; correct the labels or leave out --data.task"
-    ]
-
-
-def test_test_rows_may_lack_labels_as_on_the_hub_and_others_may_not() -> None:
-    of = [{"text": f"{n}", "label": n} for n in range(2)]
-    test = [{"text": "t", "label": -1}, {"text": "u", "label": 1}]
-    found = from_splits({"train": of, "dev": of, "test": test})
-    assert found.splits["test"]["label"][:] == [-100, 1]
-    assert "test: 1 of 2 rows have no label (-1)" in found.notes
-    assert problems_of(lambda: from_splits({"train": of, "dev": test})) == [
-        "memory[dev]: row 1: unknown label '-1'; the classes are '0', '1'"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("train", "validation", "message"),
-    [
-        ([0, 1, None], None, "memory[train]: row 3: the label is missing (column 'label')"),
-        ([0, 1, ""], None, "memory[train]: row 3: the label is missing (column 'label')"),
-        ([0, 1, float("nan")], None, "memory[train]: row 3: the label is missing (column 'label')"),
-        (
-            [0, 1, [1]],
-            None,
-            "memory[train]: row 3: found a list as label, wanted one text or integer (column "
-            "'label')",
-        ),
-        (
-            ["a", "b"],
-            ["a", "c"],
-            "memory[validation]: row 2: unknown label 'c'; the classes are 'a', 'b'",
-        ),
-        (
-            ["a", "a"],
-            None,
-            "memory[train]: all rows have the label 'a'; wanted two classes or more",
-        ),
-        (
-            [1, 2.5, "3"],
-            None,
-            "memory[train]: row 2: the label 2.5 has decimals; wanted classes, as text or integers "
-            "(regression is not supported yet)",
-        ),
-    ],
-)
-def test_bad_labels(train: list[Any], validation: list[Any] | None, message: str) -> None:
-    assert message in problems_of(lambda: labelled(train, validation))
-
-
 # -- bad data --------------------------------------------------------------------------------------
 
 
@@ -595,74 +389,3 @@ def test_plain_text_is_no_pair(tmp_path: Path) -> None:
         f"{more}: plain text has one text per line, but two are wanted ('sentence1', 'sentence2'); "
         "give TSV, CSV, JSONL or Parquet with these columns"
     ]
-
-
-# -- splits by hash --------------------------------------------------------------------------------
-
-
-def numbered(count: int) -> datasets.Dataset:
-    of = [{"text": f"text {n // 2}", "text_pair": f"pair {n % 2}"} for n in range(count)]
-    return from_splits(
-        {
-            "train": [{**row, "label": n % 2} for n, row in enumerate(of)],
-            "dev": [{**of[0], "label": 0}],
-        }
-    ).splits["train"]
-
-
-def test_hold_out_depends_on_the_text_alone() -> None:
-    split = numbered(400)
-    kept, held = hold_out(split, 0.2)
-    assert len(kept) + len(held) == 400
-    assert 50 < len(held) < 110
-    mixed = split.shuffle(seed=1)
-    assert set(texts_of(hold_out(mixed, 0.2)[1])) == set(texts_of(held))
-    some = split.select(range(0, 400, 3))
-    assert set(texts_of(hold_out(some, 0.2)[1])) == set(texts_of(held)) & set(texts_of(some))
-    assert set(texts_of(held)) < set(texts_of(hold_out(split, 0.4)[1]))
-    assert held["row_id"][:] == sorted(held["row_id"])
-
-
-def test_hold_out_keeps_equal_texts_together_and_refuses_an_empty_part() -> None:
-    split = datasets.concatenate_datasets([numbered(100), numbered(100)])
-    kept, held = hold_out(split, 0.3)
-    assert not set(texts_of(kept)) & set(texts_of(held))
-    for fraction, left in ((1e-9, "none in the held-out part"), (1 - 1e-9, "none to train on")):
-        (problem,) = problems_of(lambda fraction=fraction: hold_out(numbered(8), fraction))
-        assert left in problem
-        assert "of 8 training row(s)" in problem
-        assert problem.endswith("give another --training.holdout_fraction, or more rows")
-
-
-def test_rows_are_left_to_hold_out_once_validation_is_split_off() -> None:
-    of = [{"text": f"text {n}", "label": n % 2} for n in range(300)]
-    found = from_splits({"train": of})
-    train, validation = found.splits["train"], found.splits["validation"]
-    kept, held = hold_out(train, 0.1)  # as large a share, which one hash would leave empty
-    assert 15 <= len(held) <= 45
-    parts = [set(texts_of(part)) for part in (kept, held, validation)]
-    assert set.union(*parts) == {(row["text"],) for row in of}
-    assert sum(map(len, parts)) == 300
-    with pytest.raises(DataError, match="leaves none in the held-out part"):
-        hold_out(train, 0.1, "validation")
-
-
-def test_take_draws_the_same_rows_whatever_their_order() -> None:
-    split = numbered(100)
-    ten = take(split, 10)
-    assert len(ten) == 10
-    assert ten["row_id"][:] == sorted(ten["row_id"])
-    assert set(texts_of(take(split.shuffle(seed=3), 10))) == set(texts_of(ten))
-    assert set(texts_of(ten)) < set(texts_of(take(split, 20)))
-    assert set(texts_of(ten)) != set(texts_of(split)[:10])
-    assert len(take(split, 100)) == 100
-    assert problems_of(lambda: take(split, 101)) == [
-        "--data.train_rows asks for 101 rows, there are 100; ask for fewer"
-    ]
-
-
-def test_take_and_hold_out_draw_by_different_hashes() -> None:
-    split = numbered(400)
-    held = hold_out(split, 0.2)[1]
-    taken = take(split, len(held))
-    assert set(texts_of(taken)) != set(texts_of(held))
