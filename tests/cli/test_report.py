@@ -54,7 +54,7 @@ def test_watching_ends_with_control_c(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err.decode()
-    assert b"stopped; the page is the last one that was made" in err
+    assert b"stopped; the last page that was written stays" in err
     assert 'id="live"' not in page.read_text("utf-8")  # this run is finished
 
 
