@@ -114,6 +114,8 @@ def weights(
         elif strategy == "random":
             assert drawn is not None
             alpha[k] = drawn[k]
+        elif strategy != "learned":
+            raise ValueError(f"write the formula of {strategy} here, from its paper")
     if s is None:
         return [list(row) for row in alpha]
     return [[torch.exp(one) / sum(torch.exp(other) for other in row) for one in row] for row in s]

@@ -80,6 +80,7 @@ Weight = Annotated[float, Field(ge=0)]
 WEIGHT_ROUNDING = 0.02
 """How far from 1 a row of weights typed with few digits may sum; it is scaled to 1."""
 
+# The names of each table in core/, in its order; a test compares them.
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
 HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]

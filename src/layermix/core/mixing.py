@@ -1,8 +1,9 @@
 """Equations (1) and (2): the weights α that mix teacher layers into one target per student layer.
 
 To add a way to mix, add a row to `MIXES` and its name to `config.MixName`, in the same order (and a
-class only if none of these can express it). A mix of your own need not be in the table:
-`distill_from(…, mix=…)` takes any `Mix`.
+class only if none of these can express it). Two tests then ask for more: the formula in
+`tests/invariant/reference.py`, and an arm in the list of docs/choosing.md. A mix of your own need
+not be in the table: `distill_from(…, mix=…)` takes any `Mix`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -173,7 +173,8 @@ class DistillTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count rows, with or without a label, over the accumulated, global batch."""
-        rows = torch.tensor(sum(len(batch["row_id"]) for batch in batch_samples), device=device)
+        count = sum(len(batch["row_id"]) for batch in batch_samples)
+        rows = torch.full((), count, device=device)  # filled there, so nobody waits for a copy
         return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
 
     def prediction_step(
