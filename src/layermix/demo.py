@@ -88,15 +88,15 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
         config = DistillConfig.model_validate(_settings(arm, out, seed))
         if _finished(out / arm, to_yaml(config)):
             continue
-        reporter.say(
-            f"\nStudent {number} of {len(ARMS)}, {arm}: learns from {LEARNS_FROM[arm]}", "bold"
-        )
         student = copy_blocks(teacher, config.student.layers)
         if prepared is None or signals is None:
             shared = DistillConfig.model_validate(_settings("learned", out, seed))
             prepared = prepare(teacher, student, texts, shared, Reporter(quiet=True))
             objective = objective_for(student, teacher, shared)
             signals = signals_for(prepared, teacher, objective, shared, reporter)
+        reporter.say(
+            f"\nStudent {number} of {len(ARMS)}, {arm}: learns from {LEARNS_FROM[arm]}", "bold"
+        )
         run = RunFolder(out / arm, to_yaml(config), resume=True)
         distill_prepared(
             prepared, teacher, student, config, signals=signals, run=run, reporter=reporter

@@ -15,7 +15,9 @@ SHADES = " ░▒▓█"
 
 
 class TrainingBar(TrainerCallback):
-    """Follows a training: a bar with the time left, and below it losses, last score and α.
+    """Follows a training: a bar with the time left, the losses and α below it.
+
+    Scores stay above the bar, one line per epoch.
 
     Args:
         console: Where it is drawn; a quiet console draws nothing.
@@ -27,7 +29,6 @@ class TrainingBar(TrainerCallback):
         self.task = self.progress.add_task(name, total=None)
         self.details = Text()
         self.live = Live(Group(self.progress, self.details), console=console, transient=False)
-        self.score = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start where a resumed training starts."""
@@ -45,15 +46,15 @@ class TrainingBar(TrainerCallback):
                 for name, value in logs.items()
                 if name.startswith("loss_")
             )
-            loss_line = f"loss {logs['loss']:.3f} ({parts}) {self.score}"
+            loss_line = f"loss {logs['loss']:.3f} ({parts})"
             self.details.plain = "\n".join(
                 filter(None, [loss_line, alpha_shades(logs.get("alpha", ()))])
             )
         elif (accuracy := logs.get("eval_validation_accuracy")) is not None:
-            self.score = f"validation accuracy {accuracy:.3f}"
             # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
             epoch = f"epoch {state.epoch:.0f} of {state.num_train_epochs:.0f}"
-            self.live.console.print(f"{epoch}: {self.score}", markup=False, soft_wrap=True)
+            line = f"{epoch}: validation accuracy {accuracy:.3f}"
+            self.live.console.print(line, markup=False, soft_wrap=True)
 
 
 def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:

@@ -93,7 +93,7 @@ def test_a_training_shows_step_losses_scores_and_alpha(tmp_path: Path) -> None:
     assert "epoch 1 of 2: validation accuracy 0.750" in shown
     assert "learned" in shown
     assert "8/20" in shown
-    assert "loss 1.500 (hidden 0.500 logit 1.000) validation accuracy 0.750" in shown
+    assert "loss 1.500 (hidden 0.500 logit 1.000)" in shown
     assert "α of student layer 0: ░ .30  ▓ .70" in shown
 
 
