@@ -281,7 +281,7 @@ def test_rows_are_labelled_while_more_are_to_come(start: Start, student: Path) -
 
 @pytest.mark.parametrize(
     ("how", "code", "left"),
-    [(signal.SIGKILL, -signal.SIGKILL, ["labels.csv.writing"]), (signal.SIGINT, 130, [])],
+    [(signal.SIGKILL, -signal.SIGKILL, [".labels.csv.writing"]), (signal.SIGINT, 130, [])],
 )
 def test_what_is_stopped_has_no_file_of_the_final_name(
     start: Start, student: Path, tmp_path: Path, how: signal.Signals, code: int, left: list[str]
@@ -291,7 +291,7 @@ def test_what_is_stopped_has_no_file_of_the_final_name(
     assert process.stdin is not None
     process.stdin.write(b"fine\n" * BLOCK)
     process.stdin.flush()
-    partial = tmp_path / "labels.csv.writing"
+    partial = tmp_path / ".labels.csv.writing"
     deadline = time.monotonic() + 120
     while not (partial.exists() and partial.read_bytes().count(b"\n") == BLOCK + 1):
         assert process.poll() is None

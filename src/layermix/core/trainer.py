@@ -1,6 +1,5 @@
 """A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +10,9 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, sort_checkpoints
 
+from layermix.atomic import whole_folder
 from layermix.config import MixConfig, TrainingConfig
 from layermix.core.alpha_learner import AlphaLearner, TaughtBatch, held_out_indices
 from layermix.core.objective import Objective, Output, gradient_norms, param_groups
@@ -297,16 +297,13 @@ class DistillTrainer(Trainer):
                 f"{bad[0]}; training stopped. {self._last_good()}. Try a lower learning rate, or "
                 "other losses"
             )
-        writing = self.folder / "writing"
-        shutil.rmtree(writing, ignore_errors=True)
-        self._checkpoint_parent = writing
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            del self._checkpoint_parent
-        (written,) = writing.iterdir()
-        shutil.rmtree(self.folder / written.name, ignore_errors=True)
-        written.rename(self.folder / written.name)
+        target = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with whole_folder(target, replace=True) as folder:  # of the same name, so Trainer fills it
+            self._checkpoint_parent = folder.parent
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                del self._checkpoint_parent
         rotate_checkpoints(str(self.folder), save_total_limit=CHECKPOINTS_KEPT)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -488,6 +485,6 @@ def warmup_steps(warmup: float, total: int) -> float:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None; what is in `writing` is not whole."""
+    """The newest whole checkpoint in `folder`, or None."""
     found = sort_checkpoints(str(folder)) if folder.is_dir() else []
     return Path(found[-1]) if found else None

@@ -14,6 +14,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from layermix.atomic import whole_file
+
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 
@@ -85,7 +87,8 @@ class Figure:
         }
         files = [folder / f"{self.name}{suffix}" for suffix in made]
         for file, content in zip(files, made.values(), strict=True):
-            file.write_bytes(content)
+            with whole_file(file) as temporary:
+                temporary.write_bytes(content)
         for index, (name, rows) in enumerate(self.data.items()):
             if not name.startswith("_"):
                 files.append(folder / (f"{self.name}-{name}.csv" if index else f"{self.name}.csv"))
@@ -95,7 +98,7 @@ class Figure:
 
 def _write_csv(file: Path, rows: Rows) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with file.open("w", encoding="utf-8", newline="") as stream:
+    with whole_file(file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)

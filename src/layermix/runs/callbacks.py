@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EvalPrediction, TrainerCallback
 
-from layermix.atomic import write_text
+from layermix.atomic import whole_file, write_text
 from layermix.core.objective import Objective, Output
 from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
@@ -65,15 +65,12 @@ class EpochRecorder(TrainerCallback):
         assert self.latest is not None
         row_ids, labels, logits = self.latest
         split, epoch = self.split_of[int(row_ids[0])], round(state.epoch)
-        partial = self.epochs / f"{split}-{epoch}.writing"
-        with partial.open("wb") as file:
+        with whole_file(self._file(split, epoch)) as temporary, temporary.open("wb") as file:
             np.savez(file, row_ids=row_ids, labels=labels, logits=logits)
-        partial.replace(self._file(split, epoch))
         if self.keep_selected and split == "holdout" and self._is_best(state.log_history, epoch):
             weights = {k: v.cpu() for k, v in kw["model"].student.state_dict().items()}
-            partial = self.epochs / "selected.writing"
-            save_file(weights, partial, metadata={"epoch": str(epoch)})
-            partial.replace(self.epochs / f"selected-{epoch}.safetensors")
+            with whole_file(self.epochs / f"selected-{epoch}.safetensors") as temporary:
+                save_file(weights, temporary, metadata={"epoch": str(epoch)})
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
         key = f"eval_holdout_{self.prepared.metric}"
@@ -102,7 +99,8 @@ class EpochRecorder(TrainerCallback):
         """
         texts = self.prepared.texts.splits["validation"]
         kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
-        pq.write_table(pa.table({name: texts[name][:] for name in kept}), self.work / TEXTS)
+        with whole_file(self.work / TEXTS) as temporary:
+            pq.write_table(pa.table({name: texts[name][:] for name in kept}), temporary)
         teacher, problem = dict[str, Any](), self.prepared.problem
         if (logits := self.prepared.teacher_logits.get("validation")) is not None:
             teacher = problem.teacher_columns(logits)
@@ -121,7 +119,8 @@ class EpochRecorder(TrainerCallback):
                 **answered,
             }
             tables.append(pa.table(columns))
-        pq.write_table(pa.concat_tables(tables), self.work / PREDICTIONS)
+        with whole_file(self.work / PREDICTIONS) as temporary:
+            pq.write_table(pa.concat_tables(tables), temporary)
 
 
 class MixRecorder(OutputCallback):

@@ -1,16 +1,16 @@
-"""A run's folder: built beside its final name, renamed when whole, resumable until then."""
+"""A run's folder: it has a working name, `NAME.partial`, until it is complete; then `NAME`."""
 
 import json
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from layermix.atomic import write_text
+from layermix.atomic import LockedError, is_locked, lock, temporary_of, write_text
 from layermix.errors import ConfigError, RunExistsError
 
 CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
@@ -27,36 +27,36 @@ OWN = "# own"
 """Begins the lines of a config.yaml that name objects of the caller's own."""
 
 CARD, EXPORT, BENCH = "README.md", "onnx/export.json", "bench.json"
-"""The model card and what an export tells, in a model's folder; the speeds, in a run's folder."""
+"""Model card and record of an export, in a model's folder; measured speeds, in a run's folder."""
 
 SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
-"""Folders that an unfinished run needs to go on."""
+"""Folders that an unfinished run needs to resume; removed when it is finished."""
 
 LOCK = ".lock"
-"""Held in a working folder by the process that works there."""
+"""The lock file in a working folder, held by the process that works there."""
 
 DISCARDED = ".discarded"
-"""The end of the names of folders that are being removed."""
+"""Suffix of folders that are being removed."""
 
-BEGUN = {f".{CONFIG}.writing", LOCK}
-"""What a run that was killed in `begin` may leave."""
+BEGUN = {temporary_of(Path(CONFIG)).name, LOCK}
+"""Files that a run killed in `begin` may leave."""
 
 
 class RunFolder:
-    """Where a run writes: `NAME.partial` while it works, `NAME` once it is finished.
+    """The folder that a run writes: `NAME.partial` while it works, `NAME` once it is finished.
 
-    Nothing is made, and nothing thrown away, before `begin`: a run that fails while it loads its
-    models and data leaves no trace.
+    Nothing is created or removed before `begin`, so a run that fails while it loads its models and
+    data leaves nothing behind.
 
     Args:
         final: The folder the user named.
-        config: The resolved config as YAML; a resume must have the same.
-        resume: Go on with an unfinished run if there is one.
-        restart: Throw an unfinished run away.
+        config: The resolved config as YAML; a resumed run must have the same.
+        resume: Resume an unfinished run if there is one.
+        restart: Discard an unfinished run.
 
     Raises:
-        RunExistsError: If something is there already and neither resume nor restart was asked for,
-            or another process works there.
+        RunExistsError: If the folder exists, if an unfinished run exists and neither `resume` nor
+            `restart` is set, or if another process works there.
         ConfigError: If the unfinished run has another config.
     """
 
@@ -69,7 +69,7 @@ class RunFolder:
         self._config = config
         self._restart = restart
         self.work = self.final.with_name(f"{self.final.name}.partial")
-        self._lock = FileLock(self.work / LOCK)
+        self._lock = ExitStack()
         self._check_final()
         if not self.work.exists():
             return
@@ -103,25 +103,25 @@ class RunFolder:
             )
 
     def begin(self) -> None:
-        """Make the working folder, with the config in it, and keep other processes out.
+        """Creates the working folder with the config in it, and locks it.
 
         Raises:
-            RunExistsError: If another process has begun there since.
+            RunExistsError: If another process has started there in the meantime.
         """
         self.work.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
+            self._lock.enter_context(lock(self.work / LOCK, wait=False))
+        except LockedError:
             raise self._busy() from None
         self._drop_discarded()
         if self._restart:
             for old in list(self.work.iterdir()):
                 if old.is_dir():  # renamed first: a kill must not leave half a checkpoint
                     old.rename(old.with_name(f".{old.name}{DISCARDED}"))
-                elif old.name not in (LOCK, CONFIG):  # by its config it is known as a run
+                elif old.name not in (LOCK, CONFIG):  # the config marks it as a run
                     old.unlink()
         self._drop_discarded()
-        (self.work / RESULT).unlink(missing_ok=True)  # it says how an earlier attempt ended
+        (self.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
         write_text(self.work / CONFIG, self._config)
 
     def _drop_discarded(self) -> None:
@@ -129,8 +129,8 @@ class RunFolder:
             shutil.rmtree(old)
 
     def leave(self) -> None:
-        """Let others go on with an unfinished run."""
-        self._lock.release()
+        """Releases the lock, so that another process can resume the run."""
+        self._lock.close()
 
     def _busy(self) -> RunExistsError:
         return RunExistsError(
@@ -139,7 +139,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Resumable state, while the run is unfinished."""
+        """The folder of checkpoints, while the run is unfinished."""
         return self.work / CHECKPOINTS
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -147,16 +147,16 @@ class RunFolder:
         write_text(self.work / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
-        """Give the folder its final name, then drop what was only needed until then.
+        """Gives the folder its final name and removes what only an unfinished run needs.
 
         Raises:
-            RunExistsError: If something has been put there since; the run keeps its working name.
+            RunExistsError: If the final name exists by now; the run keeps its working name.
         """
         self._check_final()
-        if sys.platform == "win32":  # which renames no folder in which a file is open
-            self._lock.release()
+        if sys.platform == "win32":  # it renames no folder with an open file in it
+            self._lock.close()
         self.work.rename(self.final)
-        self._lock.release()
+        self._lock.close()
         (self.final / LOCK).unlink(missing_ok=True)
         for name in SCRATCH:
             shutil.rmtree(self.final / name, ignore_errors=True)
@@ -164,18 +164,11 @@ class RunFolder:
 
 def is_busy(final: Path) -> bool:
     """Whether a process works on the unfinished run of a folder."""
-    lock = final.with_name(f"{final.name}.partial") / LOCK
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
+    return is_locked(final.with_name(f"{final.name}.partial") / LOCK)
 
 
 def _differences(old: str, new: str) -> list[str]:
-    """What differs between two YAML configs, as `field: was x, is y`."""
+    """The differences between two YAML configs, as `field: was x, is y`."""
     before, after = (_flat(yaml.safe_load(text)) | _own(text) for text in (old, new))
     return [
         f"{name}: was {before.get(name)}, is {after.get(name)}"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PrinterCallback
 
-from layermix.atomic import write_text
+from layermix.atomic import whole_folder, write_text
 from layermix.config import (
     MixConfig,
     TrainingConfig,
@@ -243,15 +243,15 @@ class Training:
         recorder: EpochRecorder,
         run: RunFolder,
     ) -> None:
-        folder = run.work / role
-        self.student.model.save_pretrained(folder)
-        # Some tokenizers know no limit, and transformers.js no other place to look for one.
-        tokenizer: Any = copy.deepcopy(self.student.tokenizer)
-        tokenizer.model_max_length = self.student.max_length
-        tokenizer.save_pretrained(folder)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        record[role]["bytes_on_disk"] = size
-        write_text(folder / "README.md", model_card(record, role))
+        with whole_folder(run.work / role, replace=True) as folder:
+            self.student.model.save_pretrained(folder)
+            # Some tokenizers have no limit, and transformers.js has no other place to look for one.
+            tokenizer: Any = copy.deepcopy(self.student.tokenizer)
+            tokenizer.model_max_length = self.student.max_length
+            tokenizer.save_pretrained(folder)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            record[role]["bytes_on_disk"] = size
+            write_text(folder / "README.md", model_card(record, role))
         write_text(run.work / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
         recorder.predictions(
             {name: report["epoch"] for name, report in reports.items() if name != "test"}

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,10 @@ import numpy as np
 import onnx
 import torch
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layermix.atomic import write_text
+from layermix.atomic import LockedError, lock, scratch_folder, whole_folder, write_text
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.tokenization import Collator, tokenize_split
@@ -442,36 +441,31 @@ def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
     Raises:
         RunExistsError: If another process exports to the same place.
     """
-    place, name = (target.absolute().parent, target.name) if is_new else (target, ONNX)
-    lock = FileLock(place / f".{name}.exporting")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunExistsError(
-            f"{target}: another process exports there; wait for it, or stop it"
-        ) from None
-    try:
-        scratch = place / f".{name}.partial"
-        if scratch.is_symlink():
-            scratch.unlink()
-        shutil.rmtree(scratch, ignore_errors=True)
-        work = scratch / "new"
-        work.mkdir(parents=True)
-        yield work
-        if is_new:
-            work.rename(target)
-            return
-        (target / ONNX).mkdir(exist_ok=True)
-        for old in (*ONNX_FILES.values(), EXPORT):  # other files there are somebody else's
-            if (work / old).exists():
-                (work / old).replace(target / old)
-            else:
-                (target / old).unlink(missing_ok=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(PermissionError):  # Windows keeps a file that is open
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    made = target.absolute() if is_new else target / ONNX
+    lock_file = made.with_name(f".{made.name}.exporting")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(lock_file, wait=False))
+        except LockedError:
+            raise RunExistsError(
+                f"{target}: another process exports there; wait for it, or stop it"
+            ) from None
+        try:
+            if is_new:
+                with whole_folder(made) as work:
+                    yield work
+                return
+            with scratch_folder(made) as work:
+                yield work
+                made.mkdir(exist_ok=True)
+                for old in (*ONNX_FILES.values(), EXPORT):  # other files there stay
+                    if (work / old).exists():
+                        (work / old).replace(target / old)
+                    else:
+                        (target / old).unlink(missing_ok=True)
+        finally:
+            with suppress(PermissionError):  # Windows cannot remove an open file
+                lock_file.unlink(missing_ok=True)
 
 
 def _serve(folder: Path, work: Path, predictor: Predictor) -> None:

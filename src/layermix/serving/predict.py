@@ -2,13 +2,13 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from layermix.atomic import whole_file
 from layermix.console import Reporter
 from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
@@ -165,10 +165,5 @@ def _whole(out: str) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()  # a full disk is told here, not when the program ends
         return
-    partial = Path(f"{out}.writing")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(Path(out)) as file, file.open("w", encoding="utf-8", newline="") as stream:
+        yield stream

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
-from layermix.atomic import write_text
+from layermix.atomic import lock, whole_file, whole_folder, write_text
 from layermix.runs.layout import (
     ALPHA,
     CONFIG,
@@ -98,7 +97,7 @@ class Study:
     def file(self, cell: Cell, *, keep_student: bool) -> None:
         """Keep what is worth keeping of a finished run, with places as the user wrote them."""
         work, target = self.work(cell), self.filed(cell.name)
-        with FileLock(self.folder / WORK / FILING):  # another process may file the same cell
+        with lock(self.folder / WORK / FILING):  # another process may file the same cell
             if not self.has(cell.name):
                 self._file(work, target, _places(cell), keep_student=keep_student)
             shutil.rmtree(work, ignore_errors=True)
@@ -106,23 +105,19 @@ class Study:
     def _file(
         self, work: Path, target: Path, places: Mapping[str, str], *, keep_student: bool
     ) -> None:
-        writing = target.with_name(f".{target.name}.writing")
-        for leftover in (writing, target):  # of a kill, or a cell that somebody has taken apart
-            shutil.rmtree(leftover, ignore_errors=True)
-        writing.mkdir(parents=True)
         self._keep_texts(work)
-        for name in (*KEPT, *([ALPHA] if (work / ALPHA).is_file() else [])):
-            if name == PREDICTIONS:
-                shutil.copy(work / name, writing)
-            else:
-                text = _portable_text(work / name, places)
-                (writing / name).write_text(text, encoding="utf-8")
-        if keep_student:
-            shutil.copytree(work / "student", writing / "student")
-            card = writing / "student" / "README.md"
-            text = _portable(card.read_text(encoding="utf-8"), places)
-            card.write_text(text, encoding="utf-8")
-        writing.rename(target)
+        with whole_folder(target, replace=True) as folder:
+            for name in (*KEPT, *([ALPHA] if (work / ALPHA).is_file() else [])):
+                if name == PREDICTIONS:
+                    shutil.copy(work / name, folder)
+                else:
+                    text = _portable_text(work / name, places)
+                    (folder / name).write_text(text, encoding="utf-8")
+            if keep_student:
+                shutil.copytree(work / "student", folder / "student")
+                card = folder / "student" / "README.md"
+                text = _portable(card.read_text(encoding="utf-8"), places)
+                card.write_text(text, encoding="utf-8")
 
     def _keep_texts(self, work: Path) -> None:
         """Once for all cells of the same data; a run of an older version has none."""
@@ -131,9 +126,8 @@ class Study:
             return
         texts.parent.mkdir(exist_ok=True)
         write_text(texts.with_name(".gitignore"), "# Your data.\n*\n")
-        partial = texts.with_suffix(".writing")
-        shutil.copy(work / TEXTS, partial)
-        partial.rename(texts)
+        with whole_file(texts) as temporary:
+            shutil.copyfile(work / TEXTS, temporary)
 
 
 def _places(cell: Cell) -> dict[str, str]:

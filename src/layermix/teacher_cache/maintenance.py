@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from layermix.atomic import LockedError, lock
 from layermix.teacher_cache.store import (
     LOCK,
     MANIFEST,
@@ -59,8 +58,8 @@ class Found:
 def stores(root: Path) -> Iterator[Found]:
     """All stores below a folder; other things in it are left alone."""
     for folder in sorted(root.iterdir()) if root.is_dir() else []:
-        lock = folder / LOCK
-        if not lock.is_file():
+        lock_file = folder / LOCK
+        if not lock_file.is_file():
             continue
         shards, _ = read_manifest(folder)
         files = [file.stat() for file in folder.iterdir()]
@@ -69,7 +68,7 @@ def stores(root: Path) -> Iterator[Found]:
             identity_of(folder),
             sum(entry["rows"] for entry in (shards or {}).values()),
             sum(status.st_size for status in files),
-            max(0.0, time.time() - lock.stat().st_mtime) / DAY,
+            max(0.0, time.time() - lock_file.stat().st_mtime) / DAY,
         )
 
 
@@ -103,11 +102,10 @@ def verify(folder: Path) -> dict[str, str]:
     The damaged shards are dropped, so that the next run computes their rows again. A store that is
     being filled is not checked, and that is told.
     """
-    lock = FileLock(folder / LOCK)
     try:
-        with lock.acquire(blocking=False):
+        with lock(folder / LOCK, wait=False):
             return _verified(folder)
-    except Timeout:
+    except LockedError:
         return {LOCK: "a process is filling this store, so it was not checked; try again later"}
 
 
@@ -134,11 +132,10 @@ def prune(root: Path, days: float) -> tuple[list[Found], list[Found]]:
     for one in stores(root):
         if one.idle_days < days:
             continue
-        lock = FileLock(one.folder / LOCK)
         try:
-            with lock.acquire(blocking=False):
+            with lock(one.folder / LOCK, wait=False):
                 shutil.rmtree(one.folder)
             removed.append(one)
-        except Timeout:
+        except LockedError:
             busy.append(one)
     return removed, busy

@@ -13,18 +13,17 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import Tensor
 
-from layermix.atomic import write_text
+from layermix.atomic import LockedError, lock, whole_file, write_text
 from layermix.core.signals import Needs
 from layermix.errors import CacheError
 
@@ -193,28 +192,25 @@ class SignalStore:
         Raises:
             CacheError: If the folder cannot be made.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / LOCK)
+        with ExitStack() as held:
             try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                self.say(f"{self.folder}: another process is filling this store; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise CacheError(
-                f"{self.folder}: cannot be written ({error.strerror}); choose another "
-                "--cache.folder, or --no-cache.use"
-            ) from error
-        try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(lock(self.folder / LOCK, wait=False))
+                except LockedError:
+                    self.say(f"{self.folder}: waiting for another process that fills this store")
+                    held.enter_context(lock(self.folder / LOCK))
+            except OSError as error:
+                raise CacheError(
+                    f"{self.folder}: cannot be written ({error.strerror}); choose another "
+                    "--cache.folder, or --no-cache.use"
+                ) from error
             if read_manifest(self.folder)[0] != self._seen:
                 self._load()
             for file in self.folder.iterdir():
                 if file.name not in (MANIFEST, PLAN, LOCK, *self.shards):
-                    file.unlink()  # torn, or not to be believed
+                    file.unlink()  # incomplete or damaged
             yield
-        finally:
-            lock.release()
 
     def left_plan(self) -> list[list[bytes]]:
         """The batches of keys that a process meant to fill in when it was stopped; else none."""
@@ -254,16 +250,11 @@ class SignalStore:
             tensors["hidden"] = torch.cat(hidden)
         content = save(tensors)
         name = f"{hashlib.sha256(keys).hexdigest()[:16]}.safetensors"
-        writing = self.folder / f"{name}.writing"
         with self._writing(len(content)):
-            try:
-                with writing.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                writing.rename(self.folder / name)
-            finally:
-                writing.unlink(missing_ok=True)
+            with whole_file(self.folder / name) as temporary, temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             entry = {
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),

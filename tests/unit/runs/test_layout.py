@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from layermix.atomic import write_text
 from layermix.config import DistillConfig, to_yaml
 from layermix.errors import ConfigError, RunExistsError
 from layermix.runs.layout import CONFIG, LOCK, RESULT, RunFolder, is_busy
@@ -149,12 +148,3 @@ def test_a_working_folder_that_is_no_run_is_left_alone(out: Path, how: dict[str,
     with pytest.raises(RunExistsError, match="something that is not an unfinished run"):
         RunFolder(out, FIRST, **how)
     assert (work / "thesis.txt").is_file()
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    file = tmp_path / "a.txt"
-    write_text(file, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(file, "new \ud800")
-    assert file.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [file]

@@ -262,7 +262,7 @@ def test_force_replaces_what_an_export_made_and_its_section_of_the_card_only(mod
 
 
 def test_what_a_killed_export_left_is_removed(model: Path) -> None:
-    left = model / ".onnx.partial/new/onnx/model.onnx"
+    left = model / ".onnx.writing/onnx/model.onnx"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"torn")
     export(str(model), rows_of(model))

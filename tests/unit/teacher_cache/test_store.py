@@ -263,7 +263,7 @@ def test_one_fills_while_the_other_waits_and_then_sees_it(folder: Path) -> None:
             thread.join(0.01)
         first.add(new)
     thread.join()
-    assert said == [f"{folder}: another process is filling this store; waiting for it"]
+    assert said == [f"{folder}: waiting for another process that fills this store"]
     assert seen == [[True] * 4]
 
 
