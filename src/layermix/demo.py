@@ -1,9 +1,8 @@
 """The whole job with a packaged teacher and data: teach, distil five students, compare.
 
-A folder of finished runs is read, not made again; a stopped demo goes on where it was.
+Finished runs in its folder are read, not repeated; a demo that was stopped continues.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from layermix.models.students import copy_blocks
 from layermix.runs.layout import CONFIG, RESULT, RunFolder
 from layermix.runs.pipeline import distill_prepared, objective_for, teach_from
 from layermix.runs.prepare import prepare
+from layermix.runs.schema import RunRecord, read_result
 from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
@@ -150,7 +150,7 @@ def _finished(folder: Path, config: str) -> bool:
     """Whether the folder holds this run, finished.
 
     Raises:
-        RunExistsError: If a run with another config is there.
+        RunExistsError: If the folder holds a run with another config.
     """
     if not (folder / RESULT).is_file():
         return False
@@ -163,28 +163,28 @@ def _finished(folder: Path, config: str) -> bool:
 
 
 def _table(out: Path, texts: TextData, teacher: Classifier) -> dict[str, Any]:
-    records = {arm: json.loads((out / arm / RESULT).read_text(encoding="utf-8")) for arm in ARMS}
+    records = {arm: read_result(out / arm) for arm in ARMS}
     student = load_classifier(str(out / "learned"))
     validation = texts.splits["validation"].select(range(TEXTS_TIMED))
     pairs = list(zip(validation["text"], validation["text_pair"], strict=True))
-    length = records["learned"]["data"]["max_length"]
+    length = records["learned"].data.max_length
+    assert length is not None  # the run is finished
     times = milliseconds_per_text({"teacher": teacher, "student": student}, pairs, length)
-    taught = json.loads((out / "teacher" / RESULT).read_text(encoding="utf-8"))
-    rows = [_row("teacher", taught, "teacher", times["teacher"])]
-    rows += [_row(arm, record, "student", times["student"]) for arm, record in records.items()]
+    rows = [_row("teacher", read_result(out / "teacher"), times["teacher"])]
+    rows += [_row(arm, record, times["student"]) for arm, record in records.items()]
     return {"rows": rows, "validation_rows": len(texts.splits["validation"]), "out": str(out)}
 
 
-def _row(name: str, record: Mapping[str, Any], role: str, latency: float) -> dict[str, Any]:
-    scores = record["metrics"]["last"]["validation"]
+def _row(name: str, record: RunRecord, latency: float) -> dict[str, Any]:
+    last, best = record.metrics.epochs["last"], record.metrics.epochs["best_on_dev"]
     return {
         "model": name,
-        "accuracy": scores["accuracy"],
-        "f1": scores["f1"],
-        "agreement": scores.get("agreement"),
-        "best_on_dev": record["metrics"]["best_on_dev"]["validation"]["accuracy"],
-        "parameters": record[role]["parameters"],
-        "megabytes": record[role]["bytes_on_disk"] / 1e6,
+        "accuracy": last.score("accuracy"),
+        "f1": last.score("f1"),
+        "agreement": last.score("agreement"),
+        "best_on_dev": best.score("accuracy"),
+        "parameters": record.trained.parameters,
+        "megabytes": (record.trained.bytes_on_disk or 0) / 1e6,
         "ms_per_text": latency,
     }
 

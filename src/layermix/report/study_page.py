@@ -1,6 +1,5 @@
 """The page of a study, finished or not."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -9,21 +8,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-from layermix.evaluation.predictions import Answers, put_together
+from layermix.errors import Note
+from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.statistics import summarise
 from layermix.report import figures
 from layermix.report.charts import (
     MOST_ROWS,
-    alpha_figures,
-    answer_figures,
+    alpha_charts,
     class_name,
     loss_rows,
+    prediction_charts,
     search_note,
     shown_text,
 )
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.reader import Texts, read_texts
+from layermix.runs.schema import ModelRecord, RunRecord
 from layermix.studies.analysis import Arm, find, gather
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
@@ -57,7 +58,7 @@ def study_page(plan: Plan, study: Study) -> Page:
 
 
 def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
-    """How the declared comparisons ended, and what of the teacher is kept."""
+    """The outcomes of the declared comparisons, and the share of the teacher's score."""
     if not found["tasks"]:
         return ["No cell is finished yet."]
     outcomes = [one["outcome"] for one in found["family"]] + ["nothing yet"] * len(found["not_yet"])
@@ -72,7 +73,7 @@ def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Ar
     so_far = ""
     if cells["finished"] < cells["planned"]:
         so_far = f", so far, with {cells['finished']} of {cells['planned']} cells"
-    told = [
+    lines = [
         f"{declared} comparison{'s' * (declared != 1)} declared{beforehand}{so_far}: {counted}."
         if outcomes
         else "No comparison was declared beforehand, so none has a verdict."
@@ -81,30 +82,30 @@ def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Ar
         taught = float(np.mean(of_task["teacher"]))
         kept = [record["of_teacher"] for record in of_task["arms"].values()]
         if None not in kept:
-            told.append(
+            lines.append(
                 f"{task}: by arm, the students keep {min(kept):.1%} to {max(kept):.1%} of the "
                 f"teacher's {of_task['metric']} of {taught:.4f}, means over seeds."
             )
-        told += _cost_sentences(task, arms[task], of_task)
-    return told
+        lines += _cost_sentences(task, arms[task], of_task)
+    return lines
 
 
 def _cost_sentences(task: str, arms: Mapping[str, Arm], of_task: Mapping[str, Any]) -> list[str]:
     """How much smaller and faster the students are."""
     teacher, *students = _costs(arms, of_task["arms"], of_task["teacher"])
-    told = []
+    parts = []
     sizes = [one["parameters"] for one in students if one["parameters"]]
     if sizes and teacher["parameters"]:
-        told.append(
+        parts.append(
             f"{max(sizes):.1f} million parameters instead of {teacher['parameters']:.1f} million"
         )
     times = [one["milliseconds"] for one in students if one["milliseconds"]]
     if times and teacher["milliseconds"]:
-        told.append(
+        parts.append(
             f"{np.median(times):.1f} ms for one text instead of {teacher['milliseconds']:.1f} "
-            "(medians, beside the other cells that ran)"
+            "(medians, measured while other cells ran)"
         )
-    return [f"{task}: the students have {' and take '.join(told)}."] if told else []
+    return [f"{task}: the students have {' and take '.join(parts)}."] if parts else []
 
 
 def _first_upper(text: str) -> str:
@@ -183,21 +184,24 @@ def _task_section(
     drawn += _study_alpha(arms, slug)
     drawn += figures.costs(f"-{slug}", metric, _costs(arms, records, of_task["teacher"]))
     search = None
-    told: list[str] = []
+    text: list[str] = []
     if found["split"] == "validation":
-        if answers := _study_answers(arms):
-            classes = _study_classes(arms)
-            drawn += answer_figures(answers, classes, f"-{slug}")
-            search = _study_disagreements(answers, classes, _study_texts(study, arms, told))
-        if left := [name for name in arms if name not in answers]:
-            told.append(f"Not scored on the same rows, so without answers here: {', '.join(left)}.")
+        if by_arm := _study_predictions(arms):
+            classes, problems = _study_classes(arms), list[Note]()
+            drawn += prediction_charts(by_arm, classes, f"-{slug}")
+            search = _study_disagreements(by_arm, classes, _study_texts(study, arms, problems))
+            text += [f"{problem}." for problem in problems]
+        if others := [name for name in arms if name not in by_arm]:
+            text.append(
+                f"Not scored on the same rows, so without predictions here: {', '.join(others)}."
+            )
     else:
-        told.append(
-            f"Scores are those on {found['split']}. The answers on the validation rows are left "
-            "out: what is chosen on held-out rows is to be confirmed on rows nobody has looked at."
+        text.append(
+            f"Scores are on {found['split']} rows. Predictions on the validation rows are not "
+            "shown: a choice made on held-out rows is confirmed on rows that nobody has seen."
         )
     return Section(
-        f"Task: {task}", told, tables=[_arm_table(of_task, found)], figures=drawn, search=search
+        f"Task: {task}", text, tables=[_arm_table(of_task, found)], figures=drawn, search=search
     )
 
 
@@ -229,12 +233,12 @@ def _difference_figures(
                 {"pair": pair, "seed": seed, "points": value}
                 for seed, value in zip(seeds, points, strict=True)
             ]
-            told = asdict(summarise(points))
+            statistics = asdict(summarise(points))
             summary.append(
                 {
                     "pair": pair,
                     "judged": "judged" if judged == "family" else "described",
-                    **{key: told[key] for key in ("mean", "low", "high")},
+                    **{key: statistics[key] for key in ("mean", "low", "high")},
                 }
             )
     return [figures.differences(f"differences-{slug}", rows, summary)] if rows else []
@@ -246,14 +250,14 @@ def _study_alpha(arms: Mapping[str, Arm], slug: str) -> list[Figure]:
     learned = [
         name
         for name, arm in arms.items()
-        if all((one["mix"] or {}).get("strategy") == "learned" for one in arm.results.values())
+        if all(result.mix and result.mix.strategy == "learned" for result in arm.results.values())
     ]
     own = _slugs(learned)
     for name in learned:
         histories = {seed: one.history for seed, one in arms[name].filed.items()}
-        mix = next(iter(arms[name].results.values()))["mix"]
-        made = alpha_figures(f"-{slug}-{own[name]}", histories, mix)
-        drawn += [replace(figure, title=f"{figure.title} ({name})") for figure in made]
+        mix = next(iter(arms[name].results.values())).mix
+        charts = alpha_charts(f"-{slug}-{own[name]}", histories, mix)
+        drawn += [replace(chart, title=f"{chart.title} ({name})") for chart in charts]
     return drawn
 
 
@@ -263,84 +267,83 @@ def _costs(
     """Teacher and arms: mean score, parameters, milliseconds (median over seeds) if measured."""
     first = next(iter(next(iter(arms.values())).results.values()))
     every = [result for arm in arms.values() for result in arm.results.values()]
-    rows = [_cost("teacher", "teacher", float(np.mean(teachers)), first["teacher"], every)]
+    rows = [_cost("teacher", "teacher", float(np.mean(teachers)), first.teacher, every)]
     for name, arm in arms.items():
         results = list(arm.results.values())
-        student = results[0].get("student", {})
-        rows.append(_cost(name, "student", records[name]["mean"], student, results))
+        rows.append(_cost(name, "student", records[name]["mean"], results[0].student, results))
     return rows
 
 
 def _cost(
-    name: str, kind: str, score: float, model: Mapping[str, Any], results: Sequence[Any]
+    name: str, kind: str, score: float, model: ModelRecord | None, results: Sequence[RunRecord]
 ) -> dict[str, Any]:
-    taken = [
-        result["timings"]["milliseconds_per_text"][kind]
+    milliseconds = [
+        result.timings.milliseconds_per_text[kind]
         for result in results
-        if "milliseconds_per_text" in result.get("timings", {})
+        if result.timings.milliseconds_per_text is not None
     ]
-    parameters = model.get("parameters")
+    parameters = None if model is None else model.parameters
     return {
         "name": name,
         "kind": kind,
         "score": score,
         "parameters": parameters and parameters / 1e6,
-        "milliseconds": float(np.median(taken)) if taken else None,
+        "milliseconds": float(np.median(milliseconds)) if milliseconds else None,
     }
 
 
-def _study_answers(arms: Mapping[str, Arm]) -> dict[str, Answers]:
-    """Arm -> answers of all its seeds, for arms scored on the same rows."""
-    found: dict[str, Answers] = {}
+def _study_predictions(arms: Mapping[str, Arm]) -> dict[str, Predictions]:
+    """Arm -> predictions of all its seeds, for arms scored on the same rows."""
+    by_arm: dict[str, Predictions] = {}
     for name, arm in arms.items():
-        answers = put_together([one.answers for one in arm.filed.values()], arm.report)
-        first = next(iter(found.values()), answers)
-        if answers and first and np.array_equal(first.row_ids, answers.row_ids):
-            found[name] = answers
-    return found
+        predictions = combine([cell.answers for cell in arm.filed.values()], arm.report)
+        first = next(iter(by_arm.values()), predictions)
+        if predictions and first and np.array_equal(first.row_ids, predictions.row_ids):
+            by_arm[name] = predictions
+    return by_arm
 
 
-def _study_classes(arms: Mapping[str, Arm]) -> list[str]:
+def _study_classes(arms: Mapping[str, Arm]) -> Sequence[str]:
     result = next(iter(next(iter(arms.values())).results.values()))
-    return [str(name) for name in result.get("student", {}).get("classes", ())]
+    return result.trained.classes
 
 
-def _study_texts(study: Study, arms: Mapping[str, Arm], told: list[str]) -> Texts:
+def _study_texts(study: Study, arms: Mapping[str, Arm], problems: list[Note]) -> Texts:
     result = next(iter(next(iter(arms.values())).results.values()))
-    return read_texts(study.texts(result["data"]["fingerprint"]), told)
+    return read_texts(study.texts(result.data.fingerprint or ""), problems)
 
 
 def _study_disagreements(
-    answers: Mapping[str, Answers], classes: Sequence[str], texts: Texts
+    by_arm: Mapping[str, Predictions], classes: Sequence[str], texts: Texts
 ) -> Search | None:
-    """Rows on which an arm, in most seeds, answers otherwise than the teacher."""
-    first = next(iter(answers.values()))
-    taught = {name: one for name, one in answers.items() if one.taught.any()}
-    if not taught:
+    """Rows on which an arm, in at least half of its seeds, disagrees with the teacher."""
+    first = next(iter(by_arm.values()))
+    with_teacher = {name: arm for name, arm in by_arm.items() if arm.has_teacher.any()}
+    if not with_teacher:
         return None
     differs = {
-        name: (one.predicted != one.teacher)[one.taught] for name, one in taught.items()
+        name: (arm.predicted != arm.teacher)[arm.has_teacher] for name, arm in with_teacher.items()
     }  # (S, N), each seed against its own teacher
-    otherwise = np.stack([one.mean(0) for one in differs.values()])
+    shares = np.stack([seeds.mean(0) for seeds in differs.values()])
     teachers = np.unique(
-        np.concatenate([one.teacher[one.taught] for one in taught.values()]), axis=0
+        np.concatenate([arm.teacher[arm.has_teacher] for arm in with_teacher.values()]), axis=0
     )
-    differ = np.flatnonzero(otherwise.max(0) >= 0.5)
-    order = differ[np.argsort(-otherwise.mean(0)[differ], kind="stable")]
+    differ = np.flatnonzero(shares.max(0) >= 0.5)
+    order = differ[np.argsort(-shares.mean(0)[differ], kind="stable")]
     rows = [
         [
-            str(first.row_ids[at]),
-            shown_text(texts, int(first.row_ids[at])),
-            class_name(classes, first.labels[at]),
-            ", ".join(class_name(classes, answer) for answer in dict.fromkeys(teachers[:, at])),
-            *(f"{int(one[:, at].sum())} of {len(one)}" for one in differs.values()),
+            str(first.row_ids[row]),
+            shown_text(texts, int(first.row_ids[row])),
+            class_name(classes, first.labels[row]),
+            ", ".join(class_name(classes, index) for index in dict.fromkeys(teachers[:, row])),
+            *(f"{int(seeds[:, row].sum())} of {len(seeds)}" for seeds in differs.values()),
         ]
-        for at in order[:MOST_ROWS]
+        for row in order[:MOST_ROWS]
     ]
     return Search(
-        "Rows on which an arm, in at least half of its seeds, answers otherwise than the teacher",
+        "Rows on which an arm disagrees with the teacher in at least half of its seeds",
         search_note(len(differ), len(first.row_ids), len(rows), bool(texts))
-        + " Columns of arms: seeds that answer otherwise.",
+        + " Columns of arms: number of seeds that disagree.",
         ["row", "text", "label", "teacher", *differs],
         rows,
     )
@@ -387,22 +390,21 @@ def _published_section(found: Mapping[str, Any]) -> Section:
 def _environments(arms: Mapping[str, Mapping[str, Arm]]) -> str:
     """The states of the code that ran the cells, and the environment of the first."""
     cells = {
-        one.cell.name: one
+        cell.cell.name: cell
         for of_task in arms.values()
         for arm in of_task.values()
-        for one in arm.filed.values()
+        for cell in arm.filed.values()
     }
     if not cells:
         return ""
-    codes = [one.code for one in cells.values()]
-    told = [f"{codes.count(one)} cell(s) by layermix {one}" for one in dict.fromkeys(codes)]
+    codes = [cell.code for cell in cells.values()]
+    lines = [f"{codes.count(code)} cell(s) by layermix {code}" for code in dict.fromkeys(codes)]
     first = next(iter(cells.values())).environment
-    told += ["", "of the first:", json.dumps(first, indent=2, ensure_ascii=False)]
-    return "\n".join(told)
+    return "\n".join([*lines, "", "environment of the first:", first.to_json().rstrip()])
 
 
 def _repeat(plan: Plan, study: Study) -> str:
-    """The study as it was run, and the command."""
+    """The study's file and the command."""
     text = yaml.safe_dump(plan.record()["study"], sort_keys=False, allow_unicode=True)
     command = shlex.join(["layermix", "study", f"{study.name}.yaml", "--out", str(study.folder)])
     return f"# Save this as {study.name}.yaml, then:\n# {command}\n{text}"

@@ -18,6 +18,7 @@ from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
 from layermix.evaluation import metrics
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
+from layermix.runs.schema import RunRecord
 
 Line = Mapping[str, Any]
 
@@ -218,23 +219,19 @@ def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:
     return lines
 
 
-def score_table(record: Line) -> str:
-    """The scores of a run as a small table: the reported epochs beside the teacher.
-
-    Args:
-        record: What result.json holds.
-    """
-    rows = {
-        name: report["validation"] for name, report in record["metrics"].items() if name != "test"
-    }
-    rows = {f"{name} (epoch {record['metrics'][name]['epoch']})": own for name, own in rows.items()}
-    if "teacher" in record and "metrics" in record["teacher"]:
-        rows = {"teacher": record["teacher"]["metrics"]["validation"], **rows}
-    if "test" in record["metrics"]:
-        rows["test (the saved model)"] = record["metrics"]["test"]
-    names = [name for name in next(reversed(rows.values())) if name != "per_class"]
+def score_table(record: RunRecord) -> str:
+    """The scores of a finished run as a table: the teacher, the reported epochs, the test rows."""
+    rows: dict[str, Mapping[str, float]] = {}
+    if record.teacher.metrics is not None and record.teacher.metrics.validation is not None:
+        rows["teacher"] = record.teacher.metrics.validation.numbers
+    for name, scores in record.metrics.epochs.items():
+        if scores.validation is not None:
+            rows[f"{name} (epoch {scores.epoch})"] = scores.validation.numbers
+    if record.metrics.test is not None:
+        rows["test (the saved model)"] = record.metrics.test.numbers
+    names = list(next(reversed(rows.values())))
     lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
-    for title, own in rows.items():
-        cells = (f"{own[name]:11.4f}" if name in own else f"{'–':>11}" for name in names)
+    for title, numbers in rows.items():
+        cells = (f"{numbers[name]:11.4f}" if name in numbers else f"{'–':>11}" for name in names)
         lines.append(f"{title:<26}" + "".join(cells))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Versions, code and machine: what it takes to repeat a run."""
+"""The environment of a run: versions, code and machine."""
 
 import platform
 import subprocess
@@ -6,13 +6,14 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from layermix.runs.schema import FORMAT, EnvironmentRecord
 
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, code, machine: what it takes to repeat a run."""
+
+def environment(seed: int) -> EnvironmentRecord:
+    """The versions, code and machine of this process."""
     packages = (
         "layermix",
         "transformers",
@@ -21,19 +22,19 @@ def environment(seed: int) -> dict[str, Any]:
         "tokenizers",
         "numpy",
     )
-    return {
-        "written": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": sys.version.split()[0],
+    has_gpu = torch.cuda.is_available()
+    return EnvironmentRecord(
+        format=FORMAT,
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        python=sys.version.split()[0],
         # torch's own version names the build, such as +cpu or +cu130; its package's may not.
-        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
-        "commit": _commit(),
-        "platform": platform.platform(),
-        "processor": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-    }
+        packages={"torch": str(torch.__version__), **{name: version(name) for name in packages}},
+        commit=_commit(),
+        platform=platform.platform(),
+        processor=torch.cuda.get_device_name() if has_gpu else platform.machine(),
+        threads=torch.get_num_threads(),
+        seed=seed,
+    )
 
 
 def _commit() -> str | None:

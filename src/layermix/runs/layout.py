@@ -1,9 +1,7 @@
 """A run's folder: it has a working name, `NAME.partial`, until it is complete; then `NAME`."""
 
-import json
 import shutil
 import sys
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -142,9 +140,9 @@ class RunFolder:
         """The folder of checkpoints, while the run is unfinished."""
         return self.work / CHECKPOINTS
 
-    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write one JSON file whole or not at all."""
-        write_text(self.work / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    def write(self, name: str, text: str) -> None:
+        """Write one file of the run, whole or not at all."""
+        write_text(self.work / name, text)
 
     def finish(self) -> None:
         """Gives the folder its final name and removes what only an unfinished run needs.

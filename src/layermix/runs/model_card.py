@@ -1,15 +1,23 @@
-"""The model card: what a saved model is, how it was made, how well it does, how to use it.
+"""The model card: what a saved model is, how it was made, its scores, and how to use it.
 
-A run writes the card; an export and a benchmark each put a section of their own into it, between
-marks, so that whatever a person has written into the rest stays.
+A run writes the card. An export and a benchmark each add a section between marks, so that text
+that a person has written elsewhere in the card stays.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from layermix.runs.schema import (
+    BenchRecord,
+    ExportRecord,
+    ModelRecord,
+    Role,
+    RunRecord,
+    ScoresBySplit,
+)
 
 CITATION = """@misc{yun-moon-layerwise,
   title = {{BERT} Distillation via Layer-wise Weighted Learning},
@@ -18,33 +26,31 @@ CITATION = """@misc{yun-moon-layerwise,
 }"""
 
 
-def model_card(record: Mapping[str, Any], role: str) -> str:
+def model_card(record: RunRecord, role: Role) -> str:
     """README.md for a model folder, with the hub's metadata block.
 
-    Folders of this machine are called by their last name only: cards are made to be passed on.
+    Folders of this machine appear by their last name only, since cards are passed on.
 
     Args:
-        record: What result.json holds.
-        role: `student` or `teacher`.
+        record: Of the finished run.
+        role: Of the model.
     """
-    model, data = record[role], record["data"]
-    saved = "selected" if "selected" in record["metrics"] else "last"
-    report = record["metrics"][saved]
-    title = f"{role.capitalize()} for {record['task'] or _name(data['from'])}"
+    model, data = record.trained, record.data
+    source = _name(data.place or "")
+    title = f"{role.capitalize()} for {record.task or source}"
     made = (
-        f"Distilled with `{record['formula']}` from `{_name(record['teacher']['from'])}`"
+        f"Distilled with `{record.formula}` from `{_name(record.teacher.place or '')}`"
         if role == "student"
-        else f"Fine-tuned from `{_name(model.get('from', 'a model in memory'))}`"
+        else f"Fine-tuned from `{_name(model.place or 'a model in memory')}`"
     )
     lines = [
-        *_metadata(record, role, title, report["validation"]),
+        *_metadata(record, role, title),
         f"# {title}",
         "",
-        f"{made} on {data['rows']['train']} rows of `{_name(data['from'])}`, at most "
-        f"{data['max_length']} tokens. {model['parameters']:,} parameters; classes: "
-        f"{', '.join(model['classes'])}.",
+        f"{made} on {data.rows.get('train')} rows of `{source}`, at most {data.max_length} tokens. "
+        f"{model.parameters:,} parameters; classes: {', '.join(model.classes)}.",
         "",
-        *_scores(record, role, saved, report),
+        *_scores(record),
         *_alpha(record),
         "## Use",
         "",
@@ -55,108 +61,112 @@ def model_card(record: Mapping[str, Any], role: str) -> str:
         *_call(record),
         "```",
         "",
-        *_limits(record, role),
+        *_limits(model),
         *(["## Citation", "", "```bibtex", CITATION, "```", ""] if role == "student" else []),
     ]
     return "\n".join(lines)
 
 
-def _metadata(
-    record: Mapping[str, Any], role: str, title: str, scores: Mapping[str, Any]
-) -> list[str]:
-    """The block that the hub reads; licence and language are for the owner to say."""
-    data = _name(record["data"]["from"])
+def _validation(scores: ScoresBySplit | None) -> Mapping[str, float]:
+    """Scores on the validation rows by name; empty if there are none."""
+    return {} if scores is None or scores.validation is None else scores.validation.numbers
+
+
+def _metadata(record: RunRecord, role: Role, title: str) -> list[str]:
+    """The block that the hub reads; the owner adds licence and language."""
+    data = _name(record.data.place or "")
     numbers = [
         {"type": name, "value": round(value, 4)}
-        for name, value in scores.items()
+        for name, value in _validation(record.metrics.saved).items()
         if name in ("accuracy", "f1", "matthews")
     ]
     task = {"type": "text-classification", "name": "Text classification"}
-    found = {"task": task, "dataset": {"name": data, "type": data}, "metrics": numbers}
+    result = {"task": task, "dataset": {"name": data, "type": data}, "metrics": numbers}
     block = {
         "library_name": "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["layermix", *(["knowledge-distillation"] if role == "student" else [])],
-        "metrics": [one["type"] for one in numbers],
-        "model-index": [{"name": title, "results": [found]}],
+        "metrics": [number["type"] for number in numbers],
+        "model-index": [{"name": title, "results": [result]}],
     }
     return ["---", yaml.safe_dump(block, sort_keys=False, allow_unicode=True).rstrip(), "---"]
 
 
-def _scores(
-    record: Mapping[str, Any], role: str, saved: str, report: Mapping[str, Any]
-) -> list[str]:
-    taught = record["teacher"]["metrics"]["validation"] if role == "student" else None
-    head = f"| validation score ({saved} epoch: {report['epoch']}) | |"
+def _scores(record: RunRecord) -> list[str]:
+    """The scores of the saved epoch, beside those of the teacher if there is one."""
+    saved = record.metrics.saved
+    has_teacher = record.student is not None
+    teacher = _validation(record.teacher.metrics) if has_teacher else {}
+    head = f"| validation score ({record.metrics.saved_epoch} epoch: {saved.epoch}) | |"
     lines = [
-        f"{head} teacher |" if taught else head,
-        "| --- | ---: | ---: |" if taught else "| --- | ---: |",
+        f"{head} teacher |" if teacher else head,
+        "| --- | ---: | ---: |" if teacher else "| --- | ---: |",
     ]
-    for name, value in report["validation"].items():
-        if isinstance(value, float):
-            other = f" {taught[name]:.4f} |" if taught and name in taught else " |" * bool(taught)
-            lines.append(f"| {name} | {value:.4f} |{other}")
+    for name, value in _validation(saved).items():
+        other = f" {teacher[name]:.4f} |" if name in teacher else " |" * bool(teacher)
+        lines.append(f"| {name} | {value:.4f} |{other}")
     lines.append("")
-    if interval := record.get("interval"):
-        about = f"95 % interval of {interval['metric']} over the {interval['rows']} rows"
-        lines += [f"{about}: {interval['low']:.4f} to {interval['high']:.4f}."]
-        if "difference" in interval:
+    if interval := record.interval:
+        about = f"95 % interval of {interval.metric} over the {interval.rows} rows"
+        lines += [f"{about}: {interval.low:.4f} to {interval.high:.4f}."]
+        ends = interval.difference, interval.difference_low, interval.difference_high
+        if None not in ends:
+            difference, low, high = (100 * value for value in ends if value is not None)
             lines += [
-                f"Student minus teacher: {100 * interval['difference']:+.1f} points "
-                f"({100 * interval['difference_low']:+.1f} to "
-                f"{100 * interval['difference_high']:+.1f}, paired)."
+                f"Student minus teacher: {difference:+.1f} points ({low:+.1f} to {high:+.1f}, "
+                "paired)."
             ]
         lines += ["Another seed would give another score; this is one run.", ""]
     return lines
 
 
-def _alpha(record: Mapping[str, Any]) -> list[str]:
+def _alpha(record: RunRecord) -> list[str]:
     """The weights of the teacher's layers at the end, if layers were mixed."""
-    mix, alpha = record.get("mix"), record.get("alpha")
+    mix, alpha = record.mix, record.alpha
     if not mix or not alpha:
         return []
-    heads = [f"teacher layer {layer}" for layer in mix["teacher_layers"]]
+    heads = [f"teacher layer {layer}" for layer in mix.teacher_layers]
     return [
-        f"Each layer of the student followed a mix of the teacher's layers ({mix['strategy']}); α "
+        f"Each layer of the student followed a mix of the teacher's layers ({mix.strategy}); α "
         "at the end:",
         "",
         "| | " + " | ".join(heads) + " |",
         "| --- |" + " ---: |" * len(heads),
         *(
             f"| student layer {layer} | " + " | ".join(f"{weight:.3f}" for weight in row) + " |"
-            for layer, row in zip(mix["student_layers"], alpha, strict=True)
+            for layer, row in zip(mix.student_layers, alpha, strict=True)
         ),
         "",
     ]
 
 
-def _call(record: Mapping[str, Any]) -> list[str]:
-    given = '{"text": "one text", "text_pair": "the other"}' if record.get("pair") else '"a text"'
-    return [f"classify({given}, truncation=True, max_length={record['data']['max_length']})"]
+def _call(record: RunRecord) -> list[str]:
+    given = '{"text": "one text", "text_pair": "the other"}' if record.pair else '"a text"'
+    return [f"classify({given}, truncation=True, max_length={record.data.max_length})"]
 
 
-def _limits(record: Mapping[str, Any], role: str) -> list[str]:
-    classes = ", ".join(record[role]["classes"])
+def _limits(model: ModelRecord) -> list[str]:
+    classes = ", ".join(model.classes)
     return [
         "## Intended use and limits",
         "",
-        f"It sorts texts like those it was trained on into {classes}, and knows nothing else: "
-        "other languages, other kinds of text and other times are untested, and every text gets "
-        "one of these classes. Its probabilities are as good as the `ece` above says. What is "
-        "unfair in the training texts, or in the teacher, is in it too.",
+        f"The model assigns texts like its training texts to one of these classes: {classes}. It "
+        "was not tested on other languages, other kinds of text, or texts of other times, and it "
+        "assigns every text to one of the classes. `ece` above says how far its probabilities can "
+        "be trusted. Any bias in the training texts, or in the teacher, is in the model too.",
         "",
     ]
 
 
-# -- sections that others add ----------------------------------------------------------------------
+# -- sections of export and bench -----------------------------------------------------------------
 
 
 def with_section(card: str, name: str, text: str) -> str:
-    """A card in which one section is put in, or put in the place of an older one.
+    """A card with a section added, or replaced if there is an older one.
 
     Args:
-        card: README.md as it is; all but the section stays as it was.
-        name: Stands in the marks around the section.
+        card: README.md; everything outside the section stays as it is.
+        name: The name in the marks around the section.
         text: Markdown.
 
     Examples:
@@ -178,33 +188,28 @@ def with_section(card: str, name: str, text: str) -> str:
     return f"{before}{section}\n"
 
 
-def export_section(record: Mapping[str, Any]) -> str:
-    """What export.json tells, and how the files are run.
-
-    Args:
-        record: What export.json holds.
-    """
-    parity, sizes = record["parity"], record["bytes"]
+def export_section(record: ExportRecord) -> str:
+    """The section on exported files: their check, and how to run them."""
+    parity, sizes = record.parity, record.bytes
     lines = [
         "## ONNX",
         "",
-        f"`onnx/model.onnx` ({sizes['onnx'] / 1e6:.1f} MB, opset {record['opset']}) answers as "
-        f"PyTorch does on {parity['rows']} rows (largest difference of a logit "
-        f"{parity['max_difference']:.1e}).",
+        f"`onnx/model.onnx` ({sizes.onnx / 1e6:.1f} MB, opset {record.opset}) predicts the same "
+        f"classes as PyTorch on {parity.rows} rows (largest difference of a logit "
+        f"{parity.max_difference:.1e}).",
     ]
-    if cost := record.get("int8"):
+    if (cost := record.int8) and sizes.int8 is not None:
         lines += [
             "",
-            f"`onnx/model_quantized.onnx` ({sizes['int8'] / 1e6:.1f} MB, int8): {cost['metric']} "
-            f"{cost['int8']:.4f} instead of {cost['float32']:.4f} on {cost['rows']} rows; it costs "
-            f"{cost['drop']:.2f} points (paired 95 % interval {cost['low']:.2f} to "
-            f"{cost['high']:.2f}).",
+            f"`onnx/model_quantized.onnx` ({sizes.int8 / 1e6:.1f} MB, int8): {cost.metric} "
+            f"{cost.int8:.4f} instead of {cost.float32:.4f} on {cost.rows} rows; it costs "
+            f"{cost.drop:.2f} points (paired 95 % interval {cost.low:.2f} to {cost.high:.2f}).",
         ]
     dtype, file = ("q8", "model_quantized") if cost else ("fp32", "model")
     texts, called = '"a text"', "'a text'"
-    if record["pair"]:
+    length = record.max_length
+    if record.pair:
         texts, called = '"one text", "the other"', "{ text: 'one text', text_pair: 'the other' }"
-    length = record["max_length"]
     return "\n".join(
         [
             *lines,
@@ -218,7 +223,7 @@ def export_section(record: Mapping[str, Any]) -> str:
             "tokenizer = AutoTokenizer.from_pretrained(folder)",
             f"cut = {{'truncation': True, 'max_length': {length}, 'return_tensors': 'np'}}",
             f"inputs = tokenizer({texts}, **cut)",
-            "names = [one.name for one in session.get_inputs()]",
+            "names = [node.name for node in session.get_inputs()]",
             "logits = session.run(None, {name: inputs[name] for name in names})[0]",
             "```",
             "",
@@ -233,12 +238,8 @@ def export_section(record: Mapping[str, Any]) -> str:
     )
 
 
-def bench_section(record: Mapping[str, Any]) -> str:
-    """Size and speed as a table.
-
-    Args:
-        record: What bench.json holds.
-    """
+def bench_section(record: BenchRecord) -> str:
+    """The section on size and speed: a table."""
     heads, rows = bench_cells(record)
     return "\n".join(
         [
@@ -253,49 +254,41 @@ def bench_section(record: Mapping[str, Any]) -> str:
     )
 
 
-def bench_cells(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table of a benchmark.
-
-    Args:
-        record: What bench.json holds.
-    """
+def bench_cells(record: BenchRecord) -> tuple[list[str], list[list[str]]]:
+    """The column heads and the rows of a benchmark's table."""
     heads = ["", "parameters", "MB", "ms per text", "95th percentile"]
-    heads += [f"texts/s in batches of {record['batch_size']}", "times as fast, one at a time"]
+    heads += [f"texts/s in batches of {record.batch_size}", "times as fast, one at a time"]
     heads += ["in batches"]
     rows = [
         [
-            row["name"],
-            f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "–",
-            f"{row['bytes'] / 1e6:.1f}",
-            f"{row['median_ms']:.1f}",
-            f"{row['p95_ms']:.1f}",
-            f"{row['texts_per_second']:.0f}",
+            row.name,
+            f"{row.parameters / 1e6:.1f} M" if row.parameters else "–",
+            f"{row.bytes / 1e6:.1f}",
+            f"{row.median_ms:.1f}",
+            f"{row.p95_ms:.1f}",
+            f"{row.texts_per_second:.0f}",
             *(
-                f"{one['median']:.1f} ({one['low']:.1f} to {one['high']:.1f})"
-                for one in (row["times_as_fast"][how] for how in ("alone", "together"))
+                f"{speedup.median:.1f} ({speedup.low:.1f} to {speedup.high:.1f})"
+                for speedup in (row.times_as_fast.alone, row.times_as_fast.together)
             ),
         ]
-        for row in record["models"]
+        for row in record.models
     ]
     return heads, rows
 
 
-def bench_note(record: Mapping[str, Any]) -> str:
-    """How a benchmark was made, in a sentence or two.
-
-    Args:
-        record: What bench.json holds.
-    """
+def bench_note(record: BenchRecord) -> str:
+    """A few sentences on how a benchmark was made."""
     return (
-        f"Medians; tokenizing included; {record['threads']} threads, {record['processor']}. Texts: "
-        f"{record['rows']}, {record['mean_tokens']:.0f} tokens in the mean. The models took turns: "
-        f"the ratios are to {record['models'][0]['name']}, median of {record['rounds']} rounds, "
-        "and the least and the most."
+        f"Medians, tokenizing included; {record.threads} threads, {record.processor}. Texts: "
+        f"{record.rows}, {record.mean_tokens:.0f} tokens on average. The models were measured in "
+        f"turns; ratios are to {record.models[0].name}: median of {record.rounds} rounds "
+        "(minimum to maximum)."
     )
 
 
 def _name(source: str) -> str:
-    """A file or folder without the folders above it; a hub's name as it is.
+    """The name of a file or folder without its path; the name of a hub model as it is.
 
     Examples:
         >>> _name("/home/me/runs/teacher"), _name("org/model"), _name("../mine"), _name("minilm")

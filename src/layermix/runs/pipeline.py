@@ -35,6 +35,7 @@ from layermix.models.students import copy_blocks, fresh_student
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import prepare, tokenize_for
+from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit
 from layermix.runs.trackers import check_trackers
 from layermix.runs.training import Result, Training
 from layermix.teacher_cache.cached_teacher import CachedTeacher
@@ -256,24 +257,24 @@ def distill_prepared(
         asked = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(asked, teacher, objective, config, reporter)
     alpha = getattr(objective.mix, "alpha", None)
-    extra = {
-        "teacher": {
-            "from": teacher.source,
-            "parameters": teacher.model.num_parameters(),
-            "fingerprint": fingerprint(teacher.model),
-            "metrics": prepared.teacher_scores,
-        },
-        "mix": None
+    known = RunRecord(
+        teacher=ModelRecord(
+            place=teacher.source,
+            parameters=teacher.model.num_parameters(),
+            fingerprint=fingerprint(teacher.model),
+            metrics=ScoresBySplit.model_validate(prepared.teacher_scores),
+        ),
+        mix=None
         if objective.plan is None
-        else {
-            "strategy": objective.plan.strategy,
-            "student_layers": list(objective.plan.student_layers),
-            "teacher_layers": list(objective.plan.teacher_layers),
-            "start": alpha.tolist() if isinstance(alpha, Tensor) else None,
-        },
-        "formula": objective.formula(),
-        "signals": _kind_of(signals),
-    }
+        else MixRecord(
+            strategy=objective.plan.strategy,
+            student_layers=objective.plan.student_layers,
+            teacher_layers=objective.plan.teacher_layers,
+            start=alpha.tolist() if isinstance(alpha, Tensor) else None,
+        ),
+        formula=objective.formula(),
+        signals=_kind_of(signals),
+    )
     name = objective.plan.strategy if objective.plan else "distill"
     speed = None if run is None else _speed(prepared, {"teacher": teacher, "student": student})
     training = Training(
@@ -287,7 +288,7 @@ def distill_prepared(
         speed,
         extensions,
     )
-    return training.run(name, "student", extra, run, reporter)
+    return training.run(name, "student", known, run, reporter)
 
 
 def _idle(config: DistillConfig) -> list[str]:
@@ -396,7 +397,7 @@ def teach_from(
     precision = choose_precision(config.training.precision)
     objective = Objective(HFEncoder(model.model), [Supervised()], precision=precision)
     training = Training(objective, None, prepared, model, config.training, MixConfig(), config.seed)
-    return training.run("teacher", "teacher", {}, run, reporter)
+    return training.run("teacher", "teacher", RunRecord(), run, reporter)
 
 
 # -- one training ----------------------------------------------------------------------------------

@@ -64,22 +64,17 @@ Matrix = tuple[tuple[float, ...], ...]
 # -- result.json -----------------------------------------------------------------------------------
 
 
-class ClassScores(Part):
-    """Scores of one class; `support` is the number of its rows."""
-
-    precision: float
-    recall: float
-    f1: float
-    support: float
-
-
 class Scores(Part):
-    """Scores on one split: numbers by the names of `layermix.evaluation.metrics`."""
+    """Scores on one split: numbers by the names of `layermix.evaluation.metrics`.
+
+    Attributes:
+        per_class: Class -> score -> value; `support` is the number of its rows.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]
 
-    per_class: dict[str, ClassScores] | None = None
+    per_class: dict[str, dict[str, float]] | None = None
 
     @property
     def numbers(self) -> Mapping[str, float]:
@@ -92,19 +87,17 @@ class Scores(Part):
 
 
 class ScoresBySplit(Part):
-    """Scores on the splits that are scored after every epoch."""
+    """Scores of one model; `holdout` are training rows that were held out."""
 
     validation: Scores | None = None
     holdout: Scores | None = None
+    test: Scores | None = None
 
     @property
     def splits(self) -> dict[str, Scores]:
         """The scores on record, by split."""
-        return {
-            name: scores
-            for name, scores in (("validation", self.validation), ("holdout", self.holdout))
-            if scores is not None
-        }
+        by_split = {"validation": self.validation, "holdout": self.holdout, "test": self.test}
+        return {split: scores for split, scores in by_split.items() if scores is not None}
 
     def score(self, metric: str, split: str = "validation") -> float | None:
         """One score; None if it is not on record."""
@@ -115,7 +108,7 @@ class ScoresBySplit(Part):
 class EpochScores(ScoresBySplit):
     """Scores of one reported epoch; epochs count from 1."""
 
-    epoch: int | None = None
+    epoch: int
 
 
 class Metrics(Part):
@@ -149,7 +142,7 @@ class Metrics(Part):
     @property
     def saved(self) -> EpochScores:
         """The scores of the saved model; empty if they are not on record."""
-        return self.epochs.get(self.saved_epoch, EpochScores())
+        return self.epochs.get(self.saved_epoch, EpochScores(epoch=0))
 
 
 class ModelRecord(Part):
@@ -189,9 +182,9 @@ class ModelRecord(Part):
     classes: tuple[str, ...] = ()
     metrics: ScoresBySplit | None = None
 
-    def score(self, metric: str) -> float | None:
-        """A score on the validation rows; None if it is not on record."""
-        return None if self.metrics is None else self.metrics.score(metric)
+    def score(self, metric: str, split: str = "validation") -> float | None:
+        """One score; None if it is not on record."""
+        return None if self.metrics is None else self.metrics.score(metric, split)
 
 
 class MixRecord(Part):
@@ -264,6 +257,9 @@ class Timings(Part):
     milliseconds_per_text: dict[str, float] | None = None
 
 
+Role = Literal["student", "teacher"]
+"""What a trained model is to its run."""
+
 Status = Literal["ok", "failed", "cancelled", "unfinished"]
 
 
@@ -277,6 +273,7 @@ class RunRecord(Record):
     Attributes:
         status: How the run ended.
         error: Why it failed.
+        problem: The kind of label.
         task: A known task's name.
         metric: The score by which epochs are compared.
         metrics: All scores.
@@ -297,6 +294,7 @@ class RunRecord(Record):
 
     status: Status = "unfinished"
     error: str | None = None
+    problem: str = "classification"
     task: str | None = None
     metric: str = ""
     metrics: Metrics = Metrics()
@@ -351,7 +349,7 @@ class EnvironmentRecord(Record):
     Attributes:
         written: ISO 8601, UTC.
         python: Version.
-        packages: Name -> version; torch's names the build.
+        packages: Name -> version; that of torch names its build.
         commit: Of layermix's source tree, with `+` if it was changed; None if it was installed.
         platform: Operating system.
         processor: Of the graphics card, or the kind of CPU.
@@ -359,14 +357,14 @@ class EnvironmentRecord(Record):
         seed: Of the run.
     """
 
-    written: str
-    python: str
     packages: dict[str, str]
+    written: str | None = None
+    python: str | None = None
     commit: str | None = None
-    platform: str
-    processor: str
-    threads: int
-    seed: int
+    platform: str | None = None
+    processor: str | None = None
+    threads: int | None = None
+    seed: int | None = None
 
 
 # -- bench.json ------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
 from layermix.runs.model_card import model_card
 from layermix.runs.progress_bar import training_bar
+from layermix.runs.recording import run_record, saved_model_entry, with_size
+from layermix.runs.schema import FORMAT, Interval, Role, RunRecord, Status, Timings
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
@@ -47,14 +49,14 @@ class Result:
         student: The trained classifier (for `teach`, the teacher).
         metrics: Scores by reported epoch (`last`, and `best_on_dev` or `selected`) and split.
         history: One record per log and evaluation.
-        record: All that result.json holds.
+        record: The content of result.json.
         folder: The run folder, if there is one.
     """
 
     student: Classifier
     metrics: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
-    record: Mapping[str, Any]
+    record: RunRecord
     folder: Path | None = None
 
 
@@ -84,27 +86,36 @@ class Training:
         return self.prepared.problem
 
     def run(
-        self, name: str, role: str, extra: Row, run: RunFolder | None, reporter: Reporter
+        self, name: str, role: Role, known: RunRecord, run: RunFolder | None, reporter: Reporter
     ) -> Result:
-        """Train, collect, write; a failure is recorded in an unfinished run folder."""
+        """Train, collect, write; a failure is recorded in an unfinished run folder.
+
+        Args:
+            name: Of the progress bar.
+            role: Of the trained model.
+            known: The part of the record that is known before the training.
+            run: Where the run is written; None keeps nothing.
+            reporter: Where progress is shown.
+        """
         if run is None:
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
-                return self._run(name, role, extra, Path(folder), None, reporter)
+                return self._run(name, role, known, Path(folder), None, reporter)
         run.begin()
         try:
-            return self._run(name, role, extra, run.work, run, reporter)
+            return self._run(name, role, known, run.work, run, reporter)
         except BaseException as error:
-            status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+            status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk must not hide the error
-                run.write_json(RESULT, {"status": status, "error": repr(error)})
+                ended = RunRecord(format=FORMAT, status=status, error=repr(error))
+                run.write(RESULT, ended.to_json())
             run.leave()
             raise
 
     def _run(
         self,
         name: str,
-        role: str,
-        extra: Row,
+        role: Role,
+        known: RunRecord,
         work: Path,
         run: RunFolder | None,
         reporter: Reporter,
@@ -163,44 +174,26 @@ class Training:
         if "test" in self.prepared.splits:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
-        # Kept in config.json, so that `predict` reads the same columns and cuts at the same length.
-        self.student.model.config.layermix = {
-            "text_columns": list(self.prepared.texts.text_columns),
-            "max_length": self.prepared.max_length,
-            "taught": self.prepared.texts.train_hash,
-            "split_off": self.prepared.texts.split_off,
-        }
-        record = {
-            "status": "ok",
-            "task": self.prepared.texts.task,
-            "metric": self.prepared.metric,
-            "metrics": reports,
-            **extra,
-            role: {
-                **self.student.start,
-                "parameters": self.student.model.num_parameters(),
-                "classes": list(self.prepared.texts.label_names),
-            },
-            "alpha": next((line["alpha"] for line in reversed(history) if "alpha" in line), None),
-            "data": {
-                "from": self.prepared.texts.source,
-                "fingerprint": self.prepared.texts.fingerprint,
-                "rows": {split: len(rows) for split, rows in self.prepared.splits.items()},
-                "max_length": self.prepared.max_length,
-                "cut": dict(self.prepared.cut),
-            },
-            "pair": len(self.prepared.texts.text_columns) == 2,
-            "notes": list(self.prepared.notes),
-            "warnings": [note.text for note in reporter.warnings()],
-            "precision": str(self.objective.precision).removeprefix("torch."),
-            "timings": {"training_seconds": round(trained, 3), "resumed": resume_from is not None},
-        }
-        if (sure := self._interval(recorder, reports)) is not None:
-            record["interval"] = sure
-        if self.speed is not None:
-            record["timings"]["milliseconds_per_text"] = self.speed
+        entry = saved_model_entry(self.prepared)
+        self.student.model.config.layermix = entry.model_dump(mode="json")
+        record = run_record(
+            role,
+            known,
+            self.prepared,
+            self.student,
+            metrics=reports,
+            history=history,
+            warnings=reporter.warnings(),
+            precision=str(self.objective.precision).removeprefix("torch."),
+            timings=Timings(
+                training_seconds=round(trained, 3),
+                resumed=resume_from is not None,
+                milliseconds_per_text=self.speed,
+            ),
+            interval=self._interval(recorder, reports),
+        )
         if run is not None:
-            self._write(role, record, history, reports, recorder, run)
+            record = self._write(role, record, history, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)
 
     def _warn_of_one_answer(
@@ -216,12 +209,12 @@ class Training:
                 "teacher, a smaller --loss.hidden_weight may get it off the ground"
             )
 
-    def _interval(self, recorder: EpochRecorder, reports: Row) -> dict[str, Any] | None:
-        """How sure the saved student's score is over rows; None if that is not known."""
+    def _interval(self, recorder: EpochRecorder, reports: Row) -> Interval | None:
+        """The interval of the saved model's score over rows; None if there is none for it."""
         logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
         teacher = self.prepared.teacher_logits.get("validation")
-        sure = self.problem.interval(self.prepared.metric, logits, labels, teacher)
-        return None if sure is None else dict(sure)
+        interval = self.problem.interval(self.prepared.metric, logits, labels, teacher)
+        return None if interval is None else Interval.model_validate(interval)
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores on the test rows of the student that is saved, once."""
@@ -236,13 +229,13 @@ class Training:
 
     def _write(
         self,
-        role: str,
-        record: dict[str, Any],
+        role: Role,
+        record: RunRecord,
         history: Sequence[Row],
-        reports: Row,
         recorder: EpochRecorder,
         run: RunFolder,
-    ) -> None:
+    ) -> RunRecord:
+        """Write and finish the run folder; return the record with the size of the model."""
         with whole_folder(run.work / role, replace=True) as folder:
             self.student.model.save_pretrained(folder)
             # Some tokenizers have no limit, and transformers.js has no other place to look for one.
@@ -250,12 +243,11 @@ class Training:
             tokenizer.model_max_length = self.student.max_length
             tokenizer.save_pretrained(folder)
             size = sum(file.stat().st_size for file in folder.iterdir())
-            record[role]["bytes_on_disk"] = size
+            record = with_size(record, role, size)
             write_text(folder / "README.md", model_card(record, role))
         write_text(run.work / HISTORY, "".join(json.dumps(line) + "\n" for line in history))
-        recorder.predictions(
-            {name: report["epoch"] for name, report in reports.items() if name != "test"}
-        )
-        run.write_json(ENVIRONMENT, environment(self.seed))
-        run.write_json(RESULT, record)
+        recorder.predictions({name: scores.epoch for name, scores in record.metrics.epochs.items()})
+        run.write(ENVIRONMENT, environment(self.seed).to_json())
+        run.write(RESULT, record.to_json())
         run.finish()
+        return record

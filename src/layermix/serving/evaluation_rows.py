@@ -1,4 +1,4 @@
-"""Rows on which the versions of one model are compared: those a run has kept, or the user's own."""
+"""Rows on which versions of a model are compared: the validation rows of its run, or the user's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.tasks import TASKS
-from layermix.errors import ConfigError
+from layermix.errors import ConfigError, Note
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.statistics import Score
 from layermix.models.labels import class_order
@@ -23,13 +23,13 @@ from layermix.serving.predictor import Predictor
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Real rows of one task.
+class EvaluationRows:
+    """Rows of one task.
 
     Attributes:
         texts: Columns `text`, perhaps `text_pair`, `label` and `row_id`.
-        metric: The task's first score, or accuracy where an interval of that one is not at hand.
-        source: What the user would call them.
+        metric: The task's first score, or accuracy if that score has no interval.
+        source: Where they come from, in words.
     """
 
     texts: Dataset
@@ -49,24 +49,26 @@ class Sample:
 
 
 def run_of(source: str) -> Path | None:
-    """The run folder that a model was made in, if that is where it lies."""
+    """The run folder that contains a model; None if it is somewhere else."""
     folder = model_folder(source)
     run = None if folder is None else folder.absolute().parent
     return run if run is not None and (run / RESULT).is_file() else None
 
 
-def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Reporter) -> Sample:
-    """The rows that the user names, else the validation rows that the model's run has kept.
+def evaluation_rows(
+    source: str, data: DataConfig, predictor: Predictor, reporter: Reporter
+) -> EvaluationRows:
+    """The rows that the user names, otherwise the validation rows that the model's run has kept.
 
     Args:
         source: Run folder, model folder or hub id.
-        data: What it names, if anything: the validation rows of a folder or hub data set, or every
-            row of a file.
-        predictor: Says which columns it reads, and its classes.
-        reporter: Where notes go.
+        data: The validation rows of a folder or hub data set, or every row of a file; may name
+            nothing.
+        predictor: Knows the columns and the classes.
+        reporter: Where notes are shown.
 
     Raises:
-        LayermixError: If there are no rows, or not of these classes.
+        LayermixError: If there are no rows, or their classes differ.
     """
     run = run_of(source)
     if data.path is not None:
@@ -74,30 +76,36 @@ def sample_of(source: str, data: DataConfig, predictor: Predictor, reporter: Rep
         return _of_data(data, metric, predictor, reporter)
     if run is None:
         raise ConfigError(
-            f"{source}: not in a run folder, so there are no rows of its own; give --data FOLDER "
+            f"{source}: is not in a run folder, so it has no rows of its own; give --data FOLDER "
             "or FILE with labelled rows like those that it will see"
         )
     files = RunFiles(run)
-    answers = files.answers(files.result.reported)
-    if answers is None or not files.texts:
+    predictions = files.predictions(files.result.metrics.saved_epoch)
+    if predictions is None or not files.texts:
+        problems = "; ".join(map(str, files.problems))
         raise ConfigError(
             f"{run}: its {PREDICTIONS} and {TEXTS} do not give the validation rows "
-            f"({'; '.join(files.missing) or 'they are empty'}); give --data FOLDER or FILE"
+            f"({problems or 'they are empty'}); give --data FOLDER or FILE"
         )
-    rows = [files.texts[int(row)] for row in answers.row_ids]
+    rows = [files.texts[int(row)] for row in predictions.row_ids]
     columns: dict[str, Any] = {"text": [row[0] for row in rows]}
     if len(rows[0]) == 2:
         columns["text_pair"] = [row[1] for row in rows]
-    columns |= {"label": answers.labels.tolist(), "row_id": answers.row_ids.tolist()}
-    return Sample(
+    columns |= {
+        "label": predictions.labels.tolist(),
+        "row_id": predictions.row_ids.tolist(),
+    }
+    return EvaluationRows(
         Dataset.from_dict(columns),
         _score(files.result.metric, reporter),
         f"validation rows of {run.name}",
     )
 
 
-def _of_data(data: DataConfig, metric: str, predictor: Predictor, reporter: Reporter) -> Sample:
-    """Rows of the user's, judged by the metric of the model's run, or else of their task."""
+def _of_data(
+    data: DataConfig, metric: str, predictor: Predictor, reporter: Reporter
+) -> EvaluationRows:
+    """The user's rows, with the metric of the model's run, otherwise of their task."""
     texts, names = labelled_texts(data, predictor, reporter)
     order, _ = class_order(predictor.source, predictor.label_names, texts.label_names, texts.named)
     rows = texts.splits["validation"]
@@ -106,11 +114,12 @@ def _of_data(data: DataConfig, metric: str, predictor: Predictor, reporter: Repo
     if not metric:
         task = TASKS.get(texts.task or "")
         metric = task.metrics[0] if task else "accuracy"
-    return Sample(rows, _score(metric, reporter), names["validation"])
+    return EvaluationRows(rows, _score(metric, reporter), names["validation"])
 
 
 def _score(metric: str, reporter: Reporter) -> Score:
     if metric in get_args(Score):
         return cast(Score, metric)
-    reporter.say(f"{metric or 'the score'} has no interval here, so accuracy is judged")
+    text = f"{metric or 'the score'} has no interval, so accuracy is compared"
+    reporter.say(Note("score-without-interval", text))
     return "accuracy"

@@ -1,21 +1,18 @@
-"""A saved classifier as files for onnxruntime and transformers.js: float32, and int8 if it is good.
+"""Exports a saved classifier for onnxruntime and transformers.js, as float32 and int8.
 
-Nothing is called done before it has answered real rows: the float32 file must say what PyTorch
-says, and the int8 file may cost so much of the score and no more.
+Both files are checked on real rows before they are kept: the logits of the float32 file must equal
+those of PyTorch, and the int8 file may lower the score by a given number of points at most.
 """
 
 import copy
-import json
 import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -31,13 +28,14 @@ from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.evaluation import metrics
 from layermix.evaluation.metrics import UNLABELLED, softmax
-from layermix.evaluation.statistics import Score, row_bootstrap
+from layermix.evaluation.statistics import row_bootstrap
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
 from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
 from layermix.runs.layout import CARD, EXPORT
 from layermix.runs.model_card import export_section, with_section
-from layermix.serving.evaluation_rows import Sample, sample_of
+from layermix.runs.schema import FORMAT, ExportRecord, FileSizes, Parity, QuantizationCost
+from layermix.serving.evaluation_rows import EvaluationRows, evaluation_rows
 from layermix.serving.predictor import (
     ONNX_FILES,
     OnnxRunner,
@@ -48,98 +46,42 @@ from layermix.serving.predictor import (
 from layermix.serving.quantize import Quantizer
 
 OPSET = 18
-"""Of ONNX; onnxruntime 1.14 and transformers.js 3 read it, as do all that are newer."""
+"""ONNX operator set; onnxruntime ≥ 1.14 and transformers.js ≥ 3 read it."""
 
 ONNX = "onnx"
-"""The folder inside a model's folder."""
+"""The folder of exported files in a model's folder."""
 
 TOLERANCE = 1e-3
-"""By how much a logit may differ between PyTorch and float32 ONNX; some 1e-6 is usual."""
+"""Largest difference allowed between a logit of PyTorch and of float32 ONNX; 1e-6 is usual."""
 
 ALONE = 16
-"""Rows that are also compared one by one, where nothing is padded."""
+"""Rows that are also compared one by one, without padding."""
 
 PROBED = 128
-"""Rows on which the harm of every quantised part is measured."""
+"""Rows on which the effect of every quantised part is measured."""
 
 KEPT_IN_FLOAT = 4
-"""One part in so many, the most harmful ones, stays in float at the second try."""
+"""At the second try 1/4 of the parts, those with the largest effect, stay in float."""
 
 
-@dataclass(frozen=True)
-class Parity:
-    """PyTorch against float32 ONNX on the same rows, in batches, and `alone` of them one by one."""
+class _TokenizedRows:
+    """The rows on which versions of one model are compared, tokenized."""
 
-    rows: int
-    alone: int
-    max_difference: float
-    other_answers: int
-
-    def told(self) -> str:
-        """As a sentence for people."""
-        return (
-            f"ONNX answers as PyTorch does on all {self.rows} rows; the logits differ by at most "
-            f"{self.max_difference:.1e}"
-        )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What int8 costs on labelled rows.
-
-    Attributes:
-        metric: Of the scores.
-        rows: How many labelled rows.
-        float32: The score before.
-        int8: The score after.
-        drop: Before minus after, in points (hundredths).
-        low: Lower end of the paired 95 % interval of the drop over rows, in points.
-        high: Upper end.
-        same_answers: Share of rows with the same answer.
-        in_float: Parts of the network left in float beside the last product.
-    """
-
-    metric: Score
-    rows: int
-    float32: float
-    int8: float
-    drop: float
-    low: float
-    high: float
-    same_answers: float
-    in_float: tuple[str, ...]
-
-    def told(self) -> str:
-        """As a sentence for people."""
-        none = (
-            "; the interval contains 0, so no loss is shown" if self.low <= 0 <= self.high else ""
-        )
-        left = f", {len(self.in_float)} parts left in float" if self.in_float else ""
-        return (
-            f"int8{left}: {self.metric} {self.int8:.4f} instead of {self.float32:.4f} on "
-            f"{self.rows} rows, a drop of {self.drop:.2f} points (95 % interval over rows "
-            f"{self.low:.2f} to {self.high:.2f}{none})"
-        )
-
-
-class _Rows:
-    """The rows on which versions of one model are compared, as token rows."""
-
-    def __init__(self, sample: Sample, predictor: Predictor, reporter: Reporter) -> None:
-        self.sample, self.reporter = sample, reporter
-        self.tokens, _ = tokenize_split(sample.texts, predictor.tokenizer, predictor.max_length)
+    def __init__(self, rows: EvaluationRows, predictor: Predictor, reporter: Reporter) -> None:
+        self.rows, self.reporter = rows, reporter
+        self.tokens, _ = tokenize_split(rows.texts, predictor.tokenizer, predictor.max_length)
         self._collate = Collator(predictor.tokenizer)
 
     def logits(self, run: Runner, what: str) -> Floats:
-        """Of all rows, in batches, (N, C)."""
+        """The logits of all rows, (N, C), computed in batches."""
         return logits_of(run, self.tokens, self._collate, track=self.reporter.track, what=what)
 
     def alone(self, run: Runner) -> Floats:
-        """Of the first `ALONE` rows, one by one."""
+        """The logits of the first `ALONE` rows, computed one by one."""
         return logits_of(run, self._first(ALONE), self._collate, 1)
 
     def some(self, run: Runner) -> Floats:
-        """Of the first `PROBED` rows."""
+        """The logits of the first `PROBED` rows."""
         return logits_of(run, self._first(PROBED), self._collate)
 
     def _first(self, count: int) -> Dataset:
@@ -155,25 +97,27 @@ def export(
     max_drop: float = 1.0,
     force: bool = False,
     reporter: Reporter | None = None,
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, ExportRecord]:
     """Export a saved classifier, check it on real rows, and put it beside its tokenizer.
 
     Args:
         source: Run folder or model folder.
-        data: Rows to check it on; if it names none, the validation rows that its run has kept.
-        int8: Quantise as well.
-        out: A new folder for what serving needs; None adds `onnx/` to the model's folder.
-        max_drop: Most points of the score that int8 may cost, judged on the point estimate.
-        force: Replace what an earlier export has made.
+        data: Rows for the check; if it names none, the validation rows that the model's run has
+            kept.
+        int8: Write an int8 file as well.
+        out: A new folder with everything that serving needs; None adds `onnx/` to the model's
+            folder.
+        max_drop: Points by which int8 may lower the score at most, by the point estimate.
+        force: Replace an earlier export.
         reporter: Where progress is shown; quiet if None.
 
     Returns:
-        The folder, and what export.json holds.
+        The folder, and the content of export.json.
 
     Raises:
-        ExportError: If the exported file does not answer as PyTorch does, or int8 costs too much;
-            the float32 file is kept in the latter case.
-        LayermixError: If model or rows cannot be used, or something is there already.
+        ExportError: If the logits differ from those of PyTorch, or int8 lowers the score by more
+            than `max_drop`; the float32 file is kept in the latter case.
+        LayermixError: If model or rows cannot be used, or the target exists.
     """
     reporter = reporter or Reporter(quiet=True)
     folder = model_folder(source)
@@ -183,47 +127,54 @@ def export(
     card = _card(folder)
     classifier = load_classifier(source)
     predictor = predictor_of(classifier)
-    sample = sample_of(source, data, predictor, reporter)
-    if int8 and not (sample.labels != UNLABELLED).any():
+    rows = evaluation_rows(source, data, predictor, reporter)
+    if int8 and not (rows.labels != UNLABELLED).any():
         raise ConfigError(
-            f"{sample.source}: no row has a label, so what int8 costs cannot be measured; give "
-            "--data with labelled rows, or leave --int8 out"
+            f"{rows.source}: found no row with a label, so the cost of int8 cannot be measured; "
+            "give --data with labelled rows, or leave --int8 out"
         )
-    rows = _Rows(sample, predictor, reporter)
+    tokenized = _TokenizedRows(rows, predictor, reporter)
     with _built_beside(folder if out is None else out, is_new=out is not None) as work:
-        float32, small = (work / ONNX_FILES[name] for name in ("onnx", "int8"))
+        float32, quantized = (work / ONNX_FILES[name] for name in ("onnx", "int8"))
         float32.parent.mkdir()
         reporter.say(f"exporting to ONNX, opset {OPSET}; this may take a minute")
         write_onnx(classifier, float32)
         runner = OnnxRunner(float32, len(predictor.label_names))
-        found, single = rows.logits(runner, "ONNX"), rows.alone(runner)
-        wanted = finite(f"{predictor.source}: its", rows.logits(predictor.run, "PyTorch"))
-        parity = compare(
-            np.concatenate([wanted, rows.alone(predictor.run)]),
-            np.concatenate([found, single]),
-            len(single),
+        onnx_logits, onnx_alone = tokenized.logits(runner, "ONNX"), tokenized.alone(runner)
+        torch_logits = finite(
+            f"{predictor.source}: its", tokenized.logits(predictor.run, "PyTorch")
         )
-        reporter.say(parity.told())
-        record: dict[str, Any] = {
-            "opset": OPSET,
-            "fingerprint": fingerprint(classifier.model),
-            "weights": weight_hashes(folder),
-            "rows": sample.source,
-            "pair": "text_pair" in sample.texts.column_names,
-            "max_length": predictor.max_length,
-            "parity": asdict(parity),
-            "bytes": {"onnx": float32.stat().st_size},
-            "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime")},
-        }
+        parity = compare(
+            np.concatenate([torch_logits, tokenized.alone(predictor.run)]),
+            np.concatenate([onnx_logits, onnx_alone]),
+            len(onnx_alone),
+        )
+        reporter.say(parity_text(parity))
+        cost: QuantizationCost | None = None
         refused: ExportError | None = None
         if int8:
             try:
-                record["int8"] = asdict(_quantise(float32, small, rows, found, max_drop))
-                record["bytes"]["int8"] = small.stat().st_size
+                cost = _quantise(float32, quantized, tokenized, onnx_logits, max_drop)
             except ExportError as error:
-                small.unlink()
+                quantized.unlink()
                 refused = error
-        write_text(work / EXPORT, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        record = ExportRecord(
+            format=FORMAT,
+            opset=OPSET,
+            fingerprint=fingerprint(classifier.model),
+            weights=weight_hashes(folder),
+            rows=rows.source,
+            pair="text_pair" in rows.texts.column_names,
+            max_length=predictor.max_length,
+            parity=parity,
+            bytes=FileSizes(
+                onnx=float32.stat().st_size,
+                int8=None if cost is None else quantized.stat().st_size,
+            ),
+            versions={name: version(name) for name in ("torch", "onnx", "onnxruntime")},
+            int8=cost,
+        )
+        write_text(work / EXPORT, record.to_json())
         card = with_section(card, "export", export_section(record))
         if out is not None:
             _serve(folder, work, predictor)
@@ -235,26 +186,45 @@ def export(
     return out or folder, record
 
 
-def export_text(record: dict[str, Any], folder: Path) -> str:
-    """What was made, for people.
+def export_text(record: ExportRecord, folder: Path) -> str:
+    """A summary of an export for the command line.
 
     Args:
         record: From `export`.
         folder: From `export`.
     """
-    sizes, parity = record["bytes"], Parity(**record["parity"])
-    lines = [f"{folder / ONNX_FILES['onnx']}: {sizes['onnx'] / 1e6:.1f} MB. {parity.told()}."]
-    if "int8" in record:
-        cost = Cost(**record["int8"])
-        lines.append(f"{folder / ONNX_FILES['int8']}: {sizes['int8'] / 1e6:.1f} MB. {cost.told()}.")
+    sizes, parity = record.bytes, parity_text(record.parity)
+    lines = [f"{folder / ONNX_FILES['onnx']}: {sizes.onnx / 1e6:.1f} MB. {parity}."]
+    if record.int8 is not None and sizes.int8 is not None:
+        file, cost = folder / ONNX_FILES["int8"], cost_text(record.int8)
+        lines.append(f"{file}: {sizes.int8 / 1e6:.1f} MB. {cost}.")
     return "\n".join(lines)
+
+
+def parity_text(parity: Parity) -> str:
+    """A sentence on how PyTorch and ONNX compare."""
+    return (
+        f"ONNX predicts the same classes as PyTorch on all {parity.rows} rows; the logits differ "
+        f"by at most {parity.max_difference:.1e}"
+    )
+
+
+def cost_text(cost: QuantizationCost) -> str:
+    """A sentence on what int8 costs."""
+    no_loss = "; the interval contains 0, so no loss is shown" if cost.low <= 0 <= cost.high else ""
+    in_float = f", {len(cost.in_float)} parts left in float" if cost.in_float else ""
+    return (
+        f"int8{in_float}: {cost.metric} {cost.int8:.4f} instead of {cost.float32:.4f} on "
+        f"{cost.rows} rows, a drop of {cost.drop:.2f} points (95 % interval over rows "
+        f"{cost.low:.2f} to {cost.high:.2f}{no_loss})"
+    )
 
 
 # -- float32 ---------------------------------------------------------------------------------------
 
 
 class _LogitsOnly(nn.Module):
-    """A classifier with its inputs by position and nothing but logits, as an exporter wants it."""
+    """A classifier with inputs by position and logits as its only output, for the exporter."""
 
     def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
         super().__init__()
@@ -266,11 +236,11 @@ class _LogitsOnly(nn.Module):
 
 
 def write_onnx(classifier: Classifier, file: Path) -> None:
-    """Write a classifier as one file whose batch and length are free.
+    """Write a classifier as one file with dynamic batch size and length.
 
     Args:
-        classifier: Its inputs are those that its tokenizer makes and its model takes.
-        file: Is written with the inputs' own names, and `logits` (batch, classes).
+        classifier: Its inputs are those that its tokenizer gives and its model takes.
+        file: The target; inputs keep their names, the output is `logits` (batch, classes).
 
     Raises:
         ExportError: If torch cannot export this family.
@@ -305,7 +275,7 @@ def write_onnx(classifier: Classifier, file: Path) -> None:
 
 
 def _strip(file: Path) -> None:
-    """Take out what the exporter notes for its own makers, paths of this machine among it."""
+    """Remove the exporter's debugging metadata, which holds paths of this machine."""
     model = onnx.load(file)
     graphs = [model.graph, *model.functions]
     for part in [model, *graphs, *(node for graph in graphs for node in graph.node)]:
@@ -313,13 +283,13 @@ def _strip(file: Path) -> None:
         part.ClearField("doc_string")
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
         value.ClearField("metadata_props")
-    model.graph.ClearField("value_info")  # shapes in between, which a runtime infers itself
+    model.graph.ClearField("value_info")  # intermediate shapes, which runtimes infer
     onnx.save(model, file)
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what exporters log and warn about their own insides from the user."""
+    """Hide the log messages and warnings of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -329,21 +299,30 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def compare(wanted: Floats, found: Floats, alone: int = 0) -> Parity:
-    """Logits of PyTorch and of ONNX, (N, C) each; the last ones, of rows that came `alone` as well.
+def compare(expected: Floats, exported: Floats, alone: int = 0) -> Parity:
+    """Compare logits of PyTorch and ONNX.
+
+    Args:
+        expected: Of PyTorch, (N, C).
+        exported: Of ONNX, (N, C).
+        alone: The last so many rows repeat some of the others, one by one.
 
     Raises:
-        ExportError: If one differs by more than `TOLERANCE`, or an answer does.
+        ExportError: If a logit differs by more than `TOLERANCE`, or a prediction differs.
     """
-    differences = np.abs(wanted - found)
-    other = int((wanted.argmax(-1) != found.argmax(-1)).sum())
-    parity = Parity(len(wanted) - alone, alone, float(differences.max()), other)
+    other = int((expected.argmax(-1) != exported.argmax(-1)).sum())
+    parity = Parity(
+        rows=len(expected) - alone,
+        alone=alone,
+        max_difference=float(np.abs(expected - exported).max()),
+        other_answers=other,
+    )
     if not parity.max_difference <= TOLERANCE or other:  # NaN is no parity either
         raise ExportError(
-            f"the ONNX file does not answer as PyTorch does: on {parity.rows} rows a logit differs "
-            f"by up to {parity.max_difference:.1e} (at most {TOLERANCE:g} is allowed), and "
-            f"{other} answers are others; nothing was written. This is a fault of the export: "
-            "please report it with the model's family and the versions of torch and onnxruntime"
+            f"the ONNX file differs from PyTorch: on {parity.rows} rows logits differ by up to "
+            f"{parity.max_difference:.1e} (at most {TOLERANCE:g} is allowed), and {other} "
+            "predictions differ; nothing was written. This is an error in the export: please "
+            "report it with the model's family and the versions of torch and onnxruntime"
         )
     return parity
 
@@ -351,63 +330,67 @@ def compare(wanted: Floats, found: Floats, alone: int = 0) -> Parity:
 # -- int8 ------------------------------------------------------------------------------------------
 
 
-def _quantise(float32: Path, small: Path, rows: _Rows, before: Floats, max_drop: float) -> Cost:
-    """Write the int8 file; where it costs too much, once more without what hurts most.
+def _quantise(
+    float32: Path, quantized: Path, rows: _TokenizedRows, before: Floats, max_drop: float
+) -> QuantizationCost:
+    """Write the int8 file; if it costs too much, once more with the worst parts left in float.
 
     Raises:
         ExportError: If it still costs more than `max_drop` points.
     """
     classes = before.shape[1]
-    with tempfile.TemporaryDirectory(dir=small.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
         with _silent():
             quantizer = Quantizer(float32, Path(scratch))
 
-        def attempt(in_float: tuple[str, ...]) -> Cost:
+        def attempt(in_float: tuple[str, ...]) -> QuantizationCost:
             with _silent():
-                quantizer.write(small, set(quantizer.parts) - set(in_float))
-            after = rows.logits(OnnxRunner(small, classes), "int8")
-            cost = measure_cost(before, after, rows.sample, in_float)
-            rows.reporter.say(cost.told())
+                quantizer.write(quantized, set(quantizer.parts) - set(in_float))
+            after = rows.logits(OnnxRunner(quantized, classes), "int8")
+            cost = measure_cost(before, after, rows.rows, in_float)
+            rows.reporter.say(cost_text(cost))
             return cost
 
         first = attempt(())
         if first.drop <= max_drop:
             return first
-        rows.reporter.say(f"more than {max_drop:g} points, so what hurts most is looked for")
-        file = Path(scratch) / "one.onnx"
-        harm: dict[str, float] = {}
+        rows.reporter.say(
+            f"more than {max_drop:g} points, so the effect of each quantised part is measured"
+        )
+        file = Path(scratch) / "part.onnx"
+        effect: dict[str, float] = {}
         for part in rows.reporter.track(quantizer.parts, len(quantizer.parts), "part by part"):
             with _silent():
                 quantizer.write(file, (part,))
-            moved = softmax(rows.some(OnnxRunner(file, classes))) - softmax(before[:PROBED])
-            harm[part] = float(np.abs(moved).mean())
-        most = -(-len(harm) // KEPT_IN_FLOAT)
-        second = attempt(tuple(sorted(harm, key=lambda part: -harm[part])[:most]))
+            change = softmax(rows.some(OnnxRunner(file, classes))) - softmax(before[:PROBED])
+            effect[part] = float(np.abs(change).mean())
+        kept = -(-len(effect) // KEPT_IN_FLOAT)
+        second = attempt(tuple(sorted(effect, key=lambda part: -effect[part])[:kept]))
     if second.drop <= max_drop:
         return second
     raise ExportError(
-        f"int8 costs more than {max_drop:g} points, so it was not written; the float32 file was "
-        "(with --force, an older int8 file is gone).\n"
-        f"  {first.told()}\n  {second.told()}\n"
+        f"int8 costs more than {max_drop:g} points, so its file was not kept; the float32 file was "
+        "(--force has removed an older int8 file).\n"
+        f"  {cost_text(first)}\n  {cost_text(second)}\n"
         "Use the float32 file, or allow more with --max-drop"
     )
 
 
 def measure_cost(
-    before: Floats, after: Floats, sample: Sample, in_float: tuple[str, ...] = ()
-) -> Cost:
-    """What answers (N, C) cost that were given instead of others, on the rows with a label."""
-    known = sample.labels != UNLABELLED
-    labels, first, second = sample.labels[known], before.argmax(-1)[known], after.argmax(-1)[known]
-    found = row_bootstrap(first, second, labels, sample.metric)
-    return Cost(
-        metric=sample.metric,
+    before: Floats, after: Floats, rows: EvaluationRows, in_float: tuple[str, ...] = ()
+) -> QuantizationCost:
+    """The cost of replacing logits `before` by `after`, (N, C) each, on the labelled rows."""
+    known = rows.labels != UNLABELLED
+    labels, first, second = rows.labels[known], before.argmax(-1)[known], after.argmax(-1)[known]
+    drop = row_bootstrap(first, second, labels, rows.metric)
+    return QuantizationCost(
+        metric=rows.metric,
         rows=int(known.sum()),
-        float32=metrics.scores(before[known], labels)[sample.metric],
-        int8=metrics.scores(after[known], labels)[sample.metric],
-        drop=100 * found.difference,
-        low=100 * found.low,
-        high=100 * found.high,
+        float32=metrics.scores(before[known], labels)[rows.metric],
+        int8=metrics.scores(after[known], labels)[rows.metric],
+        drop=100 * drop.difference,
+        low=100 * drop.low,
+        high=100 * drop.high,
         same_answers=float((first == second).mean()),
         in_float=in_float,
     )
@@ -417,26 +400,26 @@ def measure_cost(
 
 
 def _check_target(folder: Path, out: Path | None, force: bool) -> None:
-    """Raise a RunExistsError if something is there already, before any work."""
+    """Raise a RunExistsError if the target exists, before any work."""
     if out is not None and out.exists():
         raise RunExistsError(
-            f"--out {out}: is there already, nothing is written over; choose another name "
-            "(--force is for an export in the model's own folder)"
+            f"--out {out}: exists, and nothing is overwritten; choose another name (--force is for "
+            "an export in the model's own folder)"
         )
     if out is not None and not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
     if out is None and (folder / ONNX).exists() and not force:
         raise RunExistsError(
-            f"{folder / ONNX}: is there already, nothing is written over; --force makes it anew, "
-            "--out FOLDER puts it elsewhere"
+            f"{folder / ONNX}: exists, and nothing is overwritten; --force replaces it, --out "
+            "FOLDER writes somewhere else"
         )
 
 
 @contextmanager
 def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
-    """A folder to work in, which at the end becomes `target`, or whose `onnx` goes into it.
+    """A working folder that at the end becomes `target`, or whose `onnx` is moved into it.
 
-    What a killed export has left is removed.
+    Remains of a killed export are removed.
 
     Raises:
         RunExistsError: If another process exports to the same place.
@@ -469,9 +452,9 @@ def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
 
 
 def _serve(folder: Path, work: Path, predictor: Predictor) -> None:
-    """Put what serving needs beside the exported files.
+    """Write what serving needs beside the exported files.
 
-    The tokenizer gets the length at which `predict` cuts: transformers.js knows no other.
+    The tokenizer gets the length at which `predict` cuts, since transformers.js has no other.
     """
     shutil.copyfile(folder / "config.json", work / "config.json")
     tokenizer: PreTrainedTokenizerBase = copy.deepcopy(predictor.tokenizer)
@@ -480,10 +463,10 @@ def _serve(folder: Path, work: Path, predictor: Predictor) -> None:
 
 
 def _card(folder: Path) -> str:
-    """The card that is there, or nothing.
+    """The text of the model card; empty if there is none.
 
     Raises:
-        ModelError: If it is no UTF-8.
+        ModelError: If it is not UTF-8.
     """
     file = folder / CARD
     try:

@@ -1,7 +1,6 @@
 """The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from layermix.core.signals import Batch
@@ -20,6 +19,7 @@ from layermix.models.inference import Floats, Runner, TorchRunner
 from layermix.models.labels import class_order
 from layermix.models.loading import described, load_classifier, model_folder
 from layermix.runs.layout import EXPORT
+from layermix.runs.schema import ExportRecord, SavedModelEntry
 
 Runtime = Literal["auto", "torch", "onnx", "int8"]
 """`auto` is PyTorch where a folder has weights for it, else the exported file."""
@@ -187,10 +187,10 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 def _check_exported(source: str, folder: Path) -> None:
     """Raise a ModelError if the weights beside an exported file are not those it was made from."""
     try:
-        record = json.loads((folder / EXPORT).read_text(encoding="utf-8"))
-        made_from = dict(record["weights"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # another tool's export says nothing of that
+        text = (folder / EXPORT).read_text(encoding="utf-8")
+        made_from = ExportRecord.from_json(text).weights
+    except (OSError, ValueError):  # of another tool, which records no weights
+        return
     if (now := weight_hashes(folder)) and now != made_from:
         what = "int8" if (folder / ONNX_FILES["int8"]).is_file() else "onnx"
         raise ModelError(
@@ -235,15 +235,6 @@ def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
         )
 
 
-class _Trained(BaseModel):
-    """What a run wrote into config.json."""
-
-    max_length: PositiveInt | None = None
-    text_columns: tuple[str, ...] = Field((), max_length=2)
-    taught: str | None = None
-    split_off: bool = False
-
-
 def _trained(
     source: str, config: Any, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, tuple[str, ...], str | None, bool]:
@@ -253,7 +244,7 @@ def _trained(
         ModelError: If somebody wrote something else there.
     """
     try:
-        found = _Trained.model_validate(getattr(config, "layermix", None) or {})
+        entry = SavedModelEntry.model_validate(getattr(config, "layermix", None) or {})
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
@@ -263,5 +254,5 @@ def _trained(
             f"({wrong}); mend it, or take it out"
         ) from None
     longest = longest_input(config, tokenizer)
-    length = min(found.max_length or longest, longest)
-    return length, found.text_columns, found.taught, found.split_off
+    length = min(entry.max_length or longest, longest)
+    return length, entry.text_columns, entry.taught, entry.split_off

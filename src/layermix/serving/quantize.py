@@ -1,4 +1,4 @@
-"""int8 from an exported float32 file: what can be quantised, and what each part of it costs."""
+"""Writes int8 versions of an exported float32 file, whole or in part."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -8,37 +8,37 @@ from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 QUANTISED = ("MatMul", "Gemm", "Gather")
-"""Kinds of nodes that hold weights: products, and the lookup of embeddings."""
+"""Kinds of nodes with weights: products, and the lookup of embeddings."""
 
 
 class Quantizer:
-    """Makes int8 versions of one float32 file; activations are scaled as they come ("dynamic").
+    """Writes int8 versions of one float32 file; activations are scaled at run time ("dynamic").
 
     Weights get a scale per output channel. The last product, which gives the logits, stays in
-    float: it is small, and nothing averages its error out.
+    float: it is small, and no later layer averages its error out.
 
     Args:
         file: The float32 file.
-        work: A folder for the file that is needed in between.
+        work: A folder for an intermediate file.
 
     Attributes:
-        parts: The nodes that can be quantised, by name, in the order of the graph.
+        parts: The names of the nodes that can be quantised, in the order of the graph.
     """
 
     def __init__(self, file: Path, work: Path) -> None:
         self._prepared = work / "prepared.onnx"
         quant_pre_process(str(file), str(self._prepared), skip_symbolic_shape=True)
         graph = onnx.load(self._prepared).graph
-        weights = {one.name for one in graph.initializer if len(one.dims) == 2}
-        found = [
+        weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+        names = [
             node.name
             for node in graph.node
             if node.op_type in QUANTISED and weights & set(node.input)
         ]
-        self.parts = tuple(found[:-1])
+        self.parts = tuple(names[:-1])
 
     def write(self, file: Path, parts: Collection[str]) -> None:
-        """Write a version in which only these parts are quantised."""
+        """Write a version with only these parts quantised."""
         quantization.quantize_dynamic(
             self._prepared,
             file,

@@ -15,12 +15,11 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from layermix.atomic import write_text
 from layermix.errors import StudyError
 from layermix.evaluation.metrics import HIGHER_IS_BETTER
-from layermix.evaluation.predictions import Rows, put_together, read_rows
+from layermix.evaluation.predictions import Rows, combine, read_rows
 from layermix.evaluation.statistics import (
     LEVEL,
     Score,
@@ -33,6 +32,7 @@ from layermix.evaluation.statistics import (
 )
 from layermix.evaluation.verdicts import Comparison, Verdict, describe, judge
 from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS
+from layermix.runs.schema import EnvironmentRecord, RunRecord
 from layermix.studies.folder import Study
 from layermix.studies.plan import Cell, Plan
 
@@ -56,52 +56,22 @@ class Filed:
     """
 
     cell: Cell
-    result: Mapping[str, Any]
+    result: RunRecord
     history: Sequence[Mapping[str, Any]]
-    environment: Mapping[str, Any]
+    environment: EnvironmentRecord
     answers: Mapping[str, Rows]
 
     @property
     def code(self) -> str:
         """The state of the code that ran it: a commit, `+` if it was changed, or a version."""
-        if commit := self.environment["commit"]:
-            return str(commit).removesuffix("+")[:8] + "+" * str(commit).endswith("+")
+        if commit := self.environment.commit:
+            return commit.removesuffix("+")[:8] + "+" * commit.endswith("+")
         return f"version {self.packages.get('layermix', 'unknown')}"
 
     @property
     def packages(self) -> Mapping[str, str]:
         """Name -> version of what it ran with."""
-        found: Mapping[str, str] = self.environment.get("packages", {})
-        return found
-
-
-class _Teacher(BaseModel):
-    fingerprint: str
-    metrics: dict[str, dict[str, Any]]
-
-
-class _Data(BaseModel):
-    fingerprint: str
-
-
-class _Mix(BaseModel):
-    strategy: str
-    start: list[list[float]] | None = None
-
-
-class _Result(BaseModel):
-    """What findings need of result.json; another shape is a damaged cell."""
-
-    model_config = ConfigDict(strict=True)
-
-    metric: str
-    metrics: dict[str, dict[str, Any]]
-    teacher: _Teacher
-    data: _Data
-    precision: str
-    mix: _Mix | None
-    alpha: list[list[float]] | None
-    warnings: list[str] = []
+        return self.environment.packages
 
 
 @dataclass(frozen=True)
@@ -119,29 +89,32 @@ class Arm:
     split: str
 
     @property
-    def results(self) -> dict[int, Mapping[str, Any]]:
+    def results(self) -> dict[int, RunRecord]:
         """Seed -> result.json."""
         return {seed: one.result for seed, one in self.filed.items()}
 
     @property
     def metric(self) -> str:
         """The task's primary score."""
-        return str(next(iter(self.results.values()))["metric"])
+        return next(iter(self.results.values())).metric
 
     def taught(self) -> dict[int, float]:
         """Seed -> score of its teacher."""
         return {
-            seed: float(result["teacher"]["metrics"][self.split][self.metric])
+            seed: score
             for seed, result in self.results.items()
+            if (score := result.teacher.score(self.metric, self.split)) is not None
         }
 
     def scores(self, report: str | None = None, metric: str | None = None) -> dict[int, float]:
         """Seed -> score at a reported epoch, the primary one if not told otherwise."""
         wanted = report or self.report
         return {
-            seed: float(result["metrics"][wanted][self.split][metric or self.metric])
+            seed: score
             for seed, result in self.results.items()
-            if (metric or self.metric) in result["metrics"].get(wanted, {}).get(self.split, {})
+            if wanted in result.metrics.epochs
+            if (score := result.metrics.epochs[wanted].score(metric or self.metric, self.split))
+            is not None
         }
 
 
@@ -354,18 +327,18 @@ def gather(plan: Plan, study: Study) -> Evidence:
 def _read(study: Study, cell: Cell) -> Filed:
     """A filed cell, if all of its files can be read and are what a run writes."""
     folder = study.filed(cell.name)
-    environment = json.loads((folder / ENVIRONMENT).read_text("utf-8"))
-    environment["commit"], dict(environment.get("packages", {}))  # told here if there is none
+    environment = EnvironmentRecord.from_json((folder / ENVIRONMENT).read_text("utf-8"))
     lines = (folder / HISTORY).read_text("utf-8").splitlines()
     history = json.loads(f"[{','.join(lines)}]")  # at once: a study has many lines
     if not any("step" in line for line in history):
         raise ValueError(f"{HISTORY} has no step")
     result = study.result(cell.name)
-    checked = _Result.model_validate(result)
-    for found in (*checked.metrics.values(), *checked.teacher.metrics.values()):
-        scores = found.get("validation", found)
-        if not math.isfinite(scores.get(checked.metric, 0.0)):
-            raise ValueError(f"{checked.metric} is {scores[checked.metric]}")
+    if result.teacher.metrics is None or result.teacher.fingerprint is None:
+        raise ValueError("its teacher has no scores or no fingerprint")
+    for by_split in (*result.metrics.epochs.values(), result.teacher.metrics):
+        for scores in by_split.splits.values():
+            if not math.isfinite(score := scores.number(result.metric) or 0.0):
+                raise ValueError(f"{result.metric} is {score}")
     return Filed(cell, result, history, environment, read_rows(folder / PREDICTIONS))
 
 
@@ -409,7 +382,7 @@ def _predictions(report: str, one: Arm, two: Arm, seeds: Sequence[int]) -> Any:
     None if the cells do not have the same rows with the same labels.
     """
     runs = [arm.filed[seed].answers for arm in (one, two) for seed in seeds]
-    answers = put_together(runs, report)
+    answers = combine(runs, report)
     if answers is None:
         return None
     known = answers.known
@@ -472,15 +445,16 @@ def _gradient_shares(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _learned_alphas(arm: Arm) -> Any:
     """The final α of every seed, (seeds, K, L), if it is learned; else None."""
     results = list(arm.results.values())
-    if any((result["mix"] or {}).get("strategy") != "learned" for result in results):
+    if any(result.mix is None or result.mix.strategy != "learned" for result in results):
         return None
-    return np.asarray([result["alpha"] for result in results])
+    return np.asarray([result.alpha for result in results])
 
 
 def _start(arm: Arm, final: Any) -> Any:
     """The α that an arm began with, (K, L); uniform where a cell does not say."""
-    mix = next(iter(arm.results.values()))["mix"]
-    return np.asarray(mix.get("start") or np.full_like(final, 1 / final.shape[-1]))
+    mix = next(iter(arm.results.values())).mix
+    start = None if mix is None else mix.start
+    return np.asarray(start or np.full_like(final, 1 / final.shape[-1]))
 
 
 def _distance(one: Any, two: Any) -> Any:
@@ -588,12 +562,12 @@ def _beside(value: float, ours: Sequence[float]) -> dict[str, Any] | None:
 
 def _teacher_scores(arms: Mapping[str, Arm]) -> list[float]:
     """The score of every teacher that taught these arms, each once."""
-    found = {
-        result["teacher"]["fingerprint"]: float(result["teacher"]["metrics"][arm.split][arm.metric])
+    by_teacher = {
+        arm.results[seed].teacher.fingerprint: score
         for arm in arms.values()
-        for result in arm.results.values()
+        for seed, score in arm.taught().items()
     }
-    return list(found.values())
+    return list(by_teacher.values())
 
 
 def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
@@ -627,15 +601,15 @@ def _notes(plan: Plan, study: Study, arms: Mapping[str, Mapping[str, Arm]]) -> l
         notes.append(
             f"the cells were run by {len(versions)} versions of torch: {', '.join(versions)}"
         )
-    warned = Counter(text for one in filed for text in one.result.get("warnings", ()))
+    warned = Counter(note.text for one in filed for note in one.result.warnings)
     notes += [f"{count} of the cells warned: {text}" for text, count in warned.items()]
     for task, of_task in arms.items():
         results = [result for arm in of_task.values() for result in arm.results.values()]
         for what, values in {
-            "data": {result["data"]["fingerprint"] for result in results},
-            "precisions": {result["precision"] for result in results},
-            "kinds of teacher signals": {result.get("signals") for result in results} - {None},
-            "teachers": {result["teacher"]["fingerprint"] for result in results},
+            "data": {result.data.fingerprint for result in results},
+            "precisions": {result.precision for result in results},
+            "kinds of teacher signals": {result.signals for result in results} - {None},
+            "teachers": {result.teacher.fingerprint for result in results},
         }.items():
             if len(values) > 1 and not (what == "teachers" and plan.study.teachers == "per_seed"):
                 notes.append(f"the cells of {task} had {len(values)} different {what}")

@@ -19,6 +19,7 @@ from layermix.runs.layout import (
     RESULT,
     TEXTS,
 )
+from layermix.runs.schema import RunRecord, read_result
 from layermix.studies.plan import TEACHERS, Cell, TeacherRun
 
 FILING = ".filing"
@@ -62,15 +63,14 @@ class Study:
         """Whether a cell is finished."""
         return all((self.filed(name) / file).is_file() for file in KEPT)
 
-    def result(self, name: str) -> dict[str, Any]:
-        """result.json of a finished cell."""
-        found: dict[str, Any] = json.loads((self.filed(name) / RESULT).read_text(encoding="utf-8"))
-        return found
+    def result(self, name: str) -> RunRecord:
+        """The record of a finished cell; errors as `read_result`."""
+        return read_result(self.filed(name))
 
     def seconds(self, name: str) -> float | None:
         """How long a finished cell trained; None if it is not finished, or damaged."""
         try:
-            return float(self.result(name)["timings"]["training_seconds"])
+            return self.result(name).timings.training_seconds
         except UNREADABLE:
             return None
 
@@ -121,7 +121,7 @@ class Study:
 
     def _keep_texts(self, work: Path) -> None:
         """Once for all cells of the same data; a run of an older version has none."""
-        texts = self.texts(json.loads((work / RESULT).read_text("utf-8"))["data"]["fingerprint"])
+        texts = self.texts(read_result(work).data.fingerprint or "")
         if texts.is_file() or not (work / TEXTS).is_file():
             return
         texts.parent.mkdir(exist_ok=True)

@@ -261,10 +261,10 @@ class Scheduler:
         wanted = self.plan.study
         try:
             result = self.study.result(cell.name)
-            score = float(result["metrics"][wanted.report][wanted.split][result["metric"]])
-        except UNREADABLE:  # the findings say what to do about it
+            score = result.metrics.epochs[wanted.report].score(result.metric, wanted.split)
+        except UNREADABLE:  # the analysis says what to do about it
             return "damaged"
-        return f"{score:.{digits}f}"
+        return "damaged" if score is None else f"{score:.{digits}f}"
 
     def _time_left(self) -> str:
         """From what the cells of a task took, or from how far the running ones are."""

@@ -60,15 +60,17 @@ def test_the_card_of_a_student_gives_the_scores_of_the_saved_epoch(
     saved_score(card, saved, result.metrics[saved])
     header = yaml.safe_load(card.split("---")[1])
     assert header["pipeline_tag"] == "text-classification"
-    assert f"Distilled with `{result.record['formula']}` from `TEACHER` on" in card
+    assert f"Distilled with `{result.record.formula}` from `TEACHER` on" in card
     assert "classes: 0, 1." in card
-    sure = result.record["interval"]
+    interval = result.record.interval
+    assert interval is not None
     accuracy = result.metrics[saved]["validation"]["accuracy"]
-    assert sure["low"] <= accuracy <= sure["high"]
-    assert f"over the 6 rows: {sure['low']:.4f} to {sure['high']:.4f}." in card
-    taught = result.record["teacher"]["metrics"]["validation"]["accuracy"]
-    assert sure["difference"] == pytest.approx(accuracy - taught)
-    for layer, row in enumerate(result.record["alpha"]):
+    assert interval.low <= accuracy <= interval.high
+    assert f"over the 6 rows: {interval.low:.4f} to {interval.high:.4f}." in card
+    taught = result.record.teacher.score("accuracy")
+    assert taught is not None
+    assert interval.difference == pytest.approx(accuracy - taught)
+    for layer, row in enumerate(result.record.alpha or ()):
         assert f"| student layer {layer} | {row[0]:.3f} | {row[1]:.3f} |" in card
     assert "@misc{" in card
 

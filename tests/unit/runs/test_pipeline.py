@@ -28,6 +28,8 @@ from layermix.runs.callbacks import score_table
 from layermix.runs.environment import environment
 from layermix.runs.layout import RESULT
 from layermix.runs.prepare import prepare
+from layermix.runs.reader import RunFiles
+from layermix.runs.schema import FORMAT, EnvironmentRecord, RunRecord, read_result
 
 from ...tiny_configs import whole
 
@@ -94,7 +96,7 @@ def test_in_memory_nothing_is_kept(
     assert list(result.metrics) == ["last", "best_on_dev"]
     assert result.metrics["last"]["epoch"] == 2
     assert 0 <= result.metrics["last"]["validation"]["agreement"] <= 1
-    assert np.allclose(np.sum(result.record["alpha"], -1), 1)
+    assert np.allclose(np.sum(result.record.alpha, -1), 1)
     assert result.folder is None
     assert list(tmp_path.iterdir()) == []
 
@@ -113,11 +115,14 @@ def test_the_run_folder(teacher: Classifier, data: TextData, tmp_path: Path) -> 
         "texts.parquet",
     ]
     assert not (tmp_path / "run.partial").exists()
-    record = json.loads((out / RESULT).read_text())
-    assert record["status"] == "ok"
-    assert record["metrics"] == result.metrics
-    assert record["student"]["blocks"] == [0, 1]
-    assert record["data"]["rows"] == {"train": 26, "validation": 10}
+    record = read_result(out)
+    assert record == result.record
+    assert record.format == FORMAT
+    assert record.to_dict()["metrics"] == result.metrics
+    assert record.trained.blocks == (0, 1)
+    assert record.data.rows == {"train": 26, "validation": 10}
+    environment = EnvironmentRecord.from_json((out / "environment.json").read_text())
+    assert environment.packages["torch"] == torch.__version__
     assert load(DistillConfig, out / "config.yaml") == config()
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert history == list(result.history)
@@ -191,7 +196,7 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
     chosen = config(training={"selection": "holdout", "holdout_fraction": 0.3, "epochs": 4})
     out = tmp_path / "run"
     result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
-    rows = result.record["data"]["rows"]
+    rows = result.record.data.rows
     assert rows["train"] + rows["holdout"] == 26
     assert list(result.metrics) == ["last", "selected"]
     scores = {
@@ -255,8 +260,8 @@ def test_teach_leaves_rows_without_labels_out(
     loaded = pipeline.load_texts(chosen.data)
     assert len(loaded.splits["unlabeled"]) == 2
     found = pipeline.teach_from(teacher, loaded, chosen)
-    assert found.record["data"]["rows"]["train"] == len(data.splits["train"])
-    assert any("2 rows without labels are left out" in note for note in found.record["notes"])
+    assert found.record.data.rows["train"] == len(data.splits["train"])
+    assert any("2 rows without labels are left out" in note.text for note in found.record.notes)
 
 
 def test_unlabelled_rows_teach_through_the_teacher_only(
@@ -269,7 +274,7 @@ def test_unlabelled_rows_teach_through_the_teacher_only(
         chosen = config(data={"path": str(data_folder), "unlabeled": str(more)}, loss=weights)
         loaded = pipeline.load_texts(chosen.data)
         results.append(pipeline.distill_from(teacher, copy_blocks(teacher, 2), loaded, chosen))
-    assert [one.record["data"]["rows"]["train"] for one in results] == [28, 26]
+    assert [one.record.data.rows["train"] for one in results] == [28, 26]
     supervised = [result.history[0]["loss_supervised"] for result in results]
     assert supervised[0] == pytest.approx(supervised[1], rel=0.2)
 
@@ -295,9 +300,10 @@ def test_a_failure_is_recorded_and_the_run_can_be_resumed(
         student.model.bert.encoder.layer[0].output.LayerNorm.weight.fill_(torch.inf)
     with pytest.raises(NonFiniteLossError):
         pipeline.distill_from(teacher, student, data, config(), out=out)
-    record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
-    assert record["status"] == "failed"
-    assert "step 1" in record["error"]
+    record = RunRecord.from_json((tmp_path / "run.partial" / RESULT).read_text())
+    assert (record.format, record.status) == (FORMAT, "failed")
+    assert record.error is not None
+    assert "step 1" in record.error
     assert not out.exists()
 
 
@@ -318,8 +324,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
         student = copy_blocks(teacher, 2)
         with pytest.raises(KeyboardInterrupt):
             pipeline.distill_from(teacher, student, data, config(), out=out)
-    record = json.loads((tmp_path / "run.partial" / RESULT).read_text())
-    assert record["status"] == "cancelled"
+    assert RunFiles(tmp_path / "run").status == "cancelled"
     with pytest.raises(RunExistsError, match="--resume"):
         pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     (checkpoint,) = (tmp_path / "run.partial/checkpoints").glob("checkpoint-*/model.safetensors")
@@ -334,7 +339,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     result = pipeline.distill_from(
         teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
     )
-    assert result.record["timings"]["resumed"]
+    assert result.record.timings.resumed
     for file in SAME_AGAIN:
         assert (out / file).read_bytes() == (straight / file).read_bytes()
 
@@ -347,8 +352,9 @@ def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data:
         teacher, copy_blocks(teacher, 2), data, recipe, reporter=reporter
     )
     assert any("looks at padding" in line for line in reporter.said)
-    assert "L_emb[tinybert_mean]" in result.record["formula"]
-    assert "L_sup" not in result.record["formula"]
+    formula = result.record.formula or ""
+    assert "L_emb[tinybert_mean]" in formula
+    assert "L_sup" not in formula
     assert {"loss_hidden", "loss_embedding", "loss_logit"} <= result.history[0].keys()
 
 
@@ -397,13 +403,13 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     assert teacher.tokenizer.model_max_length == longest > 32
     chosen = config(data={"max_length": 20})
     result = pipeline.distill_from(taught, copy_blocks(taught, 2), data, chosen)
-    assert result.record["data"]["max_length"] == 20
+    assert result.record.data.max_length == 20
 
 
 def test_the_environment_says_what_a_repeat_needs() -> None:
     found = environment(3)
-    assert found["seed"] == 3
-    assert found["packages"]["torch"] == torch.__version__
+    assert found.seed == 3
+    assert found.packages["torch"] == torch.__version__
 
 
 def test_trackers_get_the_logs_as_they_are_made(
@@ -445,6 +451,6 @@ def test_a_student_that_gives_one_answer_is_told(
     chosen = config(training={"epochs": 1, "learning_rate": 1e-9})
     result = pipeline.distill_from(teacher, student, data, chosen, reporter=reporter)
     told = [text for text in reporter.said if "on every validation row" in text]
-    assert result.record["warnings"] == told
+    assert [note.text for note in result.record.warnings] == told
     assert bool(told) == bool(bias)
     assert not bias or told[0].startswith("it answers '1' on every validation row, so it has")

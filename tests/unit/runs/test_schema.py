@@ -27,6 +27,7 @@ def test_the_cells_of_the_committed_studies_are_read_whole() -> None:
         assert record.format == 0
         again = record.to_dict()
         assert again.pop("format") == 0
+        assert again.pop("problem") == "classification"
         for name in ("notes", "warnings"):  # their code is new
             assert [note["text"] for note in again.pop(name)] == written.pop(name, [])
             assert all(note.code == "" for note in getattr(record, name))

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import BertForSequenceClassification, BertTokenizer
@@ -18,6 +17,7 @@ from layermix.models.encoder import Classifier
 from layermix.report.run_page import run_page
 from layermix.runs.pipeline import distill, teach_from
 from layermix.runs.reader import RunFiles
+from layermix.runs.schema import BenchRecord, Speedup
 from layermix.serving.benchmark import bench, bench_text
 from layermix.serving.export import export
 
@@ -54,54 +54,57 @@ def runs(
 
 
 @pytest.fixture(scope="module")
-def found(runs: Path) -> dict[str, Any]:
+def measured(runs: Path) -> BenchRecord:
     return bench([str(runs / "student")], NO_DATA, rounds=3)
 
 
-def test_the_teacher_goes_first_and_every_runtime_is_measured(found: dict[str, Any]) -> None:
-    names = [model["name"] for model in found["models"]]
+def test_the_teacher_goes_first_and_every_runtime_is_measured(measured: BenchRecord) -> None:
+    names = [model.name for model in measured.models]
     assert names == ["teacher, PyTorch", "student, PyTorch", "student, ONNX", "student, int8"]
-    teacher, student, onnx, int8 = found["models"]
-    assert teacher["times_as_fast"]["alone"] == {"median": 1, "low": 1, "high": 1}
+    teacher, student, onnx, int8 = measured.models
+    assert teacher.times_as_fast.alone == Speedup(median=1, low=1, high=1)
     # an eighth of the blocks, and the rounds are paired: this is no question of noise
-    assert student["times_as_fast"]["alone"]["median"] > 1
-    assert student["parameters"] == onnx["parameters"] == int8["parameters"]
-    assert 0 < student["parameters"] < teacher["parameters"]
-    for model in found["models"]:
-        assert 0 < model["median_ms"] <= model["p95_ms"]
-        assert model["texts_per_second"] > 0
-        for ratio in model["times_as_fast"].values():
-            assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert student.times_as_fast.alone.median > 1
+    assert student.parameters == onnx.parameters == int8.parameters
+    assert student.parameters is not None
+    assert teacher.parameters is not None
+    assert 0 < student.parameters < teacher.parameters
+    for model in measured.models:
+        assert 0 < model.median_ms <= model.p95_ms
+        assert model.texts_per_second > 0
+        for ratio in (model.times_as_fast.alone, model.times_as_fast.together):
+            assert ratio.low <= ratio.median <= ratio.high
 
 
-def test_sizes_are_those_of_the_files(runs: Path, found: dict[str, Any]) -> None:
+def test_sizes_are_those_of_the_files(runs: Path, measured: BenchRecord) -> None:
     files = {
         "teacher, PyTorch": runs / "teacher/teacher/model.safetensors",
         "student, PyTorch": runs / "student/student/model.safetensors",
         "student, ONNX": runs / "student/student/onnx/model.onnx",
         "student, int8": runs / "student/student/onnx/model_quantized.onnx",
     }
-    sizes = {model["name"]: model["bytes"] for model in found["models"]}
+    sizes = {model.name: model.bytes for model in measured.models}
     assert sizes == {name: file.stat().st_size for name, file in files.items()}
 
 
-def test_it_goes_into_run_card_and_report(runs: Path, found: dict[str, Any]) -> None:
-    assert json.loads((runs / "student/bench.json").read_text(encoding="utf-8")) == found
+def test_it_goes_into_run_card_and_report(runs: Path, measured: BenchRecord) -> None:
+    text = (runs / "student/bench.json").read_text(encoding="utf-8")
+    assert BenchRecord.from_json(text) == measured
     card = (runs / "student/student/README.md").read_text(encoding="utf-8")
     row = next(line for line in card.splitlines() if line.startswith("| student, int8 |"))
-    assert f"{found['models'][3]['median_ms']:.1f}" in row
+    assert f"{measured.models[3].median_ms:.1f}" in row
     page = run_page(RunFiles(runs / "student"))
     (table,) = next(one for one in page.sections if one.title == "Size and speed").tables
-    assert [cells[0] for cells in table.rows] == [model["name"] for model in found["models"]]
+    assert [cells[0] for cells in table.rows] == [model.name for model in measured.models]
     assert "teacher, PyTorch" in table.caption
-    assert "student, ONNX" in bench_text(found)
+    assert "student, ONNX" in bench_text(measured)
 
 
-def test_a_damaged_bench_is_told_in_the_report(runs: Path, found: dict[str, Any]) -> None:
+def test_a_damaged_bench_is_told_in_the_report(runs: Path, measured: BenchRecord) -> None:
     file = runs / "student/bench.json"
     whole = file.read_text(encoding="utf-8")
     try:
-        for damaged in (whole[:40], json.dumps(found | {"models": []}), "[]"):
+        for damaged in (whole[:40], json.dumps(measured.to_dict() | {"models": []}), "[]"):
             file.write_text(damaged, encoding="utf-8")
             page = run_page(RunFiles(runs / "student"))
             assert any("bench.json is damaged" in note for note in page.notes), damaged
@@ -113,39 +116,41 @@ def test_a_damaged_bench_is_told_in_the_report(runs: Path, found: dict[str, Any]
 def test_models_of_the_same_name_are_told_apart(runs: Path) -> None:
     data = DataConfig(path=str(runs / "data"))
     models = [str(runs / "teacher"), str(runs / "teacher/teacher")]
-    first, second = bench(models, data, rounds=2)["models"]
+    first, second = bench(models, data, rounds=2).models
     names = f"{runs.name}/teacher, PyTorch", "teacher/teacher, PyTorch"
-    assert (first["name"], second["name"]) == names
+    assert (first.name, second.name) == names
 
 
-def test_a_teacher_that_is_gone_is_told(runs: Path, found: dict[str, Any]) -> None:
+def test_a_teacher_that_is_gone_is_told(runs: Path, measured: BenchRecord) -> None:
     reporter, said = Reporter(), io.StringIO()
     reporter.console.file = said
     gone = runs / "elsewhere"
     (runs / "teacher").rename(gone)
     try:
-        models = bench([str(runs / "student")], NO_DATA, rounds=2, reporter=reporter)["models"]
+        models = bench([str(runs / "student")], NO_DATA, rounds=2, reporter=reporter).models
     finally:
         gone.rename(runs / "teacher")
-    assert models[0]["name"] == "student, PyTorch"
-    assert "is not here; give it as the first model" in said.getvalue().replace("\n", " ")
+    assert models[0].name == "student, PyTorch"
+    assert "was not found; give the teacher as the first model" in said.getvalue().replace(
+        "\n", " "
+    )
 
 
 def test_a_teacher_of_elsewhere_is_not_asked_for_on_the_hub(
-    runs: Path, found: dict[str, Any], tmp_path: Path
+    runs: Path, measured: BenchRecord, tmp_path: Path
 ) -> None:
     copy = tmp_path / "student"
     shutil.copytree(runs / "student", copy)
     record = json.loads((copy / "result.json").read_text(encoding="utf-8"))
     record["teacher"]["from"] = "runs/teacher"
     (copy / "result.json").write_text(json.dumps(record), encoding="utf-8")
-    models = bench([str(copy)], NO_DATA, rounds=2)["models"]
-    assert models[0]["name"] == "student, PyTorch"
+    models = bench([str(copy)], NO_DATA, rounds=2).models
+    assert models[0].name == "student, PyTorch"
 
 
 def test_a_teacher_alone_is_measured_alone(runs: Path) -> None:
-    (model,) = bench([str(runs / "teacher")], NO_DATA, rounds=2)["models"]
-    assert model["name"] == "teacher, PyTorch"
+    (model,) = bench([str(runs / "teacher")], NO_DATA, rounds=2).models
+    assert model.name == "teacher, PyTorch"
 
 
 def test_what_cannot_be_kept_is_told_and_measured(runs: Path, tmp_path: Path) -> None:
@@ -155,15 +160,15 @@ def test_what_cannot_be_kept_is_told_and_measured(runs: Path, tmp_path: Path) ->
     (copy / "student/README.md").write_bytes("für mich".encode("latin-1"))
     reporter, said = Reporter(), io.StringIO()
     reporter.console.file = said
-    assert bench([str(copy)], NO_DATA, rounds=2, reporter=reporter)["models"]
-    assert "it could not be kept beside" in said.getvalue()
+    assert bench([str(copy)], NO_DATA, rounds=2, reporter=reporter).models
+    assert "could not be written beside" in said.getvalue()
     assert (copy / "student/README.md").read_bytes() == "für mich".encode("latin-1")
 
 
 def test_a_model_alone_needs_texts(runs: Path, tmp_path: Path) -> None:
     (runs / "student/student").rename(tmp_path / "student")
     try:
-        with pytest.raises(ConfigError, match="there are no rows of its own; give --data"):
+        with pytest.raises(ConfigError, match="it has no rows of its own; give --data"):
             bench([str(tmp_path / "student")], NO_DATA)
     finally:
         (tmp_path / "student").rename(runs / "student/student")

@@ -30,8 +30,8 @@ from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
 from layermix.serving.evaluate import evaluate
-from layermix.serving.evaluation_rows import Sample, sample_of
-from layermix.serving.export import compare, export, measure_cost
+from layermix.serving.evaluation_rows import EvaluationRows, evaluation_rows
+from layermix.serving.export import compare, cost_text, export, measure_cost
 from layermix.serving.predict import predict
 from layermix.serving.predictor import OnnxRunner, open_predictor
 
@@ -231,7 +231,7 @@ def test_a_folder_of_its_own_serves_without_the_weights(model: Path, tmp_path: P
     assert tokenizer.model_max_length == 32  # what the model takes: it was trained by no run
     scores = evaluate(str(out), rows_of(model))["rows.csv"]
     assert scores["accuracy"] == 1
-    with pytest.raises(RunExistsError, match="is there already, nothing is written over"):
+    with pytest.raises(RunExistsError, match="exists, and nothing is overwritten"):
         export(str(model), rows_of(model), out=out)
     with pytest.raises(ConfigError, match="there is no folder"):
         export(str(model), rows_of(model), out=tmp_path / "no" / "served")
@@ -240,7 +240,7 @@ def test_a_folder_of_its_own_serves_without_the_weights(model: Path, tmp_path: P
 def test_what_is_there_is_made_anew_only_if_asked(run: Path) -> None:
     files = sorted((run / "student").rglob("*"))
     times = [file.stat().st_mtime_ns for file in files]
-    with pytest.raises(RunExistsError, match="--force makes it anew"):
+    with pytest.raises(RunExistsError, match="--force replaces it"):
         export(str(run), NO_DATA)
     assert [file.stat().st_mtime_ns for file in files] == times
     assert sorted((run / "student").rglob("*")) == files
@@ -270,7 +270,7 @@ def test_what_a_killed_export_left_is_removed(model: Path) -> None:
 
 
 def test_two_exports_to_one_place(model: Path) -> None:
-    busy = pytest.raises(RunExistsError, match="another process exports there; wait for it")
+    busy = pytest.raises(RunExistsError, match="another process is exporting there; wait for it")
     with FileLock(model / ".onnx.exporting"), busy:
         export(str(model), rows_of(model))
     assert not (model / "onnx").exists()
@@ -290,13 +290,14 @@ def test_what_hurts_most_is_left_in_float_at_the_second_try(
     reporter, said = Reporter(), io.StringIO()
     reporter.console.file = said
     _, record = export(str(folder), rows_of(folder), int8=True, max_drop=5, reporter=reporter)
-    assert "more than 5 points, so what hurts most is looked for" in said.getvalue()
-    cost = record["int8"]
-    assert cost["drop"] <= 5
-    assert any("embedding" in part or "gather" in part.lower() for part in cost["in_float"])
-    assert cost["float32"] == 1
+    assert "more than 5 points, so the effect of each quantised part is measured" in said.getvalue()
+    cost = record.int8
+    assert cost is not None
+    assert cost.drop <= 5
+    assert any("embedding" in part or "gather" in part.lower() for part in cost.in_float)
+    assert cost.float32 == 1
     session = OnnxRunner(folder / "onnx/model_quantized.onnx", 2)
-    assert record["bytes"]["int8"] == (folder / "onnx/model_quantized.onnx").stat().st_size
+    assert record.bytes.int8 == (folder / "onnx/model_quantized.onnx").stat().st_size
     assert session.inputs == ["input_ids", "attention_mask", "token_type_ids"]
 
 
@@ -304,7 +305,7 @@ def test_too_much_is_refused_with_the_numbers_and_float32_stays(model: Path) -> 
     with pytest.raises(ExportError) as caught:
         export(str(model), rows_of(model), int8=True, max_drop=-1)
     told = str(caught.value)
-    assert told.startswith("int8 costs more than -1 points, so it was not written; the float32")
+    assert told.startswith("int8 costs more than -1 points, so its file was not kept; the float32")
     assert told.count("95 % interval over rows") == 2
     assert "parts left in float" in told
     assert sorted(file.name for file in (model / "onnx").iterdir()) == ["export.json", "model.onnx"]
@@ -313,17 +314,17 @@ def test_too_much_is_refused_with_the_numbers_and_float32_stays(model: Path) -> 
 
 def test_the_cost_is_paired_and_in_points(texts: Callable[..., TextData]) -> None:
     rows = texts(10, 8).splits["validation"]
-    sample = Sample(rows, "accuracy", "eight rows")
-    labels = sample.labels
+    labelled = EvaluationRows(rows, "accuracy", "eight rows")
+    labels = labelled.labels
     right = np.eye(2, dtype=np.float32)[labels]
     wrong_once = right.copy()
     wrong_once[0] = wrong_once[0, ::-1]
-    cost = measure_cost(right, wrong_once, sample)
+    cost = measure_cost(right, wrong_once, labelled)
     assert (cost.float32, cost.int8, cost.drop) == (1, 0.875, 12.5)
     assert cost.low == 0 < cost.high
-    assert "so no loss is shown" in cost.told()
+    assert "so no loss is shown" in cost_text(cost)
     assert cost.same_answers == 0.875
-    gained = measure_cost(wrong_once, right, sample)
+    gained = measure_cost(wrong_once, right, labelled)
     assert gained.drop == -12.5
 
 
@@ -333,13 +334,13 @@ def test_the_cost_is_paired_and_in_points(texts: Callable[..., TextData]) -> Non
 @pytest.mark.parametrize(
     ("found", "told"),
     [
-        ([[0.0, 1.0], [2.0, 0.01]], "differs by up to 1.0e-02"),
-        ([[0.0, 1.0], [2.0, np.nan]], "differs by up to nan"),
-        ([[1e-4, 0.0], [2.0, 0.0]], "1 answers are others"),
+        ([[0.0, 1.0], [2.0, 0.01]], "logits differ by up to 1.0e-02"),
+        ([[0.0, 1.0], [2.0, np.nan]], "logits differ by up to nan"),
+        ([[1e-4, 0.0], [2.0, 0.0]], "1 predictions differ"),
     ],
 )
 def test_other_answers_than_pytorch_are_refused(found: list[list[float]], told: str) -> None:
-    wanted = [[0.0, 1.0 if "answers" not in told else 1e-4], [2.0, 0.0]]
+    wanted = [[0.0, 1.0 if "predictions" not in told else 1e-4], [2.0, 0.0]]
     with pytest.raises(ExportError, match=told):
         compare(np.array(wanted, np.float32), np.array(found, np.float32))
 
@@ -357,7 +358,7 @@ def test_nothing_is_written_without_parity(model: Path, monkeypatch: pytest.Monk
 
 
 def test_a_model_alone_has_no_rows(model: Path) -> None:
-    with pytest.raises(ConfigError, match="not in a run folder, so there are no rows of its own"):
+    with pytest.raises(ConfigError, match="not in a run folder, so it has no rows of its own"):
         export(str(model), NO_DATA)
 
 
@@ -367,12 +368,14 @@ def test_rows_without_labels_cannot_judge_int8(model: Path, tmp_path: Path) -> N
         lines = (tmp_path / "rows.csv").read_text(encoding="utf-8")
         (tmp_path / "data" / f"{name}.csv").write_text(lines, encoding="utf-8")
     predictor = open_predictor(str(model))
-    rows = sample_of(str(model), DataConfig(path=str(tmp_path / "data")), predictor, QUIET).texts
+    rows = evaluation_rows(
+        str(model), DataConfig(path=str(tmp_path / "data")), predictor, QUIET
+    ).texts
     unlabelled = rows.map(lambda row: {"label": -100})
     with pytest.MonkeyPatch.context() as patch:
-        sample = Sample(unlabelled, "accuracy", "unlabelled rows")
-        patch.setattr("layermix.serving.export.sample_of", lambda *_: sample)
-        with pytest.raises(ConfigError, match="no row has a label, so what int8 costs cannot be"):
+        rows_of_run = EvaluationRows(unlabelled, "accuracy", "unlabelled rows")
+        patch.setattr("layermix.serving.export.evaluation_rows", lambda *_: rows_of_run)
+        with pytest.raises(ConfigError, match="no row with a label, so the cost of int8 cannot be"):
             export(str(model), NO_DATA, int8=True)
     assert not (model / "onnx").exists()
 
@@ -474,14 +477,16 @@ def test_the_metric_of_the_run_judges_other_rows_too(run: Path, tmp_path: Path) 
     for metric, wanted in (("f1", "f1"), ("nll", "accuracy")):
         (copy / "result.json").write_text(json.dumps(record | {"metric": metric}), encoding="utf-8")
         predictor = open_predictor(str(copy))
-        found = sample_of(str(copy), DataConfig(path=str(rows)), predictor, reporter)
+        found = evaluation_rows(str(copy), DataConfig(path=str(rows)), predictor, reporter)
         assert found.metric == wanted
-    assert "nll has no interval here, so accuracy is judged" in said.getvalue()
+    assert "nll has no interval, so accuracy is compared" in said.getvalue()
 
 
 def test_inside_the_models_own_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run / "student")
-    assert sample_of(".", NO_DATA, open_predictor("."), QUIET).source == "validation rows of run"
+    assert (
+        evaluation_rows(".", NO_DATA, open_predictor("."), QUIET).source == "validation rows of run"
+    )
 
 
 def test_a_card_that_is_not_utf8_is_told_before_the_work(model: Path) -> None:

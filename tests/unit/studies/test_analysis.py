@@ -359,10 +359,10 @@ def test_a_recipe_is_chosen_on_the_rows_held_out(study: Study) -> None:
 
 def test_a_score_whose_low_is_good_is_turned_about(study: Study) -> None:
     plan = make(family=[["learned", "fixed"]])
-    losses = {name: {"validation": {"nll": 0.5}} for name in ("last", "best_on_dev")}
+    losses = {name: {"epoch": 1, "validation": {"nll": 0.5}} for name in ("last", "best_on_dev")}
     taught = {"fingerprint": "t", "metrics": {"validation": {"nll": 0.1}}}
     fill(plan, study, metric="nll", metrics=losses, teacher=taught)
-    better = {name: {"validation": {"nll": 0.25}} for name in losses}
+    better = {name: {"epoch": 1, "validation": {"nll": 0.25}} for name in losses}
     fill(plan, study, lambda c: c.arm == "learned", metric="nll", metrics=better, teacher=taught)
     (judged,) = find(plan, study)["family"]
     assert judged["differences"] == [0.25] * SEEDS
