@@ -1,9 +1,9 @@
 """The losses of equation (4): pure functions, one number per example, padding never counted.
 
 To add a loss, add a function, its row to `SUPERVISED`, `LOGIT` or `HIDDEN`, and its name to
-`SupervisedLoss`, `LogitLoss` or `HiddenReduction` in `config.py`. Row i of a result depends on
-example i alone (`tinybert_mean` of `HIDDEN` also on the padded length), so a batch may be split in
-any way.
+`SupervisedLoss`, `LogitLoss` or `HiddenReduction` in `config/schema.py`. Row i of a result depends
+on example i alone (`tinybert_mean` of `HIDDEN` also on the padded length), so a batch may be split
+in any way.
 """
 
 from collections.abc import Callable, Mapping
