@@ -102,6 +102,15 @@ def fill(
         epochs += [{"epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)]
         history = "".join(json.dumps(line) + "\n" for line in own.get("history", epochs))
         (folder / "history.jsonl").write_text(history)
-        environment = {"commit": own.get("commit", "abc"), "packages": own.get("packages", {})}
+        environment = {
+            "written": "2026-11-25T16:09:14+00:00",
+            "python": "3.11.7",
+            "packages": own.get("packages", {}),
+            "commit": own.get("commit", "abc"),
+            "platform": "Linux",
+            "processor": "x86_64",
+            "threads": 1,
+            "seed": cell.seed,
+        }
         (folder / "environment.json").write_text(json.dumps(environment))
         (folder / "config.yaml").write_text("seed: 0")

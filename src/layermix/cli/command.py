@@ -5,7 +5,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -39,7 +39,7 @@ def _help_order(parameter: click.Parameter) -> int:
 
 
 def command(
-    name: str, *, stopped: str = "stopped", quiet: bool = True
+    name: str, *, stopped: str = "stopped", quiet: bool = True, is_run: bool = False
 ) -> Callable[[Callable[..., None]], Command]:
     """Make a command of a function; its errors become one message and an exit code.
 
@@ -47,6 +47,8 @@ def command(
         name: As typed.
         stopped: The message after Ctrl-C.
         quiet: Whether the command has messages and progress bars that --quiet hides.
+        is_run: Whether its --json prints the record of a run; it then prints a record of a failed
+            or cancelled run, too.
 
     Returns:
         A decorator. The command exits with 0 after success, with the error's own `exit_code`
@@ -60,6 +62,14 @@ def command(
         )
         @functools.wraps(function)
         def guarded(debug: bool, **arguments: Any) -> None:
+            def fail(message: str, code: int) -> NoReturn:
+                if debug:
+                    traceback.print_exc()
+                if is_run and arguments["as_json"]:
+                    _print_record(message, code)
+                click.echo(f"Error: {message}", err=True)
+                sys.exit(code)
+
             try:
                 from layermix.console import lasting_interrupts
 
@@ -67,13 +77,13 @@ def command(
                     function(**arguments)
                 sys.stdout.flush()  # a full disk fails here, not when the interpreter exits
             except LayermixError as error:
-                _fail(str(error), error.exit_code, debug)
+                fail(str(error), error.exit_code)
             except KeyboardInterrupt:
-                _fail(stopped, STOPPED, debug)
+                fail(stopped, STOPPED)
             except Exception as error:
                 if (message := _system_refusal(error)) is None:
                     raise
-                _fail(message, 1, debug)
+                fail(message, 1)
 
         decorated: Any = guarded
         if quiet:
@@ -85,11 +95,12 @@ def command(
     return decorate
 
 
-def _fail(message: str, code: int, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(code)
+def _print_record(message: str, code: int) -> None:
+    """Print the record of a run that ended without a result."""
+    from layermix.runs.schema import FORMAT, RunRecord
+
+    status: Literal["cancelled", "failed"] = "cancelled" if code == STOPPED else "failed"
+    click.echo(RunRecord(format=FORMAT, status=status, error=message).to_json(), nl=False)
 
 
 NOT_WRITTEN = ("(os error ", "inline_container")

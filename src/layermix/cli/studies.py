@@ -93,31 +93,33 @@ def _run_study(
         raise ConfigError("no --out: give the folder for the study's runs and results")
     from rich.console import Console
 
-    from layermix.studies import analysis, text
+    from layermix.studies.analysis import analyse
+    from layermix.studies.declarations import declare
     from layermix.studies.folder import Study
     from layermix.studies.scheduler import Scheduler
+    from layermix.studies.text import plan_text, study_text, write
 
     folder = Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
-        click.echo(text.plan_text(make_plan(spec, None), folder))
+        click.echo(plan_text(make_plan(spec, None), folder))
         return
     plan = make_plan(spec, folder.folder)
     console = Console(stderr=True, quiet=quiet, highlight=False)
-    console.print(text.plan_text(plan, folder), markup=False, soft_wrap=True)
-    analysis.declare(plan, folder)
+    console.print(plan_text(plan, folder), markup=False, soft_wrap=True)
+    declare(plan, folder)
     try:
         Scheduler(plan, folder, jobs, console, keep_students).run()
     except BaseException:
         with suppress(Exception):  # must not hide the first error
-            text.write(analysis.find(plan, folder), folder)
+            write(analyse(plan, folder), folder)
         raise
-    findings = analysis.find(plan, folder)
-    text.write(findings, folder)
+    record = analyse(plan, folder)
+    write(record, folder)
     if as_json:
-        print_json(findings)
+        print_json(record.to_dict())
     else:
-        click.echo(text.text(findings))
-        results = analysis.results_file(folder)
+        click.echo(study_text(record))
+        results = folder.results_file
         click.echo(
             f"The results are in {results}, the runs in cells/ beside it.\n"
             f"Next: layermix report {results}"

@@ -22,7 +22,7 @@ from layermix.runs.layout import RunFolder
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
 
-@command("teach", stopped=RESUMABLE)
+@command("teach", stopped=RESUMABLE, is_run=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -57,7 +57,7 @@ def teach_command(
     click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
 
 
-@command("distill", stopped=RESUMABLE)
+@command("distill", stopped=RESUMABLE, is_run=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME

@@ -1,6 +1,5 @@
 """Builds the page of a run or a study from its files alone, without torch or network."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +12,9 @@ from layermix.report.html import Page, render
 from layermix.report.run_page import run_page
 from layermix.report.study_page import study_page
 from layermix.runs.reader import RunFiles, both_names
-from layermix.studies.analysis import plan_file
-from layermix.studies.folder import Study
-from layermix.studies.plan import Plan
+from layermix.studies.folder import PLAN_SUFFIX, Study
+from layermix.studies.schema import PlanRecord
 
-PLAN_SUFFIX = ".plan.json"
 POLL_SECONDS = 2.0
 
 
@@ -93,9 +90,9 @@ def page_of(source: Path) -> tuple[Page, Path]:
     if source.suffix == ".json" and not source.is_dir():
         name = source.name.removesuffix(PLAN_SUFFIX).removesuffix(".json")
         study = Study(source.parent, name.removesuffix(".declared"))
-        if not plan_file(study).is_file():
+        if not study.plan_file.is_file():
             raise ReportError(
-                f"{source}: found no {plan_file(study).name} beside it; wanted a file of a study "
+                f"{source}: found no {study.plan_file.name} beside it; wanted a file of a study "
                 "(NAME.json, or NAME.plan.json), or a folder"
             )
         return _study(study)
@@ -112,10 +109,10 @@ def page_of(source: Path) -> tuple[Page, Path]:
 
 
 def _study(study: Study) -> tuple[Page, Path]:
-    file = plan_file(study)
+    file = study.plan_file
     try:
-        plan = Plan.from_record(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+        plan = PlanRecord.from_json(file.read_text(encoding="utf-8")).plan()
+    except ValueError as error:
         raise ReportError(
             f"{file} is damaged ({str(error)[:200]}); run the study's own command again "
             "(`layermix study STUDY.yaml --out …`): it writes this file, and does not repeat "

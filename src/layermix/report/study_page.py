@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,81 +25,90 @@ from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.reader import Texts, read_texts
 from layermix.runs.schema import ModelRecord, RunRecord
-from layermix.studies.analysis import Arm, find, gather
+from layermix.studies.analysis import analyse
+from layermix.studies.cells import Arm, FinishedCells, gather
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
-from layermix.studies.text import arm_cells, arm_columns
+from layermix.studies.schema import (
+    ComparisonRecord,
+    PublishedScore,
+    StudyRecord,
+    TaskScores,
+    VerdictRecord,
+)
+from layermix.studies.text import arm_cells, arm_columns, not_yet_sentences
 
 
 def study_page(plan: Plan, study: Study) -> Page:
     """The page of a study, finished or not."""
-    evidence = gather(plan, study)
-    found, arms = find(plan, study, evidence), evidence.arms
-    sections = [_verdicts(found)]
-    slugs = _slugs(list(found["tasks"]))
-    for task, of_task in found["tasks"].items():
-        sections.append(_task_section(task, of_task, found, arms[task], study, slugs[task]))
-    if found["published"]:
-        sections.append(_published_section(found))
-    cells = found["cells"]
-    whole = cells["finished"] == cells["planned"] and not evidence.damaged
-    status = "ok" if whole else "unfinished"
+    cells = gather(plan, study)
+    record, arms = analyse(plan, study, cells), cells.arms
+    sections = [_verdicts(record)]
+    slugs = _slugs(list(record.tasks))
+    sections += [_task_section(task, record, arms[task], study, slugs[task]) for task in arms]
+    if record.published:
+        sections.append(_published_section(record.published))
     return Page(
-        found["title"],
-        status,
-        _study_headline(found, arms),
-        [f"{_first_upper(note)}." for note in found["notes"]],
+        record.title,
+        "ok" if record.cells.complete and not cells.notes else "unfinished",
+        _study_headline(record, arms),
+        [f"{_first_upper(note.text)}." for note in record.notes],
         sections,
         {
-            "Environment of the cells": _environments(arms),
+            "Environment of the cells": _environments(cells),
             "To repeat it": _repeat(plan, study),
         },
     )
 
 
-def _study_headline(found: Mapping[str, Any], arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
+def _study_headline(record: StudyRecord, arms: Mapping[str, Mapping[str, Arm]]) -> list[str]:
     """The outcomes of the declared comparisons, and the share of the teacher's score."""
-    if not found["tasks"]:
+    if not record.tasks:
         return ["No cell is finished yet."]
-    outcomes = [one["outcome"] for one in found["family"]] + ["nothing yet"] * len(found["not_yet"])
-    shown = {"not attainable": "without a verdict, which these seeds cannot give"}
-    counted = ", ".join(
-        f"{outcomes.count(one)} {shown.get(one, one)}" for one in dict.fromkeys(outcomes)
-    )
-    declared, cells = len(outcomes), found["cells"]
-    beforehand = (
-        "" if any("so not beforehand" in note for note in found["notes"]) else " beforehand"
-    )
-    so_far = ""
-    if cells["finished"] < cells["planned"]:
-        so_far = f", so far, with {cells['finished']} of {cells['planned']} cells"
-    lines = [
-        f"{declared} comparison{'s' * (declared != 1)} declared{beforehand}{so_far}: {counted}."
-        if outcomes
-        else "No comparison was declared beforehand, so none has a verdict."
-    ]
-    for task, of_task in found["tasks"].items():
-        taught = float(np.mean(of_task["teacher"]))
-        kept = [record["of_teacher"] for record in of_task["arms"].values()]
-        if None not in kept:
+    lines = [_outcomes(record)]
+    for task, scores in record.tasks.items():
+        shares = [arm.of_teacher for arm in scores.arms.values() if arm.of_teacher is not None]
+        if len(shares) == len(scores.arms):
             lines.append(
-                f"{task}: by arm, the students keep {min(kept):.1%} to {max(kept):.1%} of the "
-                f"teacher's {of_task['metric']} of {taught:.4f}, means over seeds."
+                f"{task}: by arm, the students keep {min(shares):.1%} to {max(shares):.1%} of the "
+                f"teacher's {scores.metric} of {_mean(scores.teacher):.4f}, means over seeds."
             )
-        lines += _cost_sentences(task, arms[task], of_task)
+        lines += _cost_sentences(task, arms[task], scores)
     return lines
 
 
-def _cost_sentences(task: str, arms: Mapping[str, Arm], of_task: Mapping[str, Any]) -> list[str]:
+def _outcomes(record: StudyRecord) -> str:
+    """How many of the declared comparisons had which outcome."""
+    shown = {"not attainable": "without a verdict, which these seeds cannot give"}
+    outcomes = [shown.get(verdict.outcome, verdict.outcome) for verdict in record.family]
+    outcomes += ["nothing yet"] * len(record.not_yet)
+    if not outcomes:
+        return "No comparison was declared beforehand, so none has a verdict."
+    counted = ", ".join(
+        f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes)
+    )
+    declared = f"{len(outcomes)} comparison{'s' * (len(outcomes) != 1)} declared"
+    if not any(note.code == "declared-late" for note in record.notes):
+        declared += " beforehand"
+    if not record.cells.complete:
+        declared += f", so far, with {record.cells.finished} of {record.cells.planned} cells"
+    return f"{declared}: {counted}."
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return float(np.mean(scores))
+
+
+def _cost_sentences(task: str, arms: Mapping[str, Arm], scores: TaskScores) -> list[str]:
     """How much smaller and faster the students are."""
-    teacher, *students = _costs(arms, of_task["arms"], of_task["teacher"])
+    teacher, *students = _costs(arms, scores)
     parts = []
-    sizes = [one["parameters"] for one in students if one["parameters"]]
+    sizes = [student["parameters"] for student in students if student["parameters"]]
     if sizes and teacher["parameters"]:
         parts.append(
             f"{max(sizes):.1f} million parameters instead of {teacher['parameters']:.1f} million"
         )
-    times = [one["milliseconds"] for one in students if one["milliseconds"]]
+    times = [student["milliseconds"] for student in students if student["milliseconds"]]
     if times and teacher["milliseconds"]:
         parts.append(
             f"{np.median(times):.1f} ms for one text instead of {teacher['milliseconds']:.1f} "
@@ -119,76 +128,38 @@ def _slugs(names: Sequence[str]) -> dict[str, str]:
         >>> _slugs(["MRPC", "a/b", "a b"])
         {'MRPC': 'mrpc', 'a/b': 'a-b', 'a b': 'a-b-2'}
     """
-    found: dict[str, str] = {}
+    slugs: dict[str, str] = {}
     for name in names:
         plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower()).strip("-")
         slug, number = plain or "x", 1
-        while slug in found.values():
+        while slug in slugs.values():
             number += 1
             slug = f"{plain or 'x'}-{number}"
-        found[name] = slug
-    return found
+        slugs[name] = slug
+    return slugs
 
 
-def _verdicts(found: Mapping[str, Any]) -> Section:
-    text = [_first_upper(one["sentence"]) for one in found["family"]]
-    text += [
-        f"{first} against {second} on {task}: no seed of both is finished yet."
-        for task, first, second in found["not_yet"]
-    ]
-    described = [[_first_upper(one["sentence"])] for one in found["descriptive"]]
+def _verdicts(record: StudyRecord) -> Section:
+    text = [_first_upper(verdict.sentence) for verdict in record.family]
+    text += not_yet_sentences(record)
+    described = [[_first_upper(description.sentence)] for description in record.descriptive]
     tables = [Table("Described without a verdict", ["comparison"], described)] if described else []
     return Section("Verdicts", text or ["None was declared."], tables)
 
 
 def _task_section(
-    task: str,
-    of_task: Mapping[str, Any],
-    found: Mapping[str, Any],
-    arms: Mapping[str, Arm],
-    study: Study,
-    slug: str,
+    task: str, record: StudyRecord, arms: Mapping[str, Arm], study: Study, slug: str
 ) -> Section:
-    metric = of_task["metric"]
-    records = of_task["arms"]
-    dots = [
-        {"arm": arm, "seed": seed, "score": score}
-        for arm, record in records.items()
-        for seed, score in zip(record["seeds"], record["values"], strict=True)
-    ]
-    summary = [
-        {"arm": arm, **{key: record[key] for key in ("mean", "low", "high")}}
-        for arm, record in records.items()
-    ]
-    drawn = [figures.scores(f"scores-{slug}", metric, dots, summary, of_task["teacher"])]
-    drawn += _difference_figures(task, found, arms, slug)
-    seeds = max(len(arm.filed) for arm in arms.values())
-    epochs = [
-        {"arm": arm, "epoch": epoch, "score": score}
-        for arm, record in records.items()
-        for epoch, score in enumerate(record.get("by_epoch", ()), 1)
-    ]
-    if epochs:
-        teachers = of_task["teacher"]
-        drawn.append(figures.by_epoch(f"by-epoch-{slug}", metric, epochs, teachers, seeds))
-    histories = {arm: [one.history for one in a.filed.values()] for arm, a in arms.items()}
-    if rows := loss_rows(histories):
-        drawn.append(figures.losses(f"losses-{slug}", rows, seeds))
-    shares = [
-        {"arm": arm, "part": part, "share": share}
-        for arm, record in records.items()
-        for part, share in record.get("gradient_shares", {}).items()
-    ]
-    if shares:
-        drawn.append(figures.gradient_shares(f"gradients-{slug}", shares))
-    drawn += _study_alpha(arms, slug)
-    drawn += figures.costs(f"-{slug}", metric, _costs(arms, records, of_task["teacher"]))
+    scores = record.tasks[task]
+    charts = _score_charts(task, record, arms, slug)
+    charts += _study_alpha(arms, slug)
+    charts += figures.costs(f"-{slug}", scores.metric, _costs(arms, scores))
     search = None
     text: list[str] = []
-    if found["split"] == "validation":
+    if record.split == "validation":
         if by_arm := _study_predictions(arms):
             classes, problems = _study_classes(arms), list[Note]()
-            drawn += prediction_charts(by_arm, classes, f"-{slug}")
+            charts += prediction_charts(by_arm, classes, f"-{slug}")
             search = _study_disagreements(by_arm, classes, _study_texts(study, arms, problems))
             text += [f"{problem}." for problem in problems]
         if others := [name for name in arms if name not in by_arm]:
@@ -197,80 +168,112 @@ def _task_section(
             )
     else:
         text.append(
-            f"Scores are on {found['split']} rows. Predictions on the validation rows are not "
+            f"Scores are on {record.split} rows. Predictions on the validation rows are not "
             "shown: a choice made on held-out rows is confirmed on rows that nobody has seen."
         )
     return Section(
-        f"Task: {task}", text, tables=[_arm_table(of_task, found)], figures=drawn, search=search
+        f"Task: {task}", text, tables=[_arm_table(scores, record)], figures=charts, search=search
     )
 
 
-def _arm_table(of_task: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
-    taught = float(np.mean(of_task["teacher"]))
+def _score_charts(
+    task: str, record: StudyRecord, arms: Mapping[str, Arm], slug: str
+) -> list[Figure]:
+    """Scores, differences, scores by epoch, losses and shares of the gradient."""
+    scores = record.tasks[task]
+    dots = [
+        {"arm": name, "seed": seed, "score": score}
+        for name, arm in scores.arms.items()
+        for seed, score in zip(arm.seeds, arm.values, strict=True)
+    ]
+    summary = [
+        {"arm": name, "mean": arm.mean, "low": arm.low, "high": arm.high}
+        for name, arm in scores.arms.items()
+    ]
+    charts = [figures.scores(f"scores-{slug}", scores.metric, dots, summary, scores.teacher)]
+    charts += _difference_charts(task, record, arms, slug)
+    seeds = max(len(arm.cells) for arm in arms.values())
+    epochs = [
+        {"arm": name, "epoch": epoch, "score": score}
+        for name, arm in scores.arms.items()
+        for epoch, score in enumerate(arm.by_epoch or (), 1)
+    ]
+    if epochs:
+        charts.append(
+            figures.by_epoch(f"by-epoch-{slug}", scores.metric, epochs, scores.teacher, seeds)
+        )
+    histories = {name: [cell.history for cell in arm.cells.values()] for name, arm in arms.items()}
+    if rows := loss_rows(histories):
+        charts.append(figures.losses(f"losses-{slug}", rows, seeds))
+    shares = [
+        {"arm": name, "part": part, "share": share}
+        for name, arm in scores.arms.items()
+        for part, share in (arm.gradient_shares or {}).items()
+    ]
+    if shares:
+        charts.append(figures.gradient_shares(f"gradients-{slug}", shares))
+    return charts
+
+
+def _arm_table(scores: TaskScores, record: StudyRecord) -> Table:
     return Table(
-        f"{of_task['metric']} on {found['split']}; teacher {taught:.4f}",
-        ["arm", *arm_columns(found["report"])],
-        [[arm, *arm_cells(record)] for arm, record in of_task["arms"].items()],
+        f"{scores.metric} on {record.split}; teacher {_mean(scores.teacher):.4f}",
+        ["arm", *arm_columns(record.report)],
+        [[name, *arm_cells(arm)] for name, arm in scores.arms.items()],
     )
 
 
-def _difference_figures(
-    task: str, found: Mapping[str, Any], arms: Mapping[str, Arm], slug: str
+def _difference_charts(
+    task: str, record: StudyRecord, arms: Mapping[str, Arm], slug: str
 ) -> list[Figure]:
     rows: list[dict[str, Any]] = []
     summary: list[dict[str, Any]] = []
-    for judged in ("family", "descriptive"):
-        for one in found[judged]:
-            if one["task"] != task:
-                continue
-            both_names = len(one["first"]) + len(one["second"])
-            new_line = "\n" if both_names > figures.LONG_NAME else " "
-            pair = f"{one['first']} −{new_line}{one['second']}"
-            both = [arms[one[which]].scores() for which in ("first", "second")]
-            seeds = sorted(both[0].keys() & both[1].keys())
-            points = [100 * value for value in one["differences"]]
-            rows += [
-                {"pair": pair, "seed": seed, "points": value}
-                for seed, value in zip(seeds, points, strict=True)
-            ]
-            statistics = asdict(summarise(points))
-            summary.append(
-                {
-                    "pair": pair,
-                    "judged": "judged" if judged == "family" else "described",
-                    **{key: statistics[key] for key in ("mean", "low", "high")},
-                }
-            )
+    comparisons: list[ComparisonRecord] = [*record.family, *record.descriptive]
+    for comparison in comparisons:
+        if comparison.task != task:
+            continue
+        both_names = len(comparison.first) + len(comparison.second)
+        new_line = "\n" if both_names > figures.LONG_NAME else " "
+        pair = f"{comparison.first} −{new_line}{comparison.second}"
+        first, second = arms[comparison.first].scores(), arms[comparison.second].scores()
+        points = [100 * difference for difference in comparison.differences]
+        rows += [
+            {"pair": pair, "seed": seed, "points": value}
+            for seed, value in zip(sorted(first.keys() & second.keys()), points, strict=True)
+        ]
+        statistics = summarise(points)
+        summary.append(
+            {
+                "pair": pair,
+                "judged": "judged" if isinstance(comparison, VerdictRecord) else "described",
+                "mean": statistics.mean,
+                "low": statistics.low,
+                "high": statistics.high,
+            }
+        )
     return [figures.differences(f"differences-{slug}", rows, summary)] if rows else []
 
 
 def _study_alpha(arms: Mapping[str, Arm], slug: str) -> list[Figure]:
     """α of the arms that learn it."""
-    drawn: list[Figure] = []
-    learned = [
-        name
-        for name, arm in arms.items()
-        if all(result.mix and result.mix.strategy == "learned" for result in arm.results.values())
-    ]
+    charts: list[Figure] = []
+    learned = [name for name, arm in arms.items() if arm.learns_alpha]
     own = _slugs(learned)
     for name in learned:
-        histories = {seed: one.history for seed, one in arms[name].filed.items()}
-        mix = next(iter(arms[name].results.values())).mix
-        charts = alpha_charts(f"-{slug}-{own[name]}", histories, mix)
-        drawn += [replace(chart, title=f"{chart.title} ({name})") for chart in charts]
-    return drawn
+        histories = {seed: cell.history for seed, cell in arms[name].cells.items()}
+        of_arm = alpha_charts(f"-{slug}-{own[name]}", histories, arms[name].first.mix)
+        charts += [replace(chart, title=f"{chart.title} ({name})") for chart in of_arm]
+    return charts
 
 
-def _costs(
-    arms: Mapping[str, Arm], records: Mapping[str, Any], teachers: Sequence[float]
-) -> list[dict[str, Any]]:
+def _costs(arms: Mapping[str, Arm], scores: TaskScores) -> list[dict[str, Any]]:
     """Teacher and arms: mean score, parameters, milliseconds (median over seeds) if measured."""
-    first = next(iter(next(iter(arms.values())).results.values()))
+    first = next(iter(arms.values())).first
     every = [result for arm in arms.values() for result in arm.results.values()]
-    rows = [_cost("teacher", "teacher", float(np.mean(teachers)), first.teacher, every)]
+    rows = [_cost("teacher", "teacher", _mean(scores.teacher), first.teacher, every)]
     for name, arm in arms.items():
         results = list(arm.results.values())
-        rows.append(_cost(name, "student", records[name]["mean"], results[0].student, results))
+        rows.append(_cost(name, "student", scores.arms[name].mean, arm.first.student, results))
     return rows
 
 
@@ -296,7 +299,7 @@ def _study_predictions(arms: Mapping[str, Arm]) -> dict[str, Predictions]:
     """Arm -> predictions of all its seeds, for arms scored on the same rows."""
     by_arm: dict[str, Predictions] = {}
     for name, arm in arms.items():
-        predictions = combine([cell.answers for cell in arm.filed.values()], arm.report)
+        predictions = combine([cell.predictions for cell in arm.cells.values()], arm.report)
         first = next(iter(by_arm.values()), predictions)
         if predictions and first and np.array_equal(first.row_ids, predictions.row_ids):
             by_arm[name] = predictions
@@ -304,13 +307,12 @@ def _study_predictions(arms: Mapping[str, Arm]) -> dict[str, Predictions]:
 
 
 def _study_classes(arms: Mapping[str, Arm]) -> Sequence[str]:
-    result = next(iter(next(iter(arms.values())).results.values()))
-    return result.trained.classes
+    return next(iter(arms.values())).first.trained.classes
 
 
 def _study_texts(study: Study, arms: Mapping[str, Arm], problems: list[Note]) -> Texts:
-    result = next(iter(next(iter(arms.values())).results.values()))
-    return read_texts(study.texts(result.data.fingerprint or ""), problems)
+    fingerprint = next(iter(arms.values())).first.data.fingerprint
+    return read_texts(study.texts(fingerprint or ""), problems)
 
 
 def _study_disagreements(
@@ -349,62 +351,43 @@ def _study_disagreements(
     )
 
 
-def _published_section(found: Mapping[str, Any]) -> Section:
+def _published_section(published: Sequence[PublishedScore]) -> Section:
     rows, lines = [], []
-    for one in found["published"]:
-        for report in ("best_on_dev", "last"):
-            if (ours := one[report]) is None:
+    for score in published:
+        for report, ours in (("best_on_dev", score.best_on_dev), ("last", score.last)):
+            if ours is None:
                 continue
-            what = f"{one['task']}, {one['arm']}, {one['metric']}, {report}"
-            interval = ours["single_run"]
-            lines.append(
-                [
-                    what,
-                    f"{one['published']:.4f}",
-                    f"{ours['mean']:.4f}",
-                    "one seed, or all equal: no interval"
-                    if interval is None
-                    else f"{interval[0]:.4f} to {interval[1]:.4f}",
-                    "–" if interval is None else ("within" if ours["within"] else "outside"),
-                ]
-            )
-            if interval is not None:
-                low, high = interval
-                rows.append(
-                    {
-                        "what": what,
-                        "published": one["published"],
-                        "mean": ours["mean"],
-                        "low": low,
-                        "high": high,
-                    }
-                )
-    drawn = [figures.published("published", rows)] if rows else []
+            name = f"{score.task}, {score.arm}, {score.metric}, {report}"
+            interval, where = "one seed, or all equal: no interval", "–"
+            if ours.single_run is not None:
+                low, high = ours.single_run
+                interval = f"{low:.4f} to {high:.4f}"
+                where = "within" if ours.within else "outside"
+                numbers = {"published": score.published, "mean": ours.mean}
+                rows.append({"what": name, **numbers, "low": low, "high": high})
+            lines.append([name, f"{score.published:.4f}", f"{ours.mean:.4f}", interval, where])
+    charts = [figures.published("published", rows)] if rows else []
     columns = ["score", "published", "ours", "where one more run would lie", "published is"]
     caption = "Published scores and ours; the interval holds 95 of 100 runs"
     return Section(
-        "Beside the published scores", tables=[Table(caption, columns, lines)], figures=drawn
+        "Beside the published scores", tables=[Table(caption, columns, lines)], figures=charts
     )
 
 
-def _environments(arms: Mapping[str, Mapping[str, Arm]]) -> str:
+def _environments(cells: FinishedCells) -> str:
     """The states of the code that ran the cells, and the environment of the first."""
-    cells = {
-        cell.cell.name: cell
-        for of_task in arms.values()
-        for arm in of_task.values()
-        for cell in arm.filed.values()
-    }
-    if not cells:
+    by_name = {cell.cell.name: cell for cell in cells}
+    if not by_name:
         return ""
-    codes = [cell.code for cell in cells.values()]
+    codes = [cell.code for cell in by_name.values()]
     lines = [f"{codes.count(code)} cell(s) by layermix {code}" for code in dict.fromkeys(codes)]
-    first = next(iter(cells.values())).environment
+    first = next(iter(by_name.values())).environment
     return "\n".join([*lines, "", "environment of the first:", first.to_json().rstrip()])
 
 
 def _repeat(plan: Plan, study: Study) -> str:
     """The study's file and the command."""
-    text = yaml.safe_dump(plan.record()["study"], sort_keys=False, allow_unicode=True)
+    spec = plan.study.model_dump(mode="json", exclude_defaults=True)
+    text = yaml.safe_dump(spec, sort_keys=False, allow_unicode=True)
     command = shlex.join(["layermix", "study", f"{study.name}.yaml", "--out", str(study.folder)])
     return f"# Save this as {study.name}.yaml, then:\n# {command}\n{text}"

@@ -37,10 +37,7 @@ TEXT_FOLDER = "texts"
 IGNORED = f"# Large, or only of use while cells run.\n/{WORK}/\n/{TEACHERS}/\n/{LOGS}/\n"
 
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-"""What reading a record raises that is not there, or damaged."""
-
-CELLS, WORK, LOGS = "cells", "work", "logs"
+PLAN_SUFFIX = ".plan.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,21 @@ class Study:
     folder: Path
     name: str = "results"
 
+    @property
+    def plan_file(self) -> Path:
+        """The plan as it was run, for readers without the study's own file."""
+        return self.folder / f"{self.name}{PLAN_SUFFIX}"
+
+    @property
+    def declared_file(self) -> Path:
+        """What was declared, and when."""
+        return self.folder / f"{self.name}.declared.json"
+
+    @property
+    def results_file(self) -> Path:
+        """What the cells show, as JSON; the same as Markdown is beside it."""
+        return self.folder / f"{self.name}.json"
+
     def filed(self, name: str) -> Path:
         """What is kept of a finished cell."""
         return self.folder / CELLS / name
@@ -64,14 +76,18 @@ class Study:
         return all((self.filed(name) / file).is_file() for file in KEPT)
 
     def result(self, name: str) -> RunRecord:
-        """The record of a finished cell; errors as `read_result`."""
+        """result.json of a finished cell.
+
+        Raises:
+            OSError, ValueError: If it cannot be read, or is damaged.
+        """
         return read_result(self.filed(name))
 
     def seconds(self, name: str) -> float | None:
-        """How long a finished cell trained; None if it is not finished, or damaged."""
+        """Training time of a finished cell; None if it is not on record."""
         try:
             return self.result(name).timings.training_seconds
-        except UNREADABLE:
+        except (OSError, ValueError):
             return None
 
     def texts(self, fingerprint: str) -> Path:

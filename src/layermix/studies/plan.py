@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ from layermix.studies.spec import StudyConfig, arms_of, combinations, teach_of
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
 NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to", "loader_workers")}
-"""Fields that say where things are kept or told, not what is computed."""
+"""Fields that say where things are stored or reported, not what is computed."""
 DEFAULTS = 1
 """Part of a cell's name; raised when a default changes, so that no table mixes two of them."""
 
@@ -91,10 +91,10 @@ class Plan:
     @cached_property
     def runs(self) -> dict[str, Cell]:
         """Name -> cell, every content once."""
-        found: dict[str, Cell] = {}
+        runs: dict[str, Cell] = {}
         for cell in self.cells:
-            found.setdefault(cell.name, cell)
-        return found
+            runs.setdefault(cell.name, cell)
+        return runs
 
     @property
     def teachers(self) -> dict[str, TeacherRun]:
@@ -105,34 +105,16 @@ class Plan:
     def table(self) -> dict[str, dict[str, dict[int, Cell]]]:
         """Task -> arm -> seed -> cell, tasks and arms in the order of the file."""
         labels = [label for _, label, _ in arms_of(self.study)]
-        found: dict[str, dict[str, dict[int, Cell]]] = {
+        table: dict[str, dict[str, dict[int, Cell]]] = {
             task: {label: {} for label in labels} for task in self.study.tasks
         }
         for cell in self.cells:
-            found[cell.task][cell.arm][cell.seed] = cell
+            table[cell.task][cell.arm][cell.seed] = cell
         return {
             task: {arm: cells for arm, cells in arms.items() if cells}
-            for task, arms in found.items()
+            for task, arms in table.items()
             if any(arms.values())
         }
-
-    def record(self) -> dict[str, Any]:
-        """The study and the names of its cells, for `from_record`."""
-        shown = ("name", "task", "arm", "seed")
-        cells = [{name: getattr(cell, name) for name in shown} for cell in self.cells]
-        return {"study": self.study.model_dump(mode="json", exclude_defaults=True), "cells": cells}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """A plan to read results by, not to run: its cells have names only.
-
-        Names depend on the defaults of the version that ran them, so they are not made anew.
-
-        Raises:
-            KeyError, TypeError, ValidationError: If it is not what `record` gave.
-        """
-        cells = [Cell(**cell, content={}, config=None, teacher=None) for cell in record["cells"]]
-        return cls(StudyConfig.model_validate(record["study"]), tuple(cells))
 
     @property
     def judged(self) -> list[tuple[str, str, str]]:

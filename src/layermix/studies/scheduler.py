@@ -1,19 +1,17 @@
-"""Runs the cells of a study, several at once, each in a process of its own; goes on after a kill.
+"""Runs the cells of a study, several at once, and files them; resumes after a kill.
 
-A cell is computed in `work/`, and what is worth keeping of it is filed in `cells/` under the name
-of its content. What is filed is never computed again.
+A cell is computed in `work/`. The files that are kept of it are filed in `cells/` under the name
+of its content; a filed cell is never computed again. Where runs are executed is up to an
+`Executor`; the scheduler alone decides which and when.
 """
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,24 +22,25 @@ from layermix.atomic import write_text
 from layermix.config import to_yaml
 from layermix.errors import StudyError
 from layermix.runs.layout import CONFIG, RESULT, is_busy
-from layermix.studies.folder import IGNORED, LOGS, UNREADABLE, WORK, Study
+from layermix.studies.executor import Executor, Handle, Job
+from layermix.studies.folder import IGNORED, LOGS, WORK, Study
+from layermix.studies.local_processes import LocalProcesses
 from layermix.studies.plan import Cell, Plan, TeacherRun
 
 POLL_SECONDS = 0.2
-STOP_SECONDS = 20.0
-"""How long a stopped cell may take to leave its folder in order."""
 
 
 @dataclass
 class Scheduler:
-    """Starts what can be started, files what is finished, and shows both.
+    """Starts the runs that can start, files those that have finished, and shows both.
 
     Args:
         plan: What is to be run.
         study: Where.
-        jobs: Processes at once.
+        jobs: Runs at once.
         console: Where progress is shown.
         keep_students: Whether students are filed as well.
+        executor: Where runs are executed; on this machine, each in a process, if None.
     """
 
     plan: Plan
@@ -49,12 +48,13 @@ class Scheduler:
     jobs: int
     console: Console
     keep_students: bool = False
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    executor: Executor | None = None
+    running: dict[str, Handle] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     began: dict[str, tuple[float, float]] = field(default_factory=dict)
     under_way: dict[str, tuple[float, float]] = field(default_factory=dict)
-    took: dict[str, list[float]] = field(default_factory=dict)
-    early_told: bool = False
+    durations: dict[str, list[float]] = field(default_factory=dict)
+    estimate_shown: bool = False
 
     def run(self) -> None:
         """Run all cells that are not finished.
@@ -73,25 +73,27 @@ class Scheduler:
                 if cell.teacher is not None and not self.study.has(name):
                     waiting.setdefault(cell.teacher.name, cell.teacher)
                 waiting[name] = cell
-        with self._shown(), self._stopped_at_the_end():
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        executor = self.executor or LocalProcesses(self.study.folder / LOGS, threads)
+        with self._shown(), _stopped_at_the_end(executor):
             while waiting or self.running:
                 for name, run in list(waiting.items()):
                     if self._settled(run):
                         del waiting[name]
                 for run in waiting.values():
                     if len(self.running) < self.jobs and self._may_start(run):
-                        self._start(run)
-                self._tell_early()
+                        self._start(run, executor)
+                self._show_first_estimate()
                 time.sleep(POLL_SECONDS)
         if self.failed:
             raise StudyError(self._failures())
 
     def _settled(self, run: Cell | TeacherRun) -> bool:
         """Whether nothing is left to do for a run: finished, failed, or without its teacher."""
-        process = self.running.get(run.name)
-        if process is not None and process.poll() is None:
+        handle = self.running.get(run.name)
+        if handle is not None and handle.is_running():
             return False
-        if process is not None:
+        if handle is not None:
             del self.running[run.name]
         if (self.study.work(run) / RESULT).is_file():
             if isinstance(run, Cell):
@@ -104,10 +106,10 @@ class Scheduler:
             if run.teacher is not None and run.teacher.name in self.failed:
                 self.failed[run.name] = "its teacher could not be fine-tuned"
                 return True
-        if process is None or is_busy(self.study.work(run)):
+        if handle is None or is_busy(self.study.work(run)):
             return False
-        self.began.pop(run.name, None)  # its progress tells nothing any more
-        self.failed[run.name] = self._error(run)
+        self.began.pop(run.name, None)  # of no use for estimates any more
+        self.failed[run.name] = handle.error()
         self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
         return True
 
@@ -117,42 +119,26 @@ class Scheduler:
         teacher = run.teacher if isinstance(run, Cell) else None
         return teacher is None or (self.study.work(teacher) / RESULT).is_file()
 
-    def _start(self, run: Cell | TeacherRun) -> None:
+    def _start(self, run: Cell | TeacherRun, executor: Executor) -> None:
         assert run.config is not None
-        logs = self.study.folder / LOGS
-        logs.mkdir(exist_ok=True)
-        config = logs / f"{run.name}.yaml"
-        write_text(config, to_yaml(run.config))
-        command = "teach" if isinstance(run, TeacherRun) else "distill"
-        work = self.study.work(run)
-        how = self._how(work, config)
-        if how == "--restart":
+        restart = self._has_other_config(run)
+        if restart:
             self.console.print(
                 f"from the start: {run.title} was begun with other settings or places",
                 markup=False,
                 soft_wrap=True,
             )
-        arguments = [command, str(config), "--out", str(work), how]
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        done = 0.0 if how == "--restart" else self._share(run)
-        self.began[run.name] = time.monotonic(), done
+        self.began[run.name] = time.monotonic(), 0.0 if restart else self._share(run)
         self.under_way.pop(run.name, None)
-        with self._log(run).open("wb") as log:
-            self.running[run.name] = subprocess.Popen(
-                # -P: a file in the user's folder must not stand in for a module
-                [sys.executable, "-P", "-m", "layermix", *arguments, "--quiet", "--json"],
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env={"OMP_NUM_THREADS": str(threads), **os.environ},
-                start_new_session=True,  # Ctrl-C reaches the scheduler, who tells the others
-            )
+        job = Job(run.name, run.config, self.study.work(run), restart)
+        self.running[run.name] = executor.start(job)
 
-    @staticmethod
-    def _how(work: Path, config: Path) -> str:
-        """Resume an unfinished run, unless it was begun elsewhere, with other places."""
+    def _has_other_config(self, run: Cell | TeacherRun) -> bool:
+        """Whether an unfinished run was begun with another config, such as other places."""
+        assert run.config is not None
+        work = self.study.work(run)
         begun = work.with_name(f"{work.name}.partial") / CONFIG
-        same = not begun.is_file() or begun.read_text("utf-8") == config.read_text("utf-8")
-        return "--resume" if same else "--restart"
+        return begun.is_file() and begun.read_text("utf-8") != to_yaml(run.config)
 
     def _share(self, run: Cell | TeacherRun) -> float:
         return self.study.share(run) if isinstance(run, Cell) else 0.0
@@ -161,31 +147,23 @@ class Scheduler:
         if cell.name in self.began:
             began, share = self.began.pop(cell.name)
             seconds = (time.monotonic() - began) / (1 - min(share, 0.99))
-            self.took.setdefault(cell.task, []).append(seconds)
+            self.durations.setdefault(cell.task, []).append(seconds)
         if not self.console.is_terminal:
             done = f"{sum(map(self.study.has, self.plan.runs))} of {len(self.plan.runs)}"
+            left = self._time_left()
             self.console.print(
-                f"{done}: {cell.title}: {self._score(cell, 4)}{self._time_left()}",
+                f"{done}: {cell.title}: {self._score(cell, 4)}{left and f', {left}'}",
                 markup=False,
                 soft_wrap=True,
             )
 
-    def _tell_early(self) -> None:
-        """Where there is no live table: the time left once, as soon as the first steps tell it."""
-        if self.early_told or self.console.is_terminal or not (left := self._time_left()):
+    def _show_first_estimate(self) -> None:
+        """Without a live table: show the time left once, as soon as the first steps tell it."""
+        if self.estimate_shown or self.console.is_terminal or not (left := self._time_left()):
             return
-        self.early_told = True
-        if not any(self.took.values()):  # else a finished cell has told it already
-            self.console.print(f"from the first steps: {left.removeprefix(', ')}", soft_wrap=True)
-
-    def _log(self, run: Cell | TeacherRun) -> Path:
-        return self.study.folder / LOGS / f"{run.name}.log"
-
-    def _error(self, run: Cell | TeacherRun) -> str:
-        """What a failed process said last."""
-        said = self._log(run).read_text(encoding="utf-8", errors="replace").strip()
-        message = said.rpartition("Error: ")[2] if "Error: " in said else said[-500:]
-        return message or f"it ended without a word (killed?); see {self._log(run)}"
+        self.estimate_shown = True
+        if not any(self.durations.values()):  # else a finished cell has shown it already
+            self.console.print(f"from the first steps: {left}", soft_wrap=True)
 
     def _failures(self) -> str:
         titles = {
@@ -199,31 +177,10 @@ class Scheduler:
                 f"{len(self.failed)} of the runs failed; {done} of {len(self.plan.runs)} cells are "
                 "finished:",
                 *lines,
-                "Mend the cause and give the same command again: finished cells are kept, failed "
-                f"ones are tried again. Logs are in {self.study.folder / LOGS}",
+                "Correct the cause and give the same command again: finished cells are kept, "
+                f"failed ones are tried again. Logs are in {self.study.folder / LOGS}",
             ]
         )
-
-    @contextmanager
-    def _stopped_at_the_end(self) -> Iterator[None]:
-        """Stop what still runs if the scheduler is stopped; it can be resumed."""
-        before = signal.getsignal(signal.SIGTERM)
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main:
-            signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            yield
-        finally:
-            if in_main:
-                signal.signal(signal.SIGTERM, before)
-            for stop in (_ask, subprocess.Popen.terminate, subprocess.Popen.kill):
-                left = [one for one in self.running.values() if one.poll() is None]
-                for process in left:
-                    stop(process)
-                until = time.monotonic() + STOP_SECONDS
-                for process in left:
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(max(0, until - time.monotonic()))
 
     # -- what is shown -----------------------------------------------------------------------------
 
@@ -238,8 +195,9 @@ class Scheduler:
     def _table(self) -> Table:
         """Arms × seeds: a score, how much is done, or what is wrong."""
         done = sum(map(self.study.has, self.plan.runs))
+        left = self._time_left()
         table = Table(
-            title=f"{self.plan.study.title}: {done} of {len(self.plan.runs)}{self._time_left()}"
+            title=f"{self.plan.study.title}: {done} of {len(self.plan.runs)}{left and f', {left}'}"
         )
         for column in ("task", "arm", "by seed"):
             table.add_column(column, overflow="fold")
@@ -258,16 +216,20 @@ class Scheduler:
 
     def _score(self, cell: Cell, digits: int) -> str:
         """What the study compares of a finished cell."""
-        wanted = self.plan.study
+        spec = self.plan.study
         try:
             result = self.study.result(cell.name)
-            score = result.metrics.epochs[wanted.report].score(result.metric, wanted.split)
-        except UNREADABLE:  # the analysis says what to do about it
+        except (OSError, ValueError):  # the analysis says what to do about it
             return "damaged"
+        epoch = result.metrics.epochs.get(spec.report)
+        score = None if epoch is None else epoch.score(result.metric, spec.split)
         return "damaged" if score is None else f"{score:.{digits}f}"
 
     def _time_left(self) -> str:
-        """From what the cells of a task took, or from how far the running ones are."""
+        """An estimate from the durations of finished cells, or from the progress of running ones.
+
+        Empty if nothing is known yet.
+        """
         left = [
             cell
             for cell in self.plan.runs.values()
@@ -278,11 +240,11 @@ class Scheduler:
             return ""
         mean = sum(known.values()) / len(known)  # of the tasks that have not begun nothing is known
         seconds = sum(known.get(cell.task, mean) * (1 - self.study.share(cell)) for cell in left)
-        return f", about {_duration(seconds / self.jobs)} left" if seconds else ""
+        return f"about {_duration(seconds / self.jobs)} left" if seconds else ""
 
     def _expected(self, cell: Cell) -> float | None:
         """Seconds that a whole cell takes; None if none of its task is far enough to tell."""
-        if took := self.took.get(cell.task):
+        if took := self.durations.get(cell.task):
             return sum(took) / len(took)
         for name, (began, share) in list(self.began.items()):
             other = self.plan.runs.get(name)
@@ -301,16 +263,23 @@ class Scheduler:
         return None
 
 
+@contextmanager
+def _stopped_at_the_end(executor: Executor) -> Iterator[None]:
+    """Stop all runs when the scheduler ends early, on SIGTERM too; they can be resumed."""
+    before = signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+        executor.stop()
+
+
 def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
-
-
-def _ask(process: "subprocess.Popen[bytes]") -> None:
-    """Ctrl-C, so that a run leaves its folder in order."""
-    if sys.platform == "win32":
-        process.terminate()
-    else:
-        process.send_signal(signal.SIGINT)
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a study file says: tasks, variants, seeds, comparisons; and what is wrong with it."""
+"""The content of a study file (tasks, variants, seeds, comparisons), and its checks."""
 
 import difflib
 import itertools
@@ -38,7 +38,7 @@ Overrides = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
 
 
 Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
-"""As in `stats`, whose SciPy would cost every `--help` half a second."""
+"""As in `evaluation.statistics`, whose SciPy would cost every `--help` half a second."""
 
 
 Seeds = (
@@ -112,10 +112,10 @@ def paper_study(name: str) -> Path:
     """
     package = Path(__file__).parents[1]
     folders = (package / "paper", package.parents[1] / "configs" / "paper")  # a wheel, a checkout
-    found = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-    if name not in found:
-        raise ConfigError(f"no table is called {name}; there are {', '.join(found)}")
-    return found[name]
+    tables = {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
+    if name not in tables:
+        raise ConfigError(f"no table is called {name}; there are {', '.join(tables)}")
+    return tables[name]
 
 
 def load_study(file: Path, seeds: int | None = None) -> StudyConfig:
@@ -129,8 +129,9 @@ def load_study(file: Path, seeds: int | None = None) -> StudyConfig:
         ConfigError: Listing every problem at once, each by its line in the file.
     """
     study = load(StudyConfig, file, {} if seeds is None else {"seeds": seeds})
-    problems = [*_unknown_names(study), *_misplaced(study)]
-    if not any(problem.startswith("axes.") for problem in problems):  # else there are no cells
+    wrong_axes = _wrong_axes(study)
+    problems = [*_unknown_names(study), *wrong_axes, *_misplaced(study)]
+    if not wrong_axes:  # else there are no cells
         problems += [*_problems(study, file), *_unjudged(study), *_teacher_problems(study)]
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the study:"
@@ -139,9 +140,9 @@ def load_study(file: Path, seeds: int | None = None) -> StudyConfig:
 
 
 def _problems(study: StudyConfig, file: Path) -> list[str]:
-    """What is wrong with a cell or a teacher, each once, by its line in the file."""
+    """Problems of cells and teachers, each once, by its line in the file."""
     _, lines = read_yaml(file)
-    found: dict[str, None] = {}
+    problems: dict[str, None] = {}
 
     def check(kind: type[Config], given: Mapping[str, Any], *parents: str) -> None:
         try:
@@ -153,7 +154,7 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
                 short = [key.rpartition(".")[0] for key in keys]  # a section written as one word
                 key = next((key for key in [*keys, *short] if key in lines), None)
                 place = name if key is None else f"{file}:{lines[key]}: {key}"
-                found[f"{place}: {message}"] = None
+                problems[f"{place}: {message}"] = None
 
     names = {label: name for name, label, _ in arms_of(study)}
     for task, label, _, given in combinations(study):
@@ -161,7 +162,7 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
         selection = spell_out(DistillConfig, given).get("training", {}).get("selection", "none")
         reports = REPORTED.get(selection, ())
         if reports and (study.report not in reports or study.split == "holdout" != selection):
-            found[
+            problems[
                 f"report is {study.report} and split {study.split}, but {label} has "
                 f"training.selection {selection}, which scores {' and '.join(reports)} on "
                 f"validation{' and holdout' * (selection == 'holdout')}"
@@ -169,11 +170,11 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
     if study.teach is not None:
         for task in study.tasks:
             check(TeachConfig, teach_of(study, task), f"tasks.{task}.teach", "teach")
-    return list(found)
+    return list(problems)
 
 
 def _teacher_problems(study: StudyConfig) -> list[str]:
-    """A teacher that nobody names, or that two places name."""
+    """Cells without a teacher, or with two."""
     named = {
         label: "model" in (given.get("teacher") or {}) for _, label, _, given in combinations(study)
     }
@@ -192,11 +193,11 @@ def _teacher_problems(study: StudyConfig) -> list[str]:
 
 
 def _unjudged(study: StudyConfig) -> list[str]:
-    """Pairs of the family whose arms never meet on a task, or share no seed where they do."""
+    """Pairs of the family that have no task in common, or share no seed on one."""
     seeds: dict[str, dict[str, set[int]]] = {}
     for task, label, seed, _ in combinations(study):
         seeds.setdefault(task, {}).setdefault(label, set()).add(seed)
-    known = {label for _, label, _ in arms_of(study)}  # others are told as unknown names
+    known = {label for _, label, _ in arms_of(study)}  # `_unknown_names` reports others
     problems = []
     for first, second in study.family:
         if not {first, second} <= known:
@@ -212,8 +213,20 @@ def _unjudged(study: StudyConfig) -> list[str]:
     return problems
 
 
+def _wrong_axes(study: StudyConfig) -> list[str]:
+    """Axes that are not fields of a distillation."""
+    problems = []
+    fields = field_names(DistillConfig)
+    for axis in study.axes:
+        if axis not in fields or axis == "seed":
+            close = difflib.get_close_matches(axis, fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            problems.append(f"axes.{axis}: not a field of a distillation{hint}")
+    return problems
+
+
 def _misplaced(study: StudyConfig) -> list[str]:
-    """Pairs that are none, axes that are no fields, seeds in wrong places."""
+    """Pairs of one arm or named twice; seeds, arms and teach in wrong places."""
     problems = []
     pairs = [frozenset(pair) for pair in study.family]
     for pair in study.family:
@@ -221,36 +234,30 @@ def _misplaced(study: StudyConfig) -> list[str]:
             problems.append(f"family: {pair[0]} is compared with itself")
         elif pairs.count(frozenset(pair)) > 1:
             problems.append(f"family: {' and '.join(sorted(pair))} are named twice")
-    fields = field_names(DistillConfig)
-    for axis in study.axes:
-        if axis not in fields or axis == "seed":
-            close = difflib.get_close_matches(axis, fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"axes.{axis}: not a field of a distillation{hint}")
     places = {"base": study.base}
-    places |= {f"tasks.{name}": one.model_extra or {} for name, one in study.tasks.items()}
-    places |= {f"arms.{name}": one.model_extra or {} for name, one in study.arms.items()}
+    places |= {f"tasks.{name}": task.model_extra or {} for name, task in study.tasks.items()}
+    places |= {f"arms.{name}": arm.model_extra or {} for name, arm in study.arms.items()}
     problems += [
         f"{place}.seed: a study has seeds, for all its arms"
-        for place, one in places.items()
-        if "seed" in one
+        for place, fields in places.items()
+        if "seed" in fields
     ]
     problems += [
         f"arms.{name}.{field}: only a task may have {field}"
-        for name, one in study.arms.items()
+        for name, arm in study.arms.items()
         for field in ("arms", "teach")
-        if getattr(one, field) is not None
+        if getattr(arm, field) is not None
     ]
     problems += [
         f"tasks.{name}.teach: the study has no teach over which it could be laid"
-        for name, one in study.tasks.items()
-        if one.teach is not None and study.teach is None
+        for name, task in study.tasks.items()
+        if task.teach is not None and study.teach is None
     ]
     return list(dict.fromkeys(problems))
 
 
 def _unknown_names(study: StudyConfig) -> list[str]:
-    """Names of arms and tasks that stand in the study, but that it does not have."""
+    """Names of arms and tasks that the study uses but does not define."""
     labels = [label for _, label, _ in arms_of(study)]
     named = [("family", arm, labels) for pair in study.family for arm in pair]
     named += [("published", arm, labels) for arms in study.published.values() for arm in arms]

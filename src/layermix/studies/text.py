@@ -1,123 +1,130 @@
-"""A study's plan and its findings as text: tables in Markdown, sentences."""
+"""A study's plan and results as text: tables in Markdown, sentences."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from layermix.atomic import write_text
 from layermix.evaluation.statistics import LEVEL, holm, smallest_p
-from layermix.studies.analysis import EARLY_STEPS, results_file
+from layermix.studies.analysis import EARLY_STEPS
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
+from layermix.studies.schema import ArmScores, OwnScore, PublishedScore, StudyRecord, TaskScores
 
 
-def write(found: Mapping[str, Any], study: Study) -> None:
-    """Write the findings into the study's folder, as JSON and as text."""
-    file = results_file(study)
-    write_text(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    write_text(file.with_suffix(".md"), text(found))
+def write(record: StudyRecord, study: Study) -> None:
+    """Write the results into the study's folder, as JSON and as Markdown."""
+    write_text(study.results_file, record.to_json())
+    write_text(study.results_file.with_suffix(".md"), study_text(record))
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """The findings as Markdown: notes, a table per task, verdicts, descriptions."""
-    lines = [f"# {found['title']}", ""]
-    lines += [f"- Note: {note}." for note in found["notes"]]
-    for task, of_task in found["tasks"].items():
-        teachers = of_task["teacher"]
-        taught = f"{np.mean(teachers):.4f}" + (f" (mean of {len(teachers)})" * (len(teachers) > 1))
-        lines += [
-            "",
-            f"## {task}",
-            "",
-            f"{of_task['metric']} on {found['split']}; teacher {taught}.",
-            "",
-        ]
-        lines += [
-            f"| arm | {' | '.join(arm_columns(found['report']))} |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-        for arm, record in of_task["arms"].items():
-            lines.append(f"| {' | '.join([arm, *arm_cells(record)])} |")
-        lines += _epoch_lines(of_task["arms"])
-        lines += _gradient_lines(of_task["arms"])
-        lines += _alpha_lines(of_task["arms"])
-    for arm, apart in found["alpha_between_tasks"].items():
-        lines += ["", f"α of {arm}: the means of two tasks are {apart:.3f} apart."]
-    lines += _published_lines(found["published"])
+def study_text(record: StudyRecord) -> str:
+    """The results as Markdown: notes, a table per task, verdicts, descriptions."""
+    lines = [f"# {record.title}", ""]
+    lines += [f"- Note: {note}." for note in record.notes]
+    for task, scores in record.tasks.items():
+        lines += ["", f"## {task}", "", *_task_lines(record, scores)]
+    for arm, distance in record.alpha_between_tasks.items():
+        lines += ["", f"α of {arm}: the means of two tasks are {distance:.3f} apart."]
+    lines += _published_lines(record.published)
     lines += ["", "## Verdicts on the primary family", ""]
-    lines += [f"- {one['sentence']}" for one in found["family"]]
-    lines += [
-        f"- {first} against {second} on {task}: no seed of both is finished yet."
-        for task, first, second in found["not_yet"]
-    ]
-    if not found["family"] and not found["not_yet"]:
+    lines += [f"- {verdict.sentence}" for verdict in record.family]
+    lines += [f"- {sentence}" for sentence in not_yet_sentences(record)]
+    if not record.family and not record.not_yet:
         lines.append("- none was declared.")
-    if found["descriptive"]:
+    if record.descriptive:
         lines += ["", "## Without verdict", ""]
-        lines += [f"- {one['sentence']}" for one in found["descriptive"]]
+        lines += [f"- {description.sentence}" for description in record.descriptive]
     return "\n".join(lines) + "\n"
 
 
-def arm_columns(report: str) -> list[str]:
-    """What `arm_cells` holds, of the epoch that is reported."""
-    return ["seeds", f"{report}, mean ± sd", "95 % interval", "of the teacher", "best epoch adds"]
-
-
-def arm_cells(record: Mapping[str, Any]) -> list[str]:
-    """An arm's line in a table of scores, without its name."""
-    spread = "" if record["sd"] is None else f" ± {record['sd']:.4f}"
+def not_yet_sentences(record: StudyRecord) -> list[str]:
+    """One sentence for each pair of the family that cannot be compared yet."""
     return [
-        str(len(record["values"])),
-        f"{record['mean']:.4f}{spread}",
-        "–" if record["low"] is None else f"{record['low']:.4f} to {record['high']:.4f}",
-        "–" if record["of_teacher"] is None else f"{record['of_teacher']:.1%}",
-        f"{100 * record['optimism']:+.1f}" if "optimism" in record else "–",
+        f"{first} against {second} on {task}: no seed of both is finished yet."
+        for task, first, second in record.not_yet
     ]
 
 
-def _alpha_lines(arms: Mapping[str, Any]) -> list[str]:
-    lines = []
-    for arm, record in arms.items():
-        if "alpha" not in record:
-            continue
-        alpha = record["alpha"]
-        rows = "; ".join(
-            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)}"
-            + (f" (moved {alpha['moved'][k]:.0%})" if alpha["moved"] else "")
-            for k, row in enumerate(alpha["mean"])
-        )
-        between, reachable = alpha["between_seeds"], alpha["reachable"]
-        could = "" if reachable is None else f" It could have moved {reachable:.0%}."
-        apart = "" if between is None else f" Two seeds are {between:.3f} apart."
-        lines += ["", f"α of {arm}, mean over seeds. {rows}.{could}{apart}"]
+def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
+    teachers = scores.teacher
+    mean = f"{np.mean(teachers):.4f}" + (f" (mean of {len(teachers)})" * (len(teachers) > 1))
+    columns = ["arm", *arm_columns(record.report)]
+    lines = [
+        f"{scores.metric} on {record.split}; teacher {mean}.",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"| {' | '.join('---' for _ in columns)} |",
+    ]
+    lines += [f"| {' | '.join([name, *arm_cells(arm)])} |" for name, arm in scores.arms.items()]
+    lines += _epoch_lines(scores.arms)
+    lines += _gradient_lines(scores.arms)
+    lines += _alpha_lines(scores.arms)
     return lines
 
 
-def _epoch_lines(arms: Mapping[str, Any]) -> list[str]:
-    """Mean scores by epoch, if there is more than one."""
-    rows = {arm: record["by_epoch"] for arm, record in arms.items() if "by_epoch" in record}
-    shown = [
-        f"- {arm}: {' '.join(f'{score:.4f}' for score in scores)}"
-        for arm, scores in rows.items()
-        if len(scores) > 1
+def arm_columns(report: str) -> list[str]:
+    """The headings of `arm_cells`."""
+    return ["seeds", f"{report}, mean ± sd", "95 % interval", "of the teacher", "best epoch adds"]
+
+
+def arm_cells(arm: ArmScores) -> list[str]:
+    """An arm's row in a table of scores, without its name."""
+    spread = "" if arm.sd is None else f" ± {arm.sd:.4f}"
+    return [
+        str(len(arm.values)),
+        f"{arm.mean:.4f}{spread}",
+        "–" if arm.low is None else f"{arm.low:.4f} to {arm.high:.4f}",
+        "–" if arm.of_teacher is None else f"{arm.of_teacher:.1%}",
+        "–" if arm.optimism is None else f"{100 * arm.optimism:+.1f}",
     ]
-    return ["", "By epoch, mean over seeds:", "", *shown] if shown else []
 
 
-def _gradient_lines(arms: Mapping[str, Any]) -> list[str]:
-    """Which part of the loss pulls how much at the beginning, if it was measured."""
-    shown = [
-        f"- {arm}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items())
-        for arm, record in arms.items()
-        if (shares := record.get("gradient_shares"))
+def _alpha_lines(arms: Mapping[str, ArmScores]) -> list[str]:
+    lines = []
+    for name, arm in arms.items():
+        if (alpha := arm.alpha) is None:
+            continue
+        rows = "; ".join(
+            f"layer {k}: {' '.join(f'{weight:.2f}' for weight in row)}"
+            + ("" if alpha.moved is None else f" (moved {alpha.moved[k]:.0%})")
+            for k, row in enumerate(alpha.mean)
+        )
+        reachable = (
+            "" if alpha.reachable is None else f" It could have moved {alpha.reachable:.0%}."
+        )
+        between = (
+            ""
+            if alpha.between_seeds is None
+            else f" Two seeds are {alpha.between_seeds:.3f} apart."
+        )
+        lines += ["", f"α of {name}, mean over seeds. {rows}.{reachable}{between}"]
+    return lines
+
+
+def _epoch_lines(arms: Mapping[str, ArmScores]) -> list[str]:
+    """Mean scores by epoch, if there is more than one."""
+    lines = [
+        f"- {name}: {' '.join(f'{score:.4f}' for score in arm.by_epoch)}"
+        for name, arm in arms.items()
+        if arm.by_epoch is not None and len(arm.by_epoch) > 1
+    ]
+    return ["", "By epoch, mean over seeds:", "", *lines] if lines else []
+
+
+def _gradient_lines(arms: Mapping[str, ArmScores]) -> list[str]:
+    """The share of each part of the loss in the first steps, if it was measured."""
+    lines = [
+        f"- {name}: "
+        + ", ".join(f"{part} {share:.0%}" for part, share in arm.gradient_shares.items())
+        for name, arm in arms.items()
+        if arm.gradient_shares
     ]
     heading = f"Share of each part in the gradient on the student, first {EARLY_STEPS} steps:"
-    return ["", heading, "", *shown] if shown else []
+    return ["", heading, "", *lines] if lines else []
 
 
-def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:
+def _published_lines(published: Sequence[PublishedScore]) -> list[str]:
     if not published:
         return []
     lines = [
@@ -129,22 +136,22 @@ def _published_lines(published: Sequence[Mapping[str, Any]]) -> list[str]:
         "| task | arm | score | published | ours, best epoch on dev | ours, last epoch |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in published:
-        ours = " | ".join(_beside_text(one[report]) for report in ("best_on_dev", "last"))
+    for score in published:
+        ours = " | ".join(_own_text(own) for own in (score.best_on_dev, score.last))
         lines.append(
-            f"| {one['task']} | {one['arm']} | {one['metric']} | {one['published']:.4f} | {ours} |"
+            f"| {score.task} | {score.arm} | {score.metric} | {score.published:.4f} | {ours} |"
         )
     return lines
 
 
-def _beside_text(ours: Mapping[str, Any] | None) -> str:
+def _own_text(ours: OwnScore | None) -> str:
     if ours is None:
         return "–"
-    if ours["single_run"] is None:
-        return f"{ours['mean']:.4f} (one seed, or all equal: no interval)"
-    low, high = ours["single_run"]
-    where = "within" if ours["within"] else "outside"
-    return f"{ours['mean']:.4f} [{low:.4f} to {high:.4f}]: published is {where}"
+    if ours.single_run is None:
+        return f"{ours.mean:.4f} (one seed, or all equal: no interval)"
+    low, high = ours.single_run
+    where = "within" if ours.within else "outside"
+    return f"{ours.mean:.4f} [{low:.4f} to {high:.4f}]: published is {where}"
 
 
 def plan_text(plan: Plan, study: Study | None) -> str:

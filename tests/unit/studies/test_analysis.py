@@ -16,13 +16,19 @@ from layermix.evaluation.statistics import multi_bootstrap, sign_flip
 from layermix.evaluation.verdicts import Comparison, judge
 from layermix.runs.layout import HISTORY
 from layermix.studies import analysis
-from layermix.studies.analysis import declare, find, plan_file
+from layermix.studies.analysis import analyse
+from layermix.studies.declarations import declare, read_declarations
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
 from layermix.studies.scheduler import Scheduler
-from layermix.studies.text import plan_text, text, write
+from layermix.studies.schema import AlphaRecord, OwnScore, PlanRecord, StudyRecord
+from layermix.studies.text import plan_text, study_text, write
 
 from ...study_folders import ROWS, SEEDS, fill, make, right
+
+
+def notes_of(record: StudyRecord) -> list[str]:
+    return [note.text for note in record.notes]
 
 
 @pytest.fixture
@@ -38,22 +44,22 @@ def study(tmp_path: Path) -> Study:
 def test_scores_pairs_and_the_verdict(plan: Plan, study: Study) -> None:
     declare(plan, study)
     fill(plan, study)
-    found = find(plan, study)
-    assert found["notes"] == []
-    arms = found["tasks"]["mrpc"]["arms"]
-    assert found["tasks"]["mrpc"]["teacher"] == [0.9]
+    found = analyse(plan, study)
+    assert notes_of(found) == []
+    arms = found.tasks["mrpc"].arms
+    assert found.tasks["mrpc"].teacher == (0.9,)
     expected = [right(cell) / ROWS for cell in plan.table["mrpc"]["fixed"].values()]
-    assert arms["fixed"]["values"] == expected
-    assert arms["fixed"]["sd"] == pytest.approx(np.std(expected, ddof=1))
-    assert arms["fixed"]["optimism"] == pytest.approx(1 - np.mean(expected))
-    (judged,) = found["family"]
-    assert judged["differences"] == pytest.approx([0.01] * SEEDS)
-    assert judged["p"] == 2 / 2**SEEDS
-    assert judged["outcome"] == "better"
-    assert judged["stochastic_order"] < 0.5
-    described = [(one["first"], one["second"]) for one in found["descriptive"]]
+    assert arms["fixed"].values == tuple(expected)
+    assert arms["fixed"].sd == pytest.approx(np.std(expected, ddof=1))
+    assert arms["fixed"].optimism == pytest.approx(1 - np.mean(expected))
+    (judged,) = found.family
+    assert judged.differences == pytest.approx((0.01,) * SEEDS)
+    assert judged.p == 2 / 2**SEEDS
+    assert judged.outcome == "better"
+    assert judged.stochastic_order < 0.5
+    described = [(one.first, one.second) for one in found.descriptive]
     assert described == [("uniform", "fixed")]  # the pair of the family is not told twice
-    assert "1.0" in judged["sentence"]
+    assert "1.0" in judged.sentence
 
 
 def test_the_bootstrap_is_that_of_the_stored_predictions(plan: Plan, study: Study) -> None:
@@ -66,26 +72,26 @@ def test_the_bootstrap_is_that_of_the_stored_predictions(plan: Plan, study: Stud
         for cells in (plan.table["mrpc"]["learned"], plan.table["mrpc"]["fixed"])
     ]
     expected = multi_bootstrap(both[0], both[1], labels, "accuracy")
-    (judged,) = find(plan, study)["family"]
-    assert judged["bootstrap"]["difference"] == pytest.approx(expected.difference)
-    assert judged["bootstrap"]["low"] == expected.low
-    assert judged["bootstrap"]["p"] == expected.p
+    (judged,) = analyse(plan, study).family
+    assert judged.bootstrap.difference == pytest.approx(expected.difference)
+    assert judged.bootstrap.low == expected.low
+    assert judged.bootstrap.p == expected.p
 
 
 def test_alpha_says_how_far_it_moved_and_whether_seeds_agree(plan: Plan, study: Study) -> None:
     fill(plan, study, lambda cell: cell.seed < 2)
-    record = find(plan, study)["tasks"]["mrpc"]["arms"]
-    alpha = record["learned"]["alpha"]
-    assert alpha["mean"] == [[0.9, pytest.approx(0.1)], [0.5, 0.5]]
-    assert alpha["moved"] == [pytest.approx(0.8), 0]
-    assert alpha["between_seeds"] == pytest.approx(0.1)  # (0.2 + 0) / 2
+    record = analyse(plan, study).tasks["mrpc"].arms
+    alpha = record["learned"].alpha
+    assert alpha.mean == ((0.9, pytest.approx(0.1)), (0.5, 0.5))
+    assert alpha.moved == (pytest.approx(0.8), 0)
+    assert alpha.between_seeds == pytest.approx(0.1)  # (0.2 + 0) / 2
     # 50 · 0.01 + 50 · (0.01 + 0.02) / 2 = 1.25: one logit up by it, the other down
-    assert alpha["reachable"] == pytest.approx(2 / (1 + np.exp(-2.5)) - 1)
-    assert "alpha" not in record["fixed"]
-    shown = text(find(plan, study))
+    assert alpha.reachable == pytest.approx(2 / (1 + np.exp(-2.5)) - 1)
+    assert record["fixed"].alpha is None
+    shown = study_text(analyse(plan, study))
     assert "layer 0: 0.90 0.10 (moved 80%); layer 1: 0.50 0.50 (moved 0%). It could" in shown
-    assert record["fixed"]["by_epoch"] == [record["fixed"]["mean"]] * 2
-    mean = record["fixed"]["mean"]
+    assert record["fixed"].by_epoch == (record["fixed"].mean,) * 2
+    mean = record["fixed"].mean
     assert f"- fixed: {mean:.4f} {mean:.4f}" in shown
 
 
@@ -109,9 +115,9 @@ def test_alpha_moves_from_where_it_started(plan: Plan, study: Study) -> None:
     start = [[0.9, 0.1], [0.1, 0.9]]
     ended = [[0.9, 0.1], [0.55, 0.45]]
     fill(plan, study, lambda cell: cell.seed == 0, mix=mix | {"start": start}, alpha=ended)
-    alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]
-    assert alpha["moved"] == pytest.approx([0, 0.45 / 0.9])
-    assert alpha["reachable"] is None
+    alpha = analyse(plan, study).tasks["mrpc"].arms["learned"].alpha
+    assert alpha.moved == pytest.approx((0, 0.45 / 0.9))
+    assert alpha.reachable is None
 
 
 def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: Study) -> None:
@@ -122,37 +128,37 @@ def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: 
     ]
     fill(plan, study, lambda cell: cell.arm != "fixed", history=[*history, {"epoch": 1}])
     fill(plan, study, lambda cell: cell.arm == "fixed")
-    arms = find(plan, study)["tasks"]["mrpc"]["arms"]
-    assert arms["uniform"]["gradient_shares"] == {"supervised": 0.625, "hidden": 0.375}
-    assert "gradient_shares" not in arms["fixed"]
-    shown = text(find(plan, study))
+    arms = analyse(plan, study).tasks["mrpc"].arms
+    assert arms["uniform"].gradient_shares == {"supervised": 0.625, "hidden": 0.375}
+    assert arms["fixed"].gradient_shares is None
+    shown = study_text(analyse(plan, study))
     assert "first 300 steps:\n\n- uniform: supervised 62%, hidden 38%\n- learned" in shown
 
 
 def test_alpha_of_one_layer_cannot_move(plan: Plan, study: Study) -> None:
     fill(plan, study, lambda cell: cell.seed == 0, alpha=[[1.0], [1.0]], history=[{"step": 1}])
-    alpha = find(plan, study)["tasks"]["mrpc"]["arms"]["learned"]["alpha"]
-    assert alpha == {"mean": [[1], [1]], "moved": None, "reachable": None, "between_seeds": None}
-    assert "layer 0: 1.00; layer 1: 1.00." in text(find(plan, study))
+    alpha = analyse(plan, study).tasks["mrpc"].arms["learned"].alpha
+    assert alpha == AlphaRecord(mean=((1,), (1,)))
+    assert "layer 0: 1.00; layer 1: 1.00." in study_text(analyse(plan, study))
 
 
 def test_alpha_of_two_tasks_is_compared(study: Study) -> None:
     plan = make(tasks={"a": {}, "b": {"data": "E"}, "c": {"data": "F", "arms": ["fixed"]}})
     fill(plan, study, lambda cell: cell.task != "b", alpha=[[0.5, 0.5], [0.5, 0.5]])
     fill(plan, study, lambda cell: cell.task == "b", alpha=[[0.9, 0.1], [0.5, 0.5]])
-    found = find(plan, study)
-    assert found["alpha_between_tasks"] == {"learned": pytest.approx(0.2)}
-    assert "α of learned: the means of two tasks are 0.200 apart." in text(found)
+    found = analyse(plan, study)
+    assert found.alpha_between_tasks == {"learned": pytest.approx(0.2)}
+    assert "α of learned: the means of two tasks are 0.200 apart." in study_text(found)
 
 
 def test_only_seeds_that_both_arms_have_are_compared(plan: Plan, study: Study) -> None:
     fill(plan, study, lambda cell: cell.seed < (5 if cell.arm == "learned" else 3))
-    found = find(plan, study)
-    (judged,) = found["family"]
-    assert len(judged["differences"]) == 3
-    assert judged["outcome"] == "not attainable"
-    assert found["tasks"]["mrpc"]["arms"]["learned"]["seeds"] == [0, 1, 2, 3, 4]
-    assert found["notes"] == ["11 of 24 cells are finished: what follows is preliminary"]
+    found = analyse(plan, study)
+    (judged,) = found.family
+    assert len(judged.differences) == 3
+    assert judged.outcome == "not attainable"
+    assert found.tasks["mrpc"].arms["learned"].seeds == (0, 1, 2, 3, 4)
+    assert notes_of(found) == ["11 of 24 cells are finished: what follows is preliminary"]
     fill(plan, study, lambda cell: cell.seed > 5)
 
 
@@ -160,12 +166,12 @@ def test_arms_without_a_common_seed_or_without_cells_are_not_compared(
     plan: Plan, study: Study
 ) -> None:
     fill(plan, study, lambda cell: (cell.arm, cell.seed) in (("learned", 1), ("fixed", 0)))
-    found = find(plan, study)
-    assert found["family"] == []
-    assert found["descriptive"] == []
-    assert found["tasks"]["mrpc"]["arms"]["fixed"]["low"] is None
-    assert "| fixed | 1 | 0.7500 | – |" in text(found)
-    assert find(plan, Study(study.folder / "empty"))["tasks"] == {}
+    found = analyse(plan, study)
+    assert found.family == ()
+    assert found.descriptive == ()
+    assert found.tasks["mrpc"].arms["fixed"].low is None
+    assert "| fixed | 1 | 0.7500 | – |" in study_text(found)
+    assert analyse(plan, Study(study.folder / "empty")).tasks == {}
 
 
 def test_a_family_changed_afterwards_is_told(plan: Plan, study: Study) -> None:
@@ -173,11 +179,11 @@ def test_a_family_changed_afterwards_is_told(plan: Plan, study: Study) -> None:
     declare(plan, study)
     other = make(family=[["uniform", "fixed"]])
     declare(other, study)
-    assert "changed" not in str(find(other, study)["notes"])  # nothing had been seen
+    assert "changed" not in str(notes_of(analyse(other, study)))  # nothing had been seen
     fill(plan, study)
     declare(plan, study)
-    assert "changed when 24 cells were finished" in find(plan, study)["notes"][0]
-    assert len(json.loads((study.folder / "results.declared.json").read_text())) == 3
+    assert "changed when 24 cells were finished" in notes_of(analyse(plan, study))[0]
+    assert len(read_declarations(study)) == 3
 
 
 @pytest.mark.parametrize(
@@ -197,13 +203,13 @@ def test_seeds_settings_or_scores_changed_afterwards_are_told(
     fill(plan, study)
     other = make(family=[["learned", "fixed"]], **changes)
     declare(other, study)
-    assert "changed when " in str(find(other, study)["notes"])
+    assert "changed when " in str(notes_of(analyse(other, study)))
 
 
 def test_a_first_declaration_after_the_runs_is_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
     declare(plan, study)
-    assert "when 24 cells were finished, so not beforehand" in find(plan, study)["notes"][0]
+    assert "when 24 cells were finished, so not beforehand" in notes_of(analyse(plan, study))[0]
 
 
 def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
@@ -211,8 +217,8 @@ def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
     plan = make(family=[["learned", "fixed"]], published=published)
     declare(plan, study)
     fill(plan, study)
-    read = Plan.from_record(json.loads(plan_file(study).read_text("utf-8")))
-    assert find(read, study) == find(plan, study)
+    read = PlanRecord.from_json(study.plan_file.read_text("utf-8")).plan()
+    assert analyse(read, study) == analyse(plan, study)
 
 
 def test_a_pair_without_a_seed_of_both_is_no_crash(study: Study) -> None:
@@ -220,22 +226,21 @@ def test_a_pair_without_a_seed_of_both_is_no_crash(study: Study) -> None:
     apart = {"fixed": {"mix": "fixed", "seeds": [1]}, "learned": {"mix": "learned", "seeds": [2]}}
     plan = make(arms=apart, family=[["learned", "fixed"]])
     fill(plan, study)
-    assert "no seed of both is finished yet" in text(find(plan, study))
+    assert "no seed of both is finished yet" in study_text(analyse(plan, study))
 
 
 def test_a_verdict_waits_for_the_others_where_holm_does() -> None:
     plan = make(seeds=10, family=[["learned", "fixed"], ["learned", "uniform"]])
-    (one, other) = plan.judged
     rising = [0.001 * number for number in range(1, 11)]
 
     def told(first: list[float], second: list[float]) -> list[str]:
         both = [("fixed", first), ("uniform", second)]
         found = [Comparison("mrpc", "learned", arm, differences) for arm, differences in both]
-        return list(
-            analysis._open_verdicts(
-                plan, dict(zip((one, other), judge(found), strict=True))
-            ).values()
-        )
+        verdicts = dict(zip(plan.judged, judge(found), strict=True))
+        return [
+            analysis._opening(why, len(verdicts[pair].summary.values), 10)
+            for pair, why in analysis._preliminary(plan, verdicts).items()
+        ]
 
     clear, close = rising, [-0.003, -0.005, *rising[2:]]
     assert 0.05 / 2 < sign_flip(close) <= 0.05
@@ -249,13 +254,15 @@ def test_a_verdict_waits_for_the_others_where_holm_does() -> None:
 def test_what_is_not_finished_counts_in_the_family(study: Study) -> None:
     plan = make(family=[["learned", "fixed"], ["learned", "uniform"]])
     fill(plan, study, lambda cell: cell.arm != "uniform" and cell.seed < 6)
-    found = find(plan, study)
-    (judged,) = found["family"]
-    assert judged["adjusted_p"] == 2 * 2 / 2**6
-    assert judged["sentence"].startswith("preliminary, after 6 of 8 seeds: no verdict is possible")
-    assert "- learned against uniform on mrpc: no seed of both is finished yet." in text(found)
+    found = analyse(plan, study)
+    (judged,) = found.family
+    assert judged.adjusted_p == 2 * 2 / 2**6
+    assert judged.sentence.startswith("preliminary, after 6 of 8 seeds: no verdict is possible")
+    assert "- learned against uniform on mrpc: no seed of both is finished yet." in study_text(
+        found
+    )
     fill(plan, study)
-    assert not any("preliminary" in one["sentence"] for one in find(plan, study)["family"])
+    assert not any("preliminary" in one.sentence for one in analyse(plan, study).family)
 
 
 @pytest.mark.parametrize("column", ["label", "row_id"])
@@ -267,9 +274,9 @@ def test_cells_with_other_rows_or_labels_have_no_bootstrap(
     table = pq.read_table(file)
     changed = pa.array([1 - v if column == "label" else v + 1 for v in table[column].to_pylist()])
     pq.write_table(table.set_column(table.column_names.index(column), column, changed), file)
-    found = find(plan, study)
-    assert found["family"][0]["bootstrap"] is None
-    assert found["notes"] == ["the cells of mrpc were not scored on the same rows"]
+    found = analyse(plan, study)
+    assert found.family[0].bootstrap is None
+    assert notes_of(found) == ["the cells of mrpc were not scored on the same rows"]
 
 
 @pytest.mark.parametrize(
@@ -280,11 +287,11 @@ def test_a_damaged_cell_is_left_out_and_named(plan: Plan, study: Study, name: st
     cell = plan.table["mrpc"]["learned"][2]
     file = study.filed(cell.name) / name
     file.write_bytes(b"{" + file.read_bytes()[:20])
-    found = find(plan, study)
-    assert found["tasks"]["mrpc"]["arms"]["learned"]["seeds"] == [0, 1, 3, 4, 5, 6, 7]
-    assert len(found["notes"]) == 1
-    assert "mrpc, learned, seed 2 is damaged and left out" in found["notes"][0]
-    assert str(study.filed(cell.name)) in found["notes"][0]
+    found = analyse(plan, study)
+    assert found.tasks["mrpc"].arms["learned"].seeds == (0, 1, 3, 4, 5, 6, 7)
+    assert len(notes_of(found)) == 1
+    assert "mrpc, learned, seed 2 is damaged and left out" in notes_of(found)[0]
+    assert str(study.filed(cell.name)) in notes_of(found)[0]
     file.unlink()
     assert not study.has(cell.name)  # so it is run again
 
@@ -293,7 +300,7 @@ def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
     other = {"precision": "bfloat16", "commit": "def+", "data": {"fingerprint": "other"}}
     fill(plan, study, lambda cell: cell.seed == 0, **other)
-    assert find(plan, study)["notes"] == [
+    assert notes_of(analyse(plan, study)) == [
         "the cells were run by 2 states of the code: abc, def+ (+: changed since that commit, so "
         "not known)",
         "the cells of mrpc had 2 different data",
@@ -305,20 +312,20 @@ def test_cells_of_unlike_making_are_told(plan: Plan, study: Study) -> None:
         score = {"validation": {"accuracy": 0.7}}
         other = {"fingerprint": "u", "metrics": score}
         fill(plan, study, lambda cell: cell.seed == 1, teacher=other)
-        found = find(plan, study)
-        assert ("the cells of mrpc had 2 different teachers" in found["notes"]) == told
-        assert sorted(found["tasks"]["mrpc"]["teacher"]) == [0.7, 0.9]
-        assert "0.8000 (mean of 2)" in text(found)
+        found = analyse(plan, study)
+        assert ("the cells of mrpc had 2 different teachers" in notes_of(found)) == told
+        assert sorted(found.tasks["mrpc"].teacher) == [0.7, 0.9]
+        assert "0.8000 (mean of 2)" in study_text(found)
 
 
 def test_cells_of_other_versions_are_told_where_there_is_no_commit(
     plan: Plan, study: Study
 ) -> None:
     fill(plan, study, commit=None, packages={"layermix": "0.1.0", "torch": "2.9"})
-    assert find(plan, study)["notes"] == []
+    assert notes_of(analyse(plan, study)) == []
     newer = {"layermix": "0.2.0", "torch": "2.10"}
     fill(plan, study, lambda cell: cell.seed > 3, commit=None, packages=newer)
-    assert find(plan, study)["notes"] == [
+    assert notes_of(analyse(plan, study)) == [
         "the cells were run by 2 states of the code: version 0.1.0, version 0.2.0",
         "the cells were run by 2 versions of torch: 2.10, 2.9",
     ]
@@ -327,7 +334,7 @@ def test_cells_of_other_versions_are_told_where_there_is_no_commit(
 def test_what_cells_warned_of_is_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
     fill(plan, study, lambda cell: cell.seed < 2, warnings=["it answers 'no' on every row"])
-    assert find(plan, study)["notes"] == ["6 of the cells warned: it answers 'no' on every row"]
+    assert notes_of(analyse(plan, study)) == ["6 of the cells warned: it answers 'no' on every row"]
 
 
 def test_tasks_and_arms_stand_in_the_order_of_the_file_whatever_their_seeds(study: Study) -> None:
@@ -336,25 +343,25 @@ def test_tasks_and_arms_stand_in_the_order_of_the_file_whatever_their_seeds(stud
     assert [cell.arm for cell in plan.cells][:2] == ["learned", "fixed"]
     assert list(plan.table["mrpc"]) == ["fixed", "learned"]
     fill(plan, study)
-    (described,) = find(plan, study)["descriptive"]
-    assert (described["first"], described["second"]) == ("learned", "fixed")
+    (described,) = analyse(plan, study).descriptive
+    assert (described.first, described.second) == ("learned", "fixed")
 
 
 def test_without_cells_of_the_first_arm_the_next_one_is_compared_with(study: Study) -> None:
     plan = make()
     fill(plan, study, lambda cell: cell.arm != "fixed")
-    (described,) = find(plan, study)["descriptive"]
-    assert (described["first"], described["second"]) == ("learned", "uniform")
+    (described,) = analyse(plan, study).descriptive
+    assert (described.first, described.second) == ("learned", "uniform")
 
 
 def test_a_recipe_is_chosen_on_the_rows_held_out(study: Study) -> None:
     plan = make(split="holdout", family=[["learned", "fixed"]])
     fill(plan, study)
-    found = find(plan, study)
-    assert found["tasks"]["mrpc"]["arms"]["learned"]["mean"] == 0.5
-    assert found["tasks"]["mrpc"]["teacher"] == [0.8]
-    assert found["family"][0]["bootstrap"] is None  # predictions are kept of validation only
-    assert "accuracy on holdout" in text(found)
+    found = analyse(plan, study)
+    assert found.tasks["mrpc"].arms["learned"].mean == 0.5
+    assert found.tasks["mrpc"].teacher == (0.8,)
+    assert found.family[0].bootstrap is None  # predictions are kept of validation only
+    assert "accuracy on holdout" in study_text(found)
 
 
 def test_a_score_whose_low_is_good_is_turned_about(study: Study) -> None:
@@ -364,40 +371,40 @@ def test_a_score_whose_low_is_good_is_turned_about(study: Study) -> None:
     fill(plan, study, metric="nll", metrics=losses, teacher=taught)
     better = {name: {"epoch": 1, "validation": {"nll": 0.25}} for name in losses}
     fill(plan, study, lambda c: c.arm == "learned", metric="nll", metrics=better, teacher=taught)
-    (judged,) = find(plan, study)["family"]
-    assert judged["differences"] == [0.25] * SEEDS
-    assert judged["outcome"] == "better"
-    assert judged["bootstrap"] is None
+    (judged,) = analyse(plan, study).family
+    assert judged.differences == (0.25,) * SEEDS
+    assert judged.outcome == "better"
+    assert judged.bootstrap is None
 
 
 def test_published_scores_stand_beside_ours(study: Study) -> None:
     scores = {"fixed": {"accuracy": 0.77}, "learned": {"accuracy": 0.5}, "uniform": {"accuracy": 1}}
     plan = make(published={"mrpc": scores})
     fill(plan, study, lambda cell: cell.arm != "uniform")
-    one, two = find(plan, study)["published"]  # nothing of uniform is finished
-    assert one["last"]["within"]
-    assert one["last"]["mean"] == pytest.approx(
+    one, two = analyse(plan, study).published  # nothing of uniform is finished
+    assert one.last.within
+    assert one.last.mean == pytest.approx(
         np.mean([right(c) for c in plan.cells if c.arm == "fixed"]) / ROWS
     )
-    assert one["best_on_dev"] == {"mean": 1, "single_run": None, "within": None}
-    assert not two["last"]["within"]
-    shown = text(find(plan, study))
+    assert one.best_on_dev == OwnScore(mean=1)
+    assert not two.last.within
+    shown = study_text(analyse(plan, study))
     assert "| 0.7700 | 1.0000 (one seed, or all equal: no interval) |" in shown
     assert "]: published is within |" in shown
     few = Study(study.folder / "few")
     fill(plan, few, lambda cell: cell.seed == 0)
-    assert "(one seed, or all equal: no interval)" in text(find(plan, few))
+    assert "(one seed, or all equal: no interval)" in study_text(analyse(plan, few))
     fill(plan, study, metrics={"last": {"epoch": 1, "validation": {"accuracy": 0.7}}})
-    assert find(plan, study)["published"][0]["best_on_dev"] is None
-    assert "| – |" in text(find(plan, study))
+    assert analyse(plan, study).published[0].best_on_dev is None
+    assert "| – |" in study_text(analyse(plan, study))
 
 
 def test_results_are_written_beside_the_cells(plan: Plan, study: Study) -> None:
     fill(plan, study)
-    found = find(plan, study)
+    found = analyse(plan, study)
     write(found, study)
-    assert json.loads((study.folder / "results.json").read_text()) == found
-    assert (study.folder / "results.md").read_text() == text(found)
+    assert StudyRecord.from_json((study.folder / "results.json").read_text()) == found
+    assert (study.folder / "results.md").read_text() == study_text(found)
 
 
 def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
@@ -455,7 +462,7 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     screen = Console(file=io.StringIO(), width=120)
     scheduler = Scheduler(plan, study, 2, screen)
     cell = next(iter(plan.runs.values()))
-    scheduler._tell_early()
+    scheduler._show_first_estimate()
     clock = [0.0]
     monkeypatch.setattr("layermix.studies.scheduler.time.monotonic", lambda: clock[0])
     scheduler.began[cell.name] = 0.0, 0.0
@@ -466,13 +473,13 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     for clock[0], share in ((90.0, 0.25), (95.0, 0.25), (150.0, 0.5)):
         assert not screen.file.getvalue()
         history.write_text(json.dumps({"step": 1, "epoch": epochs * share}) + "\n")
-        scheduler._tell_early()
-        scheduler._tell_early()
+        scheduler._show_first_estimate()
+        scheduler._show_first_estimate()
     # A quarter takes a minute, and half a minute went before the first step: 4.5 minutes a cell.
     # 23.5 of them are left, for two processes.
     scheduler.under_way[cell.name] = clock[0], 0.9  # of a run that then began anew
     assert not scheduler._time_left()
     clock[0] += 60
     history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
-    assert scheduler._time_left() == ", about 52 min left"
+    assert scheduler._time_left() == "about 52 min left"
     assert screen.file.getvalue() == "from the first steps: about 53 min left\n"

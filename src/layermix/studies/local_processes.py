@@ -1,0 +1,105 @@
+"""Executes the runs of a study on this machine, each in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from layermix.atomic import write_text
+from layermix.config import to_yaml
+from layermix.runs.schema import RunRecord
+from layermix.studies.executor import Job
+
+STOP_SECONDS = 20.0
+"""How long a stopped run may take to leave its folder in order."""
+
+SHOWN = 500
+"""Characters of a log that are shown if a process left no error record."""
+
+
+@dataclass(frozen=True)
+class LocalProcess:
+    """A run in a process.
+
+    Attributes:
+        process: Of the command line.
+        record: The file of its standard output: one JSON record, of the result or of the error.
+        log: The file of its standard error.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    record: Path
+    log: Path
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self.process.poll() is None
+
+    def error(self) -> str:
+        """The error of its record; without one, the end of its log."""
+        with suppress(OSError, ValidationError):
+            record = RunRecord.from_json(self.record.read_text(encoding="utf-8"))
+            if record.error:
+                return record.error
+        log = self.log.read_text(encoding="utf-8", errors="replace").strip()
+        return log[-SHOWN:] or f"exited without an error message (killed?); see {self.log}"
+
+
+@dataclass
+class LocalProcesses:
+    """Starts `layermix` in processes.
+
+    Args:
+        folder: Where configs, records and logs go.
+        threads: Of each process, unless OMP_NUM_THREADS is set.
+    """
+
+    folder: Path
+    threads: int
+    started: list[LocalProcess] = field(default_factory=list)
+
+    def start(self, job: Job) -> LocalProcess:
+        """Start a job; it outlives Ctrl-C on this process, until `stop`."""
+        self.folder.mkdir(exist_ok=True)
+        config = self.folder / f"{job.name}.yaml"
+        write_text(config, to_yaml(job.config))
+        record, log = config.with_suffix(".json"), config.with_suffix(".log")
+        how = "--restart" if job.restart else "--resume"
+        arguments = [job.command, str(config), "--out", str(job.work), how, "--quiet", "--json"]
+        with record.open("wb") as output, log.open("wb") as errors:
+            process = subprocess.Popen(
+                # -P: a file in the user's folder must not stand in for a module
+                [sys.executable, "-P", "-m", "layermix", *arguments],
+                stdout=output,
+                stderr=errors,
+                env={"OMP_NUM_THREADS": str(self.threads), **os.environ},
+                start_new_session=True,  # Ctrl-C reaches this process only
+            )
+        local = LocalProcess(process, record, log)
+        self.started = [other for other in self.started if other.is_running()] + [local]
+        return local
+
+    def stop(self) -> None:
+        """Interrupt all processes; terminate, then kill those that do not end in time."""
+        for stop in (_interrupt, subprocess.Popen.terminate, subprocess.Popen.kill):
+            running = [local.process for local in self.started if local.is_running()]
+            for process in running:
+                stop(process)
+            until = time.monotonic() + STOP_SECONDS
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0, until - time.monotonic()))
+
+
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
+    """Send Ctrl-C, so that a run leaves its folder in order."""
+    if sys.platform == "win32":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)

@@ -1,0 +1,74 @@
+"""Records of studies: the committed ones are read, and their cells still show the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from layermix.runs.schema import FORMAT
+from layermix.studies.analysis import analyse
+from layermix.studies.declarations import read_declarations
+from layermix.studies.folder import PLAN_SUFFIX, Study
+from layermix.studies.plan import Plan
+from layermix.studies.schema import DeclarationsRecord, PlanRecord, StudyRecord
+
+RESULTS = Path(__file__).parents[3] / "results"
+COMMITTED = [
+    Study(file.parent, file.name.removesuffix(PLAN_SUFFIX))
+    for file in sorted(RESULTS.glob(f"*/*{PLAN_SUFFIX}"))
+]
+
+
+def plan_of(study: Study) -> Plan:
+    return PlanRecord.from_json(study.plan_file.read_text("utf-8")).plan()
+
+
+def without_new_fields(value: Any) -> Any:
+    """A record as format 0 had it: notes are texts, and no verdict says why it may change."""
+    if isinstance(value, list):
+        return [without_new_fields(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"code", "text"}:
+        return value["text"]
+    new = ("format", "preliminary")
+    return {key: without_new_fields(each) for key, each in value.items() if key not in new}
+
+
+def test_there_are_committed_studies() -> None:
+    assert len(COMMITTED) == 9
+
+
+@pytest.mark.parametrize("study", COMMITTED, ids=lambda study: study.name)
+def test_the_cells_of_a_committed_study_show_what_its_record_says(study: Study) -> None:
+    """Every number, verdict, sentence and note."""
+    written = StudyRecord.from_json(study.results_file.read_text("utf-8"))
+    assert written.format == 0
+    record = analyse(plan_of(study), study)
+    found, expected = (without_new_fields(each.to_dict()) for each in (record, written))
+    for ours, theirs in zip(found["family"], expected["family"], strict=True):
+        for each in (ours, theirs):  # the only numbers that depend on the order of a sum
+            each["stochastic_order"] = pytest.approx(each["stochastic_order"])
+    assert found == expected
+
+
+@pytest.mark.parametrize("study", COMMITTED, ids=lambda study: study.name)
+def test_the_plan_and_the_declarations_of_a_committed_study_are_read(study: Study) -> None:
+    record = PlanRecord.from_json(study.plan_file.read_text("utf-8"))
+    assert record.format == 0
+    again = PlanRecord.of(record.plan())
+    assert again == record.model_copy(update={"format": FORMAT})
+    assert PlanRecord.from_json(again.to_json()) == again
+    declarations = read_declarations(study)
+    assert declarations
+    pairs = declarations[-1].judged.pairs
+    assert [(pair.task, *pair.arms) for pair in pairs] == record.plan().judged
+    rewritten = DeclarationsRecord(format=FORMAT, declarations=declarations)
+    assert DeclarationsRecord.from_json(rewritten.to_json()) == rewritten
+
+
+@pytest.mark.parametrize("kind", [PlanRecord, DeclarationsRecord, StudyRecord])
+def test_a_record_of_a_later_version_is_refused(kind: Any) -> None:
+    with pytest.raises(ValidationError, match="format"):
+        kind.from_json(f'{{"format": {FORMAT + 1}}}')
