@@ -17,7 +17,7 @@ import yaml
 
 from layermix.runs.layout import is_busy
 from layermix.studies.plan import TEACHERS
-from layermix.studies.scheduler import LOGS, WORK
+from layermix.studies.folder import LOGS, WORK
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
 VARYING = ("written", "timings", "threads")  # of environment.json and result.json
@@ -177,7 +177,8 @@ def test_a_failing_cell_does_not_stop_the_others(
     assert "give the same command again" in done.err
     found = json.loads((place / "failing" / "failing.json").read_text())
     assert list(found["tasks"]["reviews"]["arms"]) == ["even"]
-    assert found["notes"][0].startswith("1 of 2 cells are finished")
+    assert found["notes"][0]["code"] == "unfinished-cells"
+    assert found["notes"][0]["text"].startswith("1 of 2 cells are finished")
 
 
 def test_without_its_teacher_no_cell_is_run(

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layermix.studies.analysis import declare
+from layermix.studies.declarations import declare
 from layermix.studies.folder import Study
 
 from ..study_folders import fill, make

@@ -21,7 +21,7 @@ from layermix.report.build import page_of, report
 from layermix.report.html import render
 from layermix.report.study_page import study_page
 from layermix.runs.reader import RunFiles
-from layermix.studies.analysis import declare
+from layermix.studies.declarations import declare
 from layermix.studies.folder import Study
 
 from ..study_folders import fill, make
@@ -552,7 +552,7 @@ def test_a_damaged_declaration_is_a_note(study_folder: Make) -> None:
     study = study_folder()
     (study.folder / "small.declared.json").write_text("[{")
     page, _ = page_of(study.folder)
-    assert "says what was declared beforehand" in page.notes[0]
+    assert "records what was declared before the runs" in page.notes[0]
 
 
 def test_a_study_of_an_older_version_is_told_the_way(study_folder: Make) -> None:
