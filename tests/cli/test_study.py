@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from layermix.runs.layout import is_busy
-from layermix.studies.plan import TEACHERS
 from layermix.studies.folder import LOGS, WORK
+from layermix.studies.plan import TEACHERS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "studies"
 VARYING = ("written", "timings", "threads")  # of environment.json and result.json
