@@ -57,7 +57,7 @@ def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> Non
     ("words", "told"),
     [
         (["export", "runs/exported"], "nothing to do: give --onnx (float32), --int8"),
-        (["export", "runs/exported", "--onnx"], "--force makes it anew, --out FOLDER puts it"),
+        (["export", "runs/exported", "--onnx"], "--force replaces it, --out FOLDER writes"),
         (["export", "nowhere/at/all", "--onnx"], "no such folder"),
         (["export", "reviews", "--onnx"], "no config.json in it"),
         (["export", "runs/exported", "--onnx", "--out", "no/x"], "there is no folder no"),
