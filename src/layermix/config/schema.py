@@ -1,4 +1,4 @@
-"""The sections and fields of a config: names, types, defaults and help texts.
+"""The sections and fields of a run's configuration: names, types, defaults and help texts.
 
 A field's docstring is its help text on the command line, in the JSON schema and in the docs.
 """
@@ -24,24 +24,23 @@ from layermix.config.presets import PRESETS
 
 
 def _split_commas(value: Any) -> Any:
-    """A list of a comma-separated text: `"0,1,2"` -> `["0", "1", "2"]`; `3` -> `[3]`."""
+    """`"0,1,2"` as typed on a command line -> `["0", "1", "2"]`; one number -> a list of it."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _split_rows(value: Any) -> Any:
-    """Rows of a text: `"0.9,0.1; 0.5,0.5"` -> `[["0.9", "0.1"], ["0.5", "0.5"]]`."""
+    """`"0.9,0.1; 0.5,0.5"` as typed on a command line -> rows of texts."""
     if isinstance(value, str):
         return [_split_commas(row) for row in value.split(";")]
     return value
 
 
 def _expand(value: str, info: ValidationInfo) -> str:
-    """The path with `~` and `$VARIABLE` expanded; as written with `context={"expand": False}`.
+    """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string.
 
-    Raises:
-        ValueError: If a variable is not set.
+    With `context={"expand": False}` a place stays as it was written.
     """
     if info.context is not None and not info.context.get("expand", True):
         return value
@@ -79,7 +78,7 @@ Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 WEIGHT_ROUNDING = 0.02
-"""How far the sum of a row of weights may be from 1, for rounded input; the row is scaled to 1."""
+"""How far from 1 a row of weights typed with few digits may sum; it is scaled to 1."""
 
 # The names of each table in core/, in its order; a test compares them.
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
@@ -91,7 +90,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, refuses unknown keys; a field's docstring is its help text."""
+    """Frozen, strict about unknown keys; a field's docstring is its help text everywhere."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -106,31 +105,31 @@ class TeacherConfig(OneWord):
     """The teacher: a fine-tuned encoder whose signals the student learns from."""
 
     model: Source | None = None
-    """A fine-tuned text classifier: a run folder made by `teach`, a model folder or a hub id."""
+    """Folder or hub id of a fine-tuned sequence classifier, or a run folder made by `teach`."""
     allow_weak: bool = False
-    """Continue even if the teacher is no better than always predicting the commonest class."""
+    """Go on although the teacher does not beat always answering the commonest class."""
 
 
 class StudentConfig(OneWord):
-    """The student: copied teacher blocks (the default), an existing model, or a new one."""
+    """The student: copied blocks of the teacher, a model as it is, or a fresh one."""
 
     model: Source | None = None
-    """An existing model: a folder or hub id. Without a head for the task it gets a new one."""
+    """Folder or hub id of a model taken as it is (a new head is made if it has none for the task).
+    """
     layers: Positive | None = None
-    """Number of blocks. Alone: copies that many of the teacher's first blocks (default: half of its
-    blocks). With hidden, heads or ffn: the depth of a new student."""
+    """Number of blocks; alone, the teacher's first ones are copied (default: half of them)."""
     blocks: Integers | None = None
-    """Teacher blocks to copy, counted from 0, such as 0,2,4."""
+    """Which teacher blocks to copy, counted from 0, such as 0,1,2."""
     hidden: Positive | None = None
-    """Hidden size of a new student, which keeps the teacher's vocabulary."""
+    """Hidden size of a fresh student with the teacher's vocabulary."""
     heads: Positive | None = None
-    """Attention heads of a new student."""
+    """Attention heads of a fresh student."""
     ffn: Positive | None = None
-    """Width of the feed-forward layers of a new student."""
+    """Width of the feed-forward layers of a fresh student."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The given sizes of a new student, without `layers`."""
+        """The sizes given for a fresh student, without `layers`."""
         named = {"hidden": self.hidden, "heads": self.heads, "ffn": self.ffn}
         return {name: size for name, size in named.items() if size is not None}
 
@@ -146,7 +145,7 @@ class StudentConfig(OneWord):
         if len(given) > 1 and not (self.sizes and given[0] == "layers"):
             raise ValueError(
                 f"{' and '.join(given)} contradict each other; give a model, or blocks, or layers "
-                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a new one)"
+                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a fresh one)"
             )
         return self
 
@@ -155,121 +154,116 @@ class DataConfig(OneWord):
     """The texts and labels."""
 
     path: Source | None = None
-    """A folder with train and, if you have them, validation and test files (TSV, CSV, JSONL or
-    Parquet), one such file, a saved `datasets` folder, or a hub data set such as glue:mrpc."""
+    """Folder with train and validation (TSV, CSV, JSONL, Parquet), one such file, a saved
+    `datasets` folder, or a hub data set such as glue:mrpc."""
     train: Source | None = None
-    """Training file, in place of data.path."""
+    """A single training file, instead of a folder."""
     validation: Source | None = None
-    """Validation file. Without one, a tenth of the training rows is used for validation."""
+    """A single validation file; without one, a tenth of the training rows is split off."""
     test: Source | None = None
-    """Test file, scored once at the end."""
+    """A single test file, evaluated once at the end."""
     unlabeled: Source | None = None
-    """File of texts without labels. The student learns from the teacher on them; L_sup skips
-    them."""
+    """A file of texts without labels; the teacher's terms apply to them, the supervised one does
+    not."""
     text_columns: Annotated[Words, Field(max_length=2)] | None = None
-    """One text column, or two for text pairs. By default found by common names, such as text."""
+    """One or two text columns; found by their usual names if not given."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
-    """The label column. By default found by common names, such as label."""
+    """The label column; found by its usual name if not given."""
     quoting: Literal["auto", "quoted", "raw"] = "auto"
-    """TSV only: quote marks delimit fields (quoted) or belong to the text (raw, as in GLUE); auto
-    decides by the file."""
+    """TSV only: whether quote marks delimit fields (quoted) or are text (raw, as in GLUE)."""
     task: str | None = None
-    """Name of a known task, which sets the metrics (see `layermix list`). By default guessed from
-    the path."""
+    """Name of a known task, for its metrics (see `layermix list`); found from the path if not
+    given."""
     max_length: Annotated[int, Field(ge=4)] | None = None
-    """Longest input in tokens; longer texts are cut. By default chosen from the data."""
+    """Longest input in tokens; longer ones are cut. Chosen from the data if not given."""
     train_rows: Positive | None = None
-    """Use only this many training rows, chosen by a hash of the text: the same rows for every
-    seed."""
+    """Use only this many training rows, drawn by a hash of their text (the same rows for every
+    seed)."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.path is not None and self.train is not None:
-            raise ValueError("path and train contradict each other; give one of them")
+            raise ValueError("path and train contradict each other; give a folder or single files")
         single = self.train or (self.path and Path(self.path).suffix)
         if not single and (self.validation or self.test):
             raise ValueError(
-                "validation and test files need a training file; give it as train, or as path"
+                "validation and test files need a training file beside them; give it as train, or "
+                "as path"
             )
         return self
 
 
 class MixConfig(OneWord):
-    """The mix of teacher layers that each student layer learns from (equations 1 and 2)."""
+    """How teacher layers are mixed for each student layer: equations (1) and (2)."""
 
     strategy: MixName = "learned"
-    """How α, the weights of the mix, is set; `layermix list` explains each way."""
+    """The way to set α; `layermix list` says what each one does."""
     teacher_layers: Integers | None = None
-    """Teacher blocks to mix, counted from 0, such as 2,5,8,11. By default the teacher's blocks are
-    split into as many equal groups as the student has layers, and the last of each group is used.
-    """
+    """Teacher blocks to mix, counted from 0 (the paper: 2,5,8,11); by default the last of each of K
+    equal groups."""
     student_layers: Integers | None = None
-    """Student blocks that learn from the mix, counted from 0. By default all."""
+    """Student blocks that are taught, counted from 0; by default all."""
     weights: Rows | None = None
-    """Your own α: one row per student layer, one weight per teacher layer, such as
-    "0.9,0.1; 0.5,0.5"; each row sums to 1. `fixed` keeps it, `learned` starts from it."""
+    """α by hand, rows of student layers such as "0.9,0.1; 0.5,0.5", each summing to 1: in place of
+    the map with `fixed`, or where a `learned` α starts."""
     start: Literal["uniform", "diagonal"] = "uniform"
-    """Where a learned α starts: equal weights (uniform), or weight 0.9 where `fixed` has 1
-    (diagonal)."""
+    """Where a learned α starts: s = 0, or near the fixed map (α = 0.9 there)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of s, the logits of a learned α; s has no weight decay."""
+    """Learning rate of the mix logits s; they have no weight decay."""
     schedule: Literal["same", "constant"] = "same"
-    """Learning-rate schedule of s: the same as the student's, or constant."""
+    """Learning-rate schedule of s: the student's, or constant."""
 
     @model_validator(mode="after")
     def _weights_are_distributions(self) -> Self:
         if self.weights is None:
             return self
         if self.strategy not in ("fixed", "learned"):
-            raise ValueError(f"weights need the strategy fixed or learned, found {self.strategy}")
+            raise ValueError(f"weights go with the strategy fixed or learned, not {self.strategy}")
         for number, row in enumerate(self.weights):
             if abs(sum(row) - 1) > WEIGHT_ROUNDING:
                 raise ValueError(f"weights of row {number} sum to {sum(row):g}, wanted 1")
             if self.strategy == "learned" and min(row) == 0:
                 raise ValueError(
-                    f"a weight of row {number} is 0; a learned α cannot start from 0, so give a "
-                    "small weight"
+                    f"a weight of row {number} is 0, from where a learned α cannot start; give it "
+                    "a small one"
                 )
         return self
 
 
 class LossConfig(Section):
-    """The terms of the loss (equation 4) and their weights; weight 0 switches a term off."""
+    """The weights and kinds of the terms of equation (4); a term of weight 0 is not built."""
 
     supervised_weight: Weight = 1.0
     """Weight of L_sup, the loss on the labels."""
     supervised: SupervisedLoss = "cross_entropy"
     """L_sup: cross entropy (classes), mse (regression) or bce (multi-label)."""
     logit_weight: Weight = 1.0
-    """λ_logit, the weight of L_logit, the loss between student and teacher logits."""
+    """λ_logit, the weight of L_logit."""
     logit: LogitLoss = "soft_cross_entropy"
-    """Formula of L_logit; `layermix list` explains each one."""
+    """L_logit: how the student's logits follow the teacher's."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature T: L_logit divides all logits by T; the loss is multiplied by T²."""
+    """Temperature T of L_logit; the loss is multiplied by T²."""
     hidden_weight: Weight = 1.0
-    """λ_hid, the weight of L_hid, the loss between student hidden states and the mix."""
+    """λ_hid, the weight of L_hid."""
     hidden: HiddenReduction = "mean"
-    """How L_hid averages the squared difference (equation 3); `layermix list` explains each
-    way."""
+    """L_hid: how the squared difference of equation (3) is reduced."""
     embedding_weight: Weight = 0.0
-    """Weight of the loss between the embedding outputs (as in TinyBERT)."""
+    """Weight of the same loss between the embedding outputs (the fifth pair of TinyBERT)."""
     attention_weight: Weight = 0.0
-    """λ_att, the weight of L_att, the loss between attention scores before the softmax; layers are
-    paired as by `fixed`. Above 0, the teacher runs on every batch."""
+    """λ_att, the weight of L_att between attention scores before the softmax, layer by layer as
+    `fixed` maps them. The teacher then runs on every batch."""
     attention_heads: Literal["matched", "averaged"] = "matched"
-    """L_att compares head by head (matched), or the means over heads (averaged), which unequal
-    numbers of heads need."""
+    """L_att: head by head, or the mean over heads (for unequal numbers of heads)."""
     entropy_weight: float = 0.1
-    """β of L_ent = −β Σ_k H(α_k), the entropy of a learned α: positive keeps α spread out,
-    negative sharpens it."""
+    """β of L_ent = −β Σ_k H(α_k): positive keeps a learned α from collapsing, negative sharpens it.
+    """
     projection: Literal["shared", "per_layer"] = "shared"
-    """The projection P from the student's to the teacher's hidden size (equation 3): one matrix for
-    all student layers, or one per layer."""
+    """P of equation (3): one matrix for all student layers, or one each."""
     projection_bias: bool = False
-    """Give P a bias."""
+    """Whether P has a bias."""
     projection_start: Literal["auto", "identity", "random"] = "auto"
-    """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, or auto:
-    identity if the hidden sizes are equal, else random."""
+    """Where P starts: identity needs equal widths, and leaves copied blocks what they know; auto is
+    identity where the widths are equal, else random."""
 
     @property
     def asks_teacher(self) -> bool:
@@ -283,7 +277,7 @@ class LossConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Training: optimisation, choice of the reported epoch, logs and checkpoints."""
+    """Optimisation, selection of the reported epoch, and saving."""
 
     epochs: Positive = 10
     """Passes over the training rows."""
@@ -292,69 +286,66 @@ class TrainingConfig(Section):
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
     batching: Literal["by_length", "random"] = "by_length"
-    """by_length: batches of rows of similar length, which need less padding. random: batches of
-    random rows."""
+    """by_length: rows of similar length together, so less is padded. random: batches as drawn."""
     precision: Precision = "auto"
-    """Precision of matrix products: fp32, bf16 (bfloat16 autocast; weights, mix and losses stay
-    float32), or auto: bf16 where the hardware supports it."""
+    """Of the matrix products: bf16 (bfloat16 autocast; weights, mix and losses stay float32), fp32,
+    or auto: bf16 where the machine has instructions for it."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that pad rows and read the teacher's stored signals ahead of the step; 0 does both
     within the step. The result is the same."""
     accumulation: Positive = 1
-    """Number of batches whose gradients are added up for one optimiser step."""
+    """Batches whose gradients are added up before a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     """Peak learning rate of the student and of P."""
     warmup: Annotated[float, Field(ge=0)] = 0.1
-    """Warmup: a number of steps, or, below 1, a share of all steps."""
+    """Warmup steps; below 1, the share of all steps."""
     schedule: Literal["linear", "constant"] = "linear"
-    """Learning rate after the warmup: falls linearly to 0, or stays constant."""
+    """After the warmup: linear to 0, or constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Weight decay of AdamW; biases, norms and s have none."""
+    """AdamW's weight decay (none on biases, norms and s)."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Largest gradient norm; larger gradients are scaled down. 0: no limit."""
+    """Gradients are clipped to this norm; 0 switches it off."""
     selection: Literal["none", "holdout"] = "none"
-    """none: train on all rows; report the last epoch and, as the paper does, the best on the
-    validation rows (`last`, `best_on_dev`). holdout: keep rows out of training, choose the epoch
-    by them, save it, and report `last` and `selected`."""
+    """none: train on all rows, report `last` and `best_on_dev` (the paper's). holdout: keep rows
+    out of training to choose the epoch, report `last` and `selected`."""
     holdout_fraction: Fraction = 0.1
-    """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of the
+    """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of their
     text."""
     log_every: Positive = 10
-    """Steps between two lines in history.jsonl."""
+    """Steps between two lines of history.jsonl."""
     gradients_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two measurements of each loss term's gradient norm, which go into the log. A
-    measurement costs one backward pass per term; 0: none."""
+    """Steps between two measurements of how large each part's gradient on the student is, which
+    cost a backward pass per part; 0 measures nothing. The last ones are logged."""
     report_to: Trackers | None = None
-    """Experiment trackers that receive the logs, α included. TensorBoard's files go into the run
-    folder."""
+    """Experiment trackers that get the logs, α included, as they are made; TensorBoard's files go
+    into the run folder."""
     save_every: Positive = 200
-    """Steps between two checkpoints; each epoch ends with one, too. --resume continues
-    from the last one."""
+    """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
 
 
 class CacheConfig(Section):
-    """The teacher cache: signals on disk, computed once per text, shared by all runs."""
+    """The teacher's signals on disk: computed once per text, shared by all runs on the machine."""
 
     use: bool = True
-    """Store the teacher's signals; otherwise the teacher runs on every batch."""
+    """Keep them; otherwise the teacher runs on every batch."""
     folder: Source | None = None
-    """The cache folder. By default $LAYERMIX_CACHE, or layermix/signals in your cache folder."""
+    """Where (default: $LAYERMIX_CACHE, or layermix/signals in the user's cache folder)."""
     max_gb: Annotated[float, Field(ge=0)] = 50.0
-    """Cache size limit in GB; if it is exceeded, the teacher runs on every batch."""
+    """Most space, in GB, that the folder may take; what does not fit is computed on every batch."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Number format in which hidden states are stored."""
+    """How hidden states are stored."""
     precision: Precision = "auto"
-    """Precision in which the signals are computed; auto: bf16 where the hardware supports it and
-    the teacher's predictions stay the same, else fp32."""
+    """How they are computed; auto: bf16 where the machine has instructions for it and the teacher's
+    predictions stay the same."""
 
 
 class Run(Section):
-    """Base of a whole config: accepts sections in short form, and starts from a preset."""
+    """What a whole config has beyond its fields: sections in short, and values to start from."""
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, value: Any) -> Any:
-        """The user's values merged over those that the config starts from."""
+        """Put what the user says over what it starts from."""
         if not isinstance(value, Mapping):
             return value
         given = spell_out(cls, value)
@@ -362,7 +353,7 @@ class Run(Section):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Defaults that differ from the fields' own; `given` overrides them."""
+        """Values for what `given` does not say, where they are not the fields' own defaults."""
         return {}
 
 
@@ -370,11 +361,11 @@ class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Defaults to start from: default (recommended), paper (the settings and student of the paper's
-    Table 1) or tinybert (TinyBERT's settings in one stage). Your own settings override them; your
-    own student replaces the preset's."""
+    """Values to start from: default (the recipe of docs/choosing.md), paper (its Table 1 and
+    student) or tinybert (its recipe in a single stage). A student of your own replaces the
+    preset's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
+    """Fixes the start of new weights, the row order and dropout; arms that share it are paired."""
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
@@ -385,11 +376,9 @@ class DistillConfig(Run):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The preset's values; its student only if `given` has none, since the two would mix."""
+        """The preset; its student only if the user describes none, since the two would mix."""
         name = given.get("preset", "default")
-        preset = (
-            PRESETS.get(name, {}) if isinstance(name, str) else {}
-        )  # an unknown name fails in validation
+        preset = PRESETS.get(name, {}) if isinstance(name, str) else {}  # a wrong one is told later
         return {
             key: value
             for key, value in preset.items()
@@ -401,15 +390,15 @@ class TeachConfig(Run):
     """One fine-tuning of a teacher."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything random: the new head, row order and dropout."""
+    """Fixes the start of the head, the row order and dropout."""
     model: Source | None = None
-    """A pretrained encoder: a folder, a hub id, or `minilm`, the packaged MiniLM (extra `demo`)."""
+    """Folder or hub id of a pretrained encoder; `minilm` is the packaged MiniLM (extra `demo`)."""
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=5e-5)
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The defaults of `training`, kept where `given` sets only some of its keys."""
+        """The defaults of `training`, which a section with other keys keeps."""
         return {"training": {"epochs": 3, "learning_rate": 5e-5}}
 
 
@@ -432,7 +421,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spell_out(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All sections as dictionaries that can be merged, without empty ones.
+    """Sections as dictionaries, so that they can be merged; those that say nothing are left out.
 
     Examples:
         >>> spell_out(DistillConfig, {"mix": "fixed", "data": None, "loss": LossConfig(logit="kl")})
