@@ -270,7 +270,7 @@ def test_what_a_killed_export_left_is_removed(model: Path) -> None:
 
 
 def test_two_exports_to_one_place(model: Path) -> None:
-    busy = pytest.raises(RunExistsError, match="another process is exporting there; wait for it")
+    busy = pytest.raises(RunExistsError, match="another process exports there; wait for it")
     with FileLock(model / ".onnx.exporting"), busy:
         export(str(model), rows_of(model))
     assert not (model / "onnx").exists()
