@@ -43,7 +43,9 @@ class FreeStudent(nn.Module):
         hidden = self.layers[list(needs.layers)] if needs.layers else None
         embedding = self.embedding if needs.embedding else None
         attention = self.attention[list(needs.attention)] if needs.attention else None
-        return Signal(self.logits, self.mask, needs.layers, hidden, embedding, attention)
+        return Signal(
+            self.logits, self.mask, needs.layers, hidden, embedding, attention, needs.attention
+        )
 
 
 class Problem:
@@ -84,7 +86,8 @@ class Problem:
         layers = self.teacher.layers[list(needs.layers)] if needs.layers else None
         embedding = self.teacher.embedding if needs.embedding else None
         attention = self.teacher.attention[list(needs.attention)] if needs.attention else None
-        signal = Signal(self.teacher.logits, self.mask, needs.layers, layers, embedding, attention)
+        logits, asked = self.teacher.logits, needs.attention
+        signal = Signal(logits, self.mask, needs.layers, layers, embedding, attention, asked)
         return {"labels": self.labels}, signal, count
 
     def slow(self, count: int | None) -> Tensor:
@@ -92,7 +95,7 @@ class Problem:
         student = Sides(own.logits, own.layers, own.embedding, own.attention)
         matrices = [] if self.objective.projection is None else self.objective.projection.matrices
         learned = Learned(self.s, [m.weight for m in matrices], [m.bias for m in matrices])
-        drawn = getattr(self.objective.mix, "weights", None)
+        drawn = getattr(self.objective.mix, "alpha", None)
         examples = len(self.labels) if count is None else count
         return total_loss(
             self.config, student, self.teacher, self.mask, self.labels, learned, drawn, examples
