@@ -444,8 +444,9 @@ def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> Train
         remove_unused_columns=False,  # row_id must reach the teacher
         label_names=["labels", "row_id"],
         logging_nan_inf_filter=False,  # PartMeter finds them, and says which part
+        # Not persistent: a loader that is made anew in each epoch draws the same random numbers as
+        # one without workers, so dropout has the same bits.
         dataloader_num_workers=config.loader_workers,
-        dataloader_persistent_workers=config.loader_workers > 0,
         dataloader_pin_memory=on_gpu,
         accelerator_config={"non_blocking": on_gpu},
     )
