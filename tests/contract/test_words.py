@@ -1,0 +1,57 @@
+"""No behaviour depends on the wording of a message of this package."""
+
+import ast
+from pathlib import Path
+
+import layermix
+
+SOURCE = Path(layermix.__file__).parent
+FOREIGN = {
+    ("cli/command.py", "part in str(error)"),  # safetensors and torch give no errno
+    ("config/loading.py", "problem['msg'].removeprefix('Value error, ')"),  # of pydantic
+    ("data/files.py", "'unexpected end' in fault"),  # of the csv module
+}
+"""Messages of other packages that have no code."""
+OUTCOMES = {"not attainable", "no difference shown"}
+"""Values of a Literal: codes, whatever they look like."""
+TESTS = {"startswith", "endswith", "partition", "rpartition", "removeprefix", "removesuffix"}
+
+
+def is_sentence(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and " " in node.value.strip()
+        and any(letter.isalpha() for letter in node.value)
+        and node.value not in OUTCOMES
+    )
+
+
+def is_text_of_error(node: ast.expr) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("str", "repr")
+        and len(node.args) == 1
+        and isinstance(node.args[0], ast.Name)
+        and "err" in node.args[0].id
+    )
+
+
+def compares_words(node: ast.AST) -> bool:
+    if isinstance(node, ast.Compare):
+        parts = (node.left, *node.comparators)
+        return any(is_sentence(part) or is_text_of_error(part) for part in parts)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr in TESTS and any(map(is_sentence, node.args))
+    return False
+
+
+def test_no_source_compares_the_text_of_a_message() -> None:
+    found = {
+        (file.relative_to(SOURCE).as_posix(), ast.unparse(node))
+        for file in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if compares_words(node)
+    }
+    assert found == FOREIGN
