@@ -118,7 +118,7 @@ def layermix(
     from layermix.core.objective import build_objective
     from layermix.core.trainer import Cadence, DistillTrainer
     from layermix.data.tokenization import Collator
-    from layermix.hardware.cpu_kernels import reuse_memory
+    from layermix.hardware.cpu_kernels import prepare_process
     from layermix.models.embedding_rows import occurring, only_occurring_trained
     from layermix.models.encoder import HFEncoder
     from layermix.models.inference import moved
@@ -140,7 +140,7 @@ def layermix(
             },
         }
     )
-    reuse_memory()
+    prepare_process()
     source = HFEncoder(teacher.model)
     objective = build_objective(
         HFEncoder(student.model), source.num_layers, source.hidden_size, config

@@ -21,7 +21,7 @@ from layermix.core.signals import Batch, Needs, Signal
 from layermix.core.trainer import DistillTrainer
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, tokenize
-from layermix.hardware.precision import default_device
+from layermix.hardware.device import default_device
 from layermix.models.encoder import HFEncoder
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher

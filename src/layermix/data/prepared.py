@@ -31,6 +31,7 @@ class PreparedData:
         collate: Rows -> padded batch.
         max_length: Tokens that no row exceeds.
         cut: Share of the rows of each split that were cut, in [0, 1].
+        teacher_fingerprint: Hash of the teacher's weights, computed once per run; None for `teach`.
         teacher_logits: The teacher's logits, (N, C), for each split but `train`; empty for `teach`.
         teacher_scores: The teacher's scores for each of these splits that has labelled rows.
         notes: Sentences worth telling the user.
@@ -42,6 +43,7 @@ class PreparedData:
     collate: Collator
     max_length: int
     cut: Mapping[str, float]
+    teacher_fingerprint: str | None = None
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

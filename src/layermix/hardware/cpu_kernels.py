@@ -1,6 +1,11 @@
-"""Dropout, attention and memory as they are fastest on a CPU."""
+"""Dropout, attention and memory settings that are fast on a CPU.
+
+Half of a small student's step on a CPU is not arithmetic: drawing dropout masks one by one, slow
+attention kernels, and fresh memory from the kernel. docs/performance.md has the measurements.
+"""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +18,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _STEPS = 2**16  # probabilities that 16 random bits can tell apart
-
-
 _WRITTEN_OUT = 2048  # tokens; beyond, the scores of all pairs would take too much memory
 
 
 @contextmanager
 def fast_pass(device: torch.device, precision: torch.dtype) -> Iterator[None]:
-    """Run a forward pass in `precision` (weights stay float32), on a CPU with `QuickFunctions`."""
+    """Runs a forward pass in `precision` (weights stay float32), on a CPU with `QuickFunctions`."""
     with ExitStack() as stack:
         if precision != torch.float32:
             stack.enter_context(torch.autocast(device.type, precision))
@@ -30,15 +33,15 @@ def fast_pass(device: torch.device, precision: torch.dtype) -> Iterator[None]:
 
 
 class QuickFunctions(TorchFunctionMode):
-    """Dropout and attention as they are fastest on a CPU.
+    """Replaces dropout and attention by versions that are faster on a CPU.
 
     A dropout mask takes 16 random bits per element instead of a draw each. The probability is
     rounded to 1/65,536, and what is kept is scaled by the rounded one, so the expectation is exact
     up to the rounding of that factor to the precision of the input.
-    The bits come from a quick generator that torch's seeds, so a resumed run draws the same.
+    torch's generator seeds the fast generator of the bits, so a resumed run draws the same.
 
-    Attention is written out where it has dropout, as torch itself does, and in bfloat16, for which
-    torch's kernel takes up to four times as long forward and backward.
+    Attention is computed step by step where it has dropout, as in torch itself, and in bfloat16,
+    for which torch's kernel takes up to four times as long forward and backward.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,7 @@ class QuickFunctions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Stand in for dropout and attention; let everything else through."""
+        """Replaces dropout and attention; calls every other function unchanged."""
         kwargs = kwargs or {}
         if func is functional.dropout:
             return _dropout(self.bits, *args, **kwargs)
@@ -58,7 +61,7 @@ class QuickFunctions(TorchFunctionMode):
 
 
 class _Bits:
-    """Random numbers of 16 bits; torch's generator, at the first draw, seeds where they come from.
+    """Random numbers of 16 bits from a generator that torch's generator seeds at the first draw.
 
     SFC64 takes a third of the time of torch's own, the Mersenne Twister.
     """
@@ -67,7 +70,7 @@ class _Bits:
         self.source: np.random.SFC64 | None = None
 
     def draw(self, count: int) -> Tensor:
-        """So many numbers from −32,768 to 32,767."""
+        """Returns `count` numbers from −32,768 to 32,767."""
         if self.source is None:
             self.source = np.random.SFC64(int(torch.empty((), dtype=torch.int64).random_()))
         words: Any = self.source.random_raw(-(-count // 4))  # of 64 bits
@@ -97,7 +100,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Written out where that pays; what is not simple is left to torch."""
+    """Computes attention step by step where that is faster; else calls torch's function."""
     short = key.shape[-2] <= _WRITTEN_OUT
     pays = dropout_p > 0 or (query.dtype == torch.bfloat16 and short)
     if is_causal or enable_gqa or not pays:
@@ -117,11 +120,23 @@ def _attention(
     return _dropout(bits, chances.to(value.dtype), dropout_p) @ value
 
 
-def reuse_memory() -> bool:
-    """Let this process keep memory that it frees, for the next step; whether that could be set.
+def prepare_process() -> None:
+    """Sets what makes this process fast on a CPU; call it before the first product.
 
-    glibc gives large blocks back to the kernel, which then has to clear new ones in every step:
-    a quarter of a small student's step. Only glibc is told; elsewhere nothing is done.
+    oneDNN, which torch uses for bfloat16 on a CPU, compiles code for every shape of a product:
+    about 19 kernels for each length of a batch, 33 kB each. It keeps 1,024 of them by default, so
+    with more than 50 lengths it would compile some of them anew in every step. It reads the limit
+    once, at its first product. A limit that the user has set stays.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
+    reuse_memory()
+
+
+def reuse_memory() -> bool:
+    """Makes this process keep memory that it frees; returns whether that was possible.
+
+    glibc returns large blocks to the kernel, which then has to clear new ones in every step: a
+    quarter of a small student's step. Other C libraries have no such setting.
     """
     if not sys.platform.startswith("linux"):
         return False

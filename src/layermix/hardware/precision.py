@@ -1,33 +1,19 @@
-"""What makes a step fast on the machine at hand, whatever is computed: precision, dropout, memory.
+"""The precision of matrix products: bfloat16 where the device computes in it, else float32."""
 
-On a CPU half of a small student's step is not arithmetic: drawing dropout masks one by one, slow
-attention kernels, and fresh memory from the kernel. docs/performance.md has the measurements.
-"""
-
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from layermix.config import Precision
-
-# oneDNN, which torch takes for bfloat16 on a CPU, writes code for every shape of a product: some 19
-# for each length of a batch. It keeps 1,024 (33 kB each); with more than 50 lengths it writes some
-# of it anew in every step. It reads this once, at its first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "4096")
-
-
-def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from layermix.hardware.device import default_device
 
 
 def choose_precision(wanted: Precision) -> torch.dtype:
-    """The precision of the matrix products: bfloat16 where the machine has instructions for it.
+    """Returns the precision of matrix products.
 
     Args:
-        wanted: `auto` looks at the machine; the others are taken as they are.
+        wanted: `fp32`, `bf16`, or `auto`: bfloat16 if the default device computes in it.
 
     Examples:
         >>> choose_precision("fp32")
@@ -38,9 +24,11 @@ def choose_precision(wanted: Precision) -> torch.dtype:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 itself; emulated it would be slower than float32."""
+    """Whether the device computes in bfloat16; emulation is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     cpu: Any = torch.cpu
     return device.type == "cpu" and bool(
         cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
@@ -48,5 +36,5 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """A tensor in float32, or as it is if it is more precise."""
+    """Converts a tensor to float32, unless it is more precise already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

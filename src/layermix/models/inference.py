@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from layermix.core.signals import Batch
 from layermix.errors import ModelError
-from layermix.hardware.precision import default_device
+from layermix.hardware.device import default_device
 from layermix.models.encoder import HFEncoder
 
 Floats = NDArray[np.float32]

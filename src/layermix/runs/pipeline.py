@@ -26,8 +26,9 @@ from layermix.core.terms import Supervised, Term
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError
-from layermix.hardware.precision import choose_precision, default_device
-from layermix.models.encoder import Classifier, HFEncoder, blocks_of, fingerprint
+from layermix.hardware.device import default_device
+from layermix.hardware.precision import choose_precision
+from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier
@@ -261,7 +262,7 @@ def distill_prepared(
         teacher=ModelRecord(
             place=teacher.source,
             parameters=teacher.model.num_parameters(),
-            fingerprint=fingerprint(teacher.model),
+            fingerprint=prepared.teacher_fingerprint,
             metrics=ScoresBySplit.model_validate(prepared.teacher_scores),
         ),
         mix=None

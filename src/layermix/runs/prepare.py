@@ -15,7 +15,8 @@ from layermix.data.splits import hold_out, take
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
-from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder
+from layermix.hardware.cpu_kernels import prepare_process
+from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
 from layermix.models.inference import TorchRunner, finite, logits_of
 from layermix.models.tokenizers import same_tokens
 from layermix.problems.classification import CLASSIFICATION
@@ -47,6 +48,7 @@ def prepare(
             teacher is not finite.
         ConfigError: If the wanted length is more than the models take.
     """
+    prepare_process()  # the teacher's products come first
     columns = [name for name in ("text", "text_pair") if name in texts.splits["train"].column_names]
     probed = texts.splits["train"][:PROBES]
     probes = list(zip(*(probed[name] for name in columns), strict=True))
@@ -86,7 +88,13 @@ def prepare(
         if prepared.problem.labelled(labels[name]).any()
     }
     notes = (*prepared.notes, *teacher.notes, *student.notes)
-    return replace(prepared, teacher_logits=logits, teacher_scores=scores, notes=notes)
+    return replace(
+        prepared,
+        teacher_fingerprint=fingerprint(teacher.model),
+        teacher_logits=logits,
+        teacher_scores=scores,
+        notes=notes,
+    )
 
 
 def check_teacher(

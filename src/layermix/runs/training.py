@@ -23,7 +23,7 @@ from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer, last_checkpoint
 from layermix.data.prepared import PreparedData
-from layermix.hardware.cpu_kernels import reuse_memory
+from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
@@ -121,7 +121,7 @@ class Training:
         reporter: Reporter,
     ) -> Result:
         started = time.monotonic()
-        reuse_memory()
+        prepare_process()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
         mix = self.objective.mix

@@ -15,7 +15,7 @@ from layermix.atomic import write_text
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.errors import Note
-from layermix.hardware.precision import default_device
+from layermix.hardware.device import default_device
 from layermix.models.inference import TorchRunner
 from layermix.models.loading import model_folder
 from layermix.runs.environment import environment

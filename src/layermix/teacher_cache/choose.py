@@ -16,8 +16,9 @@ from layermix.console import Reporter
 from layermix.core.objective import Objective
 from layermix.core.signals import Batch, Needs, Teacher
 from layermix.data.prepared import PreparedData
-from layermix.hardware.precision import choose_precision, default_device
-from layermix.models.encoder import Classifier, HFEncoder, fingerprint
+from layermix.hardware.device import default_device
+from layermix.hardware.precision import choose_precision
+from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
@@ -129,11 +130,12 @@ def open_cache(
         config: Its section cache is read.
         reporter: Is told.
     """
+    assert prepared.teacher_fingerprint is not None  # set by `prepare`
     rows = prepared.splits["train"]
     keys = row_keys(rows)
     root = cache_folder(config.cache)
     precise = Identity(
-        teacher=fingerprint(teacher.model),
+        teacher=prepared.teacher_fingerprint,
         layers=needs.layers,
         embedding=needs.embedding,
         width=int(teacher.model.config.hidden_size),

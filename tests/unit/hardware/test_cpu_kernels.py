@@ -176,7 +176,8 @@ def test_memory_is_kept_where_glibc_can_be_told(monkeypatch: pytest.MonkeyPatch)
 
 SHAPES = """
 import torch
-import layermix.hardware.precision
+from layermix.hardware.cpu_kernels import prepare_process
+prepare_process()
 one = torch.ones(1200, 8, dtype=torch.bfloat16)
 for _ in range(2):
     for rows in range(1, 1201): one[:rows] @ one[:8]
