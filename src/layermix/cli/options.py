@@ -49,8 +49,10 @@ def config_options(
             names = [f"--{name}" for name in (short.get(dotted), dotted) if name]
             text = " ".join((field.description or "").split())
             default = (defaults[section] if section else defaults)[leaf]
-            if default is not None and not flag:
+            if default is not None:
                 shown = f"{default:g}" if isinstance(default, float) else default
+                if flag:
+                    shown = "yes" if default else "no"
                 text += f"  [default: {shown}]"
             title = (sections[section].__doc__ or "").rstrip(".") if section else RUN_TITLE
             option = click.option(

@@ -1,8 +1,8 @@
-"""What a run is described by. Knows no torch.
+"""What describes a run: fields, presets, YAML files and flags. Imports no torch.
 
 Values come from a preset (`presets`), then a YAML file, then flags (`loading`); the merged
-dictionary is validated once against `schema`. `describe` makes the JSON schema. Read `schema`
-first.
+dictionary is validated once against `schema`. `describe` makes the JSON schema for editors. Read
+`schema` first.
 """
 
 from layermix.config.describe import json_schema as json_schema

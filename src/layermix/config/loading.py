@@ -1,4 +1,4 @@
-"""Builds a config from YAML and flags and reports every problem by flag or line; writes YAML."""
+"""Builds a config from YAML and flags, reports every problem by flag or line, and writes YAML."""
 
 import difflib
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ ALIASES = {
     "data": "data.path",
     "report_to": "training.report_to",
 }
-"""What the command line calls `--teacher T` is the field `teacher.model`."""
+"""Short names of options: `--teacher T` sets the field `teacher.model`."""
 
 Config = TypeVar("Config", bound=BaseModel)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"mix.strategy": "fixed"}` -> `{"mix": {"strategy": "fixed"}}`."""
+    """Nested dictionaries: `{"mix.strategy": "fixed"}` -> `{"mix": {"strategy": "fixed"}}`."""
     nested: dict[str, Any] = {}
     for dotted, value in flat.items():
         *parents, leaf = dotted.split(".")
@@ -40,24 +40,28 @@ def load(
     """Build a config from an optional YAML file and flags that override it.
 
     Args:
-        kind: `DistillConfig`, `TeachConfig`, or another of their making.
+        kind: `DistillConfig`, `TeachConfig` or a class like them.
         file: A YAML file of the same shape.
         flags: Dotted field names (or the aliases `teacher`, `student`, `data`) to values as typed.
 
     Raises:
-        ConfigError: Listing every problem at once, each by its flag or its line in the file.
+        ConfigError: With every problem, each with its flag or its line in the file.
     """
     flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
     from_file, lines = read_yaml(file) if file else ({}, {})
     given = spell_out(kind, from_file)
-    # What is no section stays what it is, for the error; flags would hide it.
-    wrong = {name for name in section_kinds(kind) if not isinstance(given.get(name, {}), Mapping)}
-    heard = {name: value for name, value in flags.items() if name.partition(".")[0] not in wrong}
+    # A value where a section belongs must reach the validation; flags would hide it.
+    no_section = {
+        name for name in section_kinds(kind) if not isinstance(given.get(name, {}), Mapping)
+    }
+    kept = {
+        name: value for name, value in flags.items() if name.partition(".")[0] not in no_section
+    }
     try:
-        return kind.model_validate(merge(given, nest(heard)))
+        return kind.model_validate(merge(given, nest(kept)))
     except ValidationError as error:
         problems: list[str] = [
-            _tell(kind, problem, flags, file, lines) for problem in error.errors()
+            _located(kind, problem, flags, file, lines) for problem in error.errors()
         ]
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the config:"
         raise ConfigError("\n".join([count, *problems])) from None
@@ -67,46 +71,48 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """A YAML mapping, and the line number of each dotted key.
 
     Raises:
-        ConfigError: If the file cannot be read, is no mapping, or has a key twice.
+        ConfigError: If the file cannot be read, is no mapping, or sets a key twice.
     """
     try:
         text = file.read_text(encoding="utf-8")
         node, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file; give the path of a YAML config") from None
+        raise ConfigError(f"{file}: no such file; give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
     if value is None:
         return {}, {}
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: found a {type(value).__name__}, wanted `key: value` lines")
     lines: dict[str, int] = {}
-    twice: list[str] = []
+    repeated: list[str] = []
 
     def walk(mapping: yaml.Node, prefix: str) -> None:
         for key, child in mapping.value:
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if name in lines:
-                twice.append(f"  {file}:{line}: {name} stands on line {lines[name]} already")
+                repeated.append(f"  {file}:{line}: {name} is already set on line {lines[name]}")
             lines[name] = line
             if isinstance(child, yaml.MappingNode):
                 walk(child, f"{name}.")
 
     assert node is not None
     walk(node, "")
-    if twice:
-        raise ConfigError("\n".join(["a key may be given only once:", *twice]))
+    if repeated:
+        raise ConfigError(
+            "\n".join(["found keys that are set twice; keep one of each:", *repeated])
+        )
     return value, lines
 
 
-def _tell(
+def _located(
     kind: type[BaseModel],
     problem: Any,
     flags: Mapping[str, Any],
     file: Path | None,
     lines: Mapping[str, int],
 ) -> str:
-    """One pydantic problem in the words the user typed."""
+    """A pydantic problem as a line that begins with the flag, or the file and line, it is about."""
     name, message = explain(kind, problem)
     short = {long: alias for alias, long in ALIASES.items()}
     typed = [flag for flag in flags if flag == name or flag.startswith(f"{name}.")]
@@ -134,14 +140,14 @@ def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
 
 
 def _suggestion(unknown: str, known: set[str]) -> str:
-    """What may have been meant: the same key in another section, or one spelled alike."""
+    """A question for the end of a message: the same key in another section, or a similar one."""
     leaf = unknown.rpartition(".")[2]
     moved = sorted(name for name in known if name.rpartition(".")[2] == leaf)
-    found = moved or difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    similar = moved or difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {' or '.join(similar)}?" if similar else ""
 
 
 def to_yaml(config: BaseModel) -> str:
-    """The whole resolved config as YAML that `load` reads back to an equal one."""
+    """The whole config as YAML; `load` reads it back to an equal config."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text

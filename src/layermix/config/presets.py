@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "default": {  # configs/studies/local-recipe.yaml chose it, local-recipe-confirmed.yaml tried it
+    "default": {  # chosen by configs/studies/local-recipe.yaml, confirmed by local-recipe-confirmed
         "mix": {"strategy": "fixed"},
         "loss": {"hidden_weight": 10},
         "training": {"epochs": 6, "learning_rate": 1e-4},

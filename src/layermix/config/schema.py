@@ -1,4 +1,4 @@
-"""The sections and fields of a run's configuration: names, types, defaults and help texts.
+"""The sections and fields of a config: names, types, defaults and help texts.
 
 A field's docstring is its help text on the command line, in the JSON schema and in the docs.
 """
@@ -24,23 +24,24 @@ from layermix.config.presets import PRESETS
 
 
 def _split_commas(value: Any) -> Any:
-    """`"0,1,2"` as typed on a command line -> `["0", "1", "2"]`; one number -> a list of it."""
+    """A list of a comma-separated text: `"0,1,2"` -> `["0", "1", "2"]`; `3` -> `[3]`."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _split_rows(value: Any) -> Any:
-    """`"0.9,0.1; 0.5,0.5"` as typed on a command line -> rows of texts."""
+    """Rows of a text: `"0.9,0.1; 0.5,0.5"` -> `[["0.9", "0.1"], ["0.5", "0.5"]]`."""
     if isinstance(value, str):
         return [_split_commas(row) for row in value.split(";")]
     return value
 
 
 def _expand(value: str, info: ValidationInfo) -> str:
-    """Expand `~` and `$VARIABLE`; an unset variable is an error, never an empty string.
+    """The path with `~` and `$VARIABLE` expanded; as written with `context={"expand": False}`.
 
-    With `context={"expand": False}` a place stays as it was written.
+    Raises:
+        ValueError: If a variable is not set.
     """
     if info.context is not None and not info.context.get("expand", True):
         return value
@@ -78,7 +79,7 @@ Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 WEIGHT_ROUNDING = 0.02
-"""How far from 1 a row of weights typed with few digits may sum; it is scaled to 1."""
+"""How far the sum of a row of weights may be from 1, for rounded input; the row is scaled to 1."""
 
 # The names of each table in core/, in its order; a test compares them.
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
@@ -90,7 +91,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class Section(BaseModel):
-    """Frozen, strict about unknown keys; a field's docstring is its help text everywhere."""
+    """Base of all sections: frozen, refuses unknown keys; a field's docstring is its help text."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -105,31 +106,31 @@ class TeacherConfig(OneWord):
     """The teacher: a fine-tuned encoder whose signals the student learns from."""
 
     model: Source | None = None
-    """Folder or hub id of a fine-tuned sequence classifier, or a run folder made by `teach`."""
+    """A fine-tuned text classifier: a run folder made by `teach`, a model folder or a hub id."""
     allow_weak: bool = False
-    """Go on although the teacher does not beat always answering the commonest class."""
+    """Continue even if the teacher is no better than always predicting the commonest class."""
 
 
 class StudentConfig(OneWord):
-    """The student: copied blocks of the teacher, a model as it is, or a fresh one."""
+    """The student: copied teacher blocks (the default), an existing model, or a new one."""
 
     model: Source | None = None
-    """Folder or hub id of a model taken as it is (a new head is made if it has none for the task).
-    """
+    """An existing model: a folder or hub id. Without a head for the task it gets a new one."""
     layers: Positive | None = None
-    """Number of blocks; alone, the teacher's first ones are copied (default: half of them)."""
+    """Number of blocks. Alone: copies that many of the teacher's first blocks (default: half of its
+    blocks). With hidden, heads or ffn: the depth of a new student."""
     blocks: Integers | None = None
-    """Which teacher blocks to copy, counted from 0, such as 0,1,2."""
+    """Teacher blocks to copy, counted from 0, such as 0,2,4."""
     hidden: Positive | None = None
-    """Hidden size of a fresh student with the teacher's vocabulary."""
+    """Hidden size of a new student, which keeps the teacher's vocabulary."""
     heads: Positive | None = None
-    """Attention heads of a fresh student."""
+    """Attention heads of a new student."""
     ffn: Positive | None = None
-    """Width of the feed-forward layers of a fresh student."""
+    """Width of the feed-forward layers of a new student."""
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes given for a fresh student, without `layers`."""
+        """The given sizes of a new student, without `layers`."""
         named = {"hidden": self.hidden, "heads": self.heads, "ffn": self.ffn}
         return {name: size for name, size in named.items() if size is not None}
 
@@ -145,7 +146,7 @@ class StudentConfig(OneWord):
         if len(given) > 1 and not (self.sizes and given[0] == "layers"):
             raise ValueError(
                 f"{' and '.join(given)} contradict each other; give a model, or blocks, or layers "
-                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a fresh one)"
+                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a new one)"
             )
         return self
 
@@ -154,116 +155,121 @@ class DataConfig(OneWord):
     """The texts and labels."""
 
     path: Source | None = None
-    """Folder with train and validation (TSV, CSV, JSONL, Parquet), one such file, a saved
-    `datasets` folder, or a hub data set such as glue:mrpc."""
+    """A folder with train and, if you have them, validation and test files (TSV, CSV, JSONL or
+    Parquet), one such file, a saved `datasets` folder, or a hub data set such as glue:mrpc."""
     train: Source | None = None
-    """A single training file, instead of a folder."""
+    """Training file, in place of data.path."""
     validation: Source | None = None
-    """A single validation file; without one, a tenth of the training rows is split off."""
+    """Validation file. Without one, a tenth of the training rows is used for validation."""
     test: Source | None = None
-    """A single test file, evaluated once at the end."""
+    """Test file, scored once at the end."""
     unlabeled: Source | None = None
-    """A file of texts without labels; the teacher's terms apply to them, the supervised one does
-    not."""
+    """File of texts without labels. The student learns from the teacher on them; L_sup skips
+    them."""
     text_columns: Annotated[Words, Field(max_length=2)] | None = None
-    """One or two text columns; found by their usual names if not given."""
+    """One text column, or two for text pairs. By default found by common names, such as text."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
-    """The label column; found by its usual name if not given."""
+    """The label column. By default found by common names, such as label."""
     quoting: Literal["auto", "quoted", "raw"] = "auto"
-    """TSV only: whether quote marks delimit fields (quoted) or are text (raw, as in GLUE)."""
+    """TSV only: quote marks delimit fields (quoted) or belong to the text (raw, as in GLUE); auto
+    decides by the file."""
     task: str | None = None
-    """Name of a known task, for its metrics (see `layermix list`); found from the path if not
-    given."""
+    """Name of a known task, which sets the metrics (see `layermix list`). By default guessed from
+    the path."""
     max_length: Annotated[int, Field(ge=4)] | None = None
-    """Longest input in tokens; longer ones are cut. Chosen from the data if not given."""
+    """Longest input in tokens; longer texts are cut. By default chosen from the data."""
     train_rows: Positive | None = None
-    """Use only this many training rows, drawn by a hash of their text (the same rows for every
-    seed)."""
+    """Use only this many training rows, chosen by a hash of the text: the same rows for every
+    seed."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.path is not None and self.train is not None:
-            raise ValueError("path and train contradict each other; give a folder or single files")
+            raise ValueError("path and train contradict each other; give one of them")
         single = self.train or (self.path and Path(self.path).suffix)
         if not single and (self.validation or self.test):
             raise ValueError(
-                "validation and test files need a training file beside them; give it as train, or "
-                "as path"
+                "validation and test files need a training file; give it as train, or as path"
             )
         return self
 
 
 class MixConfig(OneWord):
-    """How teacher layers are mixed for each student layer: equations (1) and (2)."""
+    """The mix of teacher layers that each student layer learns from (equations 1 and 2)."""
 
     strategy: MixName = "learned"
-    """The way to set α; `layermix list` says what each one does."""
+    """How α, the weights of the mix, is set; `layermix list` explains each way."""
     teacher_layers: Integers | None = None
-    """Teacher blocks to mix, counted from 0 (the paper: 2,5,8,11); by default the last of each of K
-    equal groups."""
+    """Teacher blocks to mix, counted from 0, such as 2,5,8,11. By default the teacher's blocks are
+    split into as many equal groups as the student has layers, and the last of each group is used.
+    """
     student_layers: Integers | None = None
-    """Student blocks that are taught, counted from 0; by default all."""
+    """Student blocks that learn from the mix, counted from 0. By default all."""
     weights: Rows | None = None
-    """α by hand, rows of student layers such as "0.9,0.1; 0.5,0.5", each summing to 1: in place of
-    the map with `fixed`, or where a `learned` α starts."""
+    """Your own α: one row per student layer, one weight per teacher layer, such as
+    "0.9,0.1; 0.5,0.5"; each row sums to 1. `fixed` keeps it, `learned` starts from it."""
     start: Literal["uniform", "diagonal"] = "uniform"
-    """Where a learned α starts: s = 0, or near the fixed map (α = 0.9 there)."""
+    """Where a learned α starts: equal weights (uniform), or weight 0.9 where `fixed` has 1
+    (diagonal)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate of the mix logits s; they have no weight decay."""
+    """Learning rate of s, the logits of a learned α; s has no weight decay."""
     schedule: Literal["same", "constant"] = "same"
-    """Learning-rate schedule of s: the student's, or constant."""
+    """Learning-rate schedule of s: the same as the student's, or constant."""
 
     @model_validator(mode="after")
     def _weights_are_distributions(self) -> Self:
         if self.weights is None:
             return self
         if self.strategy not in ("fixed", "learned"):
-            raise ValueError(f"weights go with the strategy fixed or learned, not {self.strategy}")
+            raise ValueError(f"weights need the strategy fixed or learned, found {self.strategy}")
         for number, row in enumerate(self.weights):
             if abs(sum(row) - 1) > WEIGHT_ROUNDING:
                 raise ValueError(f"weights of row {number} sum to {sum(row):g}, wanted 1")
             if self.strategy == "learned" and min(row) == 0:
                 raise ValueError(
-                    f"a weight of row {number} is 0, from where a learned α cannot start; give it "
-                    "a small one"
+                    f"a weight of row {number} is 0; a learned α cannot start from 0, so give a "
+                    "small weight"
                 )
         return self
 
 
 class LossConfig(Section):
-    """The weights and kinds of the terms of equation (4); a term of weight 0 is not built."""
+    """The terms of the loss (equation 4) and their weights; weight 0 switches a term off."""
 
     supervised_weight: Weight = 1.0
     """Weight of L_sup, the loss on the labels."""
     supervised: SupervisedLoss = "cross_entropy"
     """L_sup: cross entropy (classes), mse (regression) or bce (multi-label)."""
     logit_weight: Weight = 1.0
-    """λ_logit, the weight of L_logit."""
+    """λ_logit, the weight of L_logit, the loss between student and teacher logits."""
     logit: LogitLoss = "soft_cross_entropy"
-    """L_logit: how the student's logits follow the teacher's."""
+    """Formula of L_logit; `layermix list` explains each one."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature T of L_logit; the loss is multiplied by T²."""
+    """Temperature T: L_logit divides all logits by T; the loss is multiplied by T²."""
     hidden_weight: Weight = 1.0
-    """λ_hid, the weight of L_hid."""
+    """λ_hid, the weight of L_hid, the loss between student hidden states and the mix."""
     hidden: HiddenReduction = "mean"
-    """L_hid: how the squared difference of equation (3) is reduced."""
+    """How L_hid averages the squared difference (equation 3); `layermix list` explains each
+    way."""
     embedding_weight: Weight = 0.0
-    """Weight of the same loss between the embedding outputs (the fifth pair of TinyBERT)."""
+    """Weight of the loss between the embedding outputs (as in TinyBERT)."""
     attention_weight: Weight = 0.0
-    """λ_att, the weight of L_att between attention scores before the softmax, layer by layer as
-    `fixed` maps them. The teacher then runs on every batch."""
+    """λ_att, the weight of L_att, the loss between attention scores before the softmax; layers are
+    paired as by `fixed`. Above 0, the teacher runs on every batch."""
     attention_heads: Literal["matched", "averaged"] = "matched"
-    """L_att: head by head, or the mean over heads (for unequal numbers of heads)."""
+    """L_att compares head by head (matched), or the means over heads (averaged), which unequal
+    numbers of heads need."""
     entropy_weight: float = 0.1
-    """β of L_ent = −β Σ_k H(α_k): positive keeps a learned α from collapsing, negative sharpens it.
-    """
+    """β of L_ent = −β Σ_k H(α_k), the entropy of a learned α: positive keeps α spread out,
+    negative sharpens it."""
     projection: Literal["shared", "per_layer"] = "shared"
-    """P of equation (3): one matrix for all student layers, or one each."""
+    """The projection P from the student's to the teacher's hidden size (equation 3): one matrix for
+    all student layers, or one per layer."""
     projection_bias: bool = False
-    """Whether P has a bias."""
+    """Give P a bias."""
     projection_start: Literal["auto", "identity", "random"] = "auto"
-    """Where P starts: identity needs equal widths, and leaves copied blocks what they know; auto is
-    identity where the widths are equal, else random."""
+    """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, or auto:
+    identity if the hidden sizes are equal, else random."""
 
     @property
     def asks_teacher(self) -> bool:
@@ -277,7 +283,7 @@ class LossConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Optimisation, selection of the reported epoch, and saving."""
+    """Training: optimisation, choice of the reported epoch, logs and checkpoints."""
 
     epochs: Positive = 10
     """Passes over the training rows."""
@@ -286,66 +292,69 @@ class TrainingConfig(Section):
     eval_batch_size: Positive = 32
     """Rows per forward pass in evaluation."""
     batching: Literal["by_length", "random"] = "by_length"
-    """by_length: rows of similar length together, so less is padded. random: batches as drawn."""
+    """by_length: batches of rows of similar length, which need less padding. random: batches of
+    random rows."""
     precision: Precision = "auto"
-    """Of the matrix products: bf16 (bfloat16 autocast; weights, mix and losses stay float32), fp32,
-    or auto: bf16 where the machine has instructions for it."""
+    """Precision of matrix products: fp32, bf16 (bfloat16 autocast; weights, mix and losses stay
+    float32), or auto: bf16 where the hardware supports it."""
     loader_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that pad rows and read the teacher's stored signals ahead of the step; 0 does both
     within the step. The result is the same."""
     accumulation: Positive = 1
-    """Batches whose gradients are added up before a step."""
+    """Number of batches whose gradients are added up for one optimiser step."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     """Peak learning rate of the student and of P."""
     warmup: Annotated[float, Field(ge=0)] = 0.1
-    """Warmup steps; below 1, the share of all steps."""
+    """Warmup: a number of steps, or, below 1, a share of all steps."""
     schedule: Literal["linear", "constant"] = "linear"
-    """After the warmup: linear to 0, or constant."""
+    """Learning rate after the warmup: falls linearly to 0, or stays constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay (none on biases, norms and s)."""
+    """Weight decay of AdamW; biases, norms and s have none."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Gradients are clipped to this norm; 0 switches it off."""
+    """Largest gradient norm; larger gradients are scaled down. 0: no limit."""
     selection: Literal["none", "holdout"] = "none"
-    """none: train on all rows, report `last` and `best_on_dev` (the paper's). holdout: keep rows
-    out of training to choose the epoch, report `last` and `selected`."""
+    """none: train on all rows; report the last epoch and, as the paper does, the best on the
+    validation rows (`last`, `best_on_dev`). holdout: keep rows out of training, choose the epoch
+    by them, save it, and report `last` and `selected`."""
     holdout_fraction: Fraction = 0.1
-    """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of their
+    """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of the
     text."""
     log_every: Positive = 10
-    """Steps between two lines of history.jsonl."""
+    """Steps between two lines in history.jsonl."""
     gradients_every: Annotated[int, Field(ge=0)] = 0
-    """Steps between two measurements of how large each part's gradient on the student is, which
-    cost a backward pass per part; 0 measures nothing. The last ones are logged."""
+    """Steps between two measurements of each loss term's gradient norm, which go into the log. A
+    measurement costs one backward pass per term; 0: none."""
     report_to: Trackers | None = None
-    """Experiment trackers that get the logs, α included, as they are made; TensorBoard's files go
-    into the run folder."""
+    """Experiment trackers that receive the logs, α included. TensorBoard's files go into the run
+    folder."""
     save_every: Positive = 200
-    """Steps between two checkpoints within an epoch; there is one after every epoch as well."""
+    """Steps between two checkpoints; each epoch ends with one, too. --resume continues
+    from the last one."""
 
 
 class CacheConfig(Section):
-    """The teacher's signals on disk: computed once per text, shared by all runs on the machine."""
+    """The teacher cache: signals on disk, computed once per text, shared by all runs."""
 
     use: bool = True
-    """Keep them; otherwise the teacher runs on every batch."""
+    """Store the teacher's signals; otherwise the teacher runs on every batch."""
     folder: Source | None = None
-    """Where (default: $LAYERMIX_CACHE, or layermix/signals in the user's cache folder)."""
+    """The cache folder. By default $LAYERMIX_CACHE, or layermix/signals in your cache folder."""
     max_gb: Annotated[float, Field(ge=0)] = 50.0
-    """Most space, in GB, that the folder may take; what does not fit is computed on every batch."""
+    """Cache size limit in GB; if it is exceeded, the teacher runs on every batch."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """How hidden states are stored."""
+    """Number format in which hidden states are stored."""
     precision: Precision = "auto"
-    """How they are computed; auto: bf16 where the machine has instructions for it and the teacher's
-    predictions stay the same."""
+    """Precision in which the signals are computed; auto: bf16 where the hardware supports it and
+    the teacher's predictions stay the same, else fp32."""
 
 
 class Run(Section):
-    """What a whole config has beyond its fields: sections in short, and values to start from."""
+    """Base of a whole config: accepts sections in short form, and starts from a preset."""
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, value: Any) -> Any:
-        """Put what the user says over what it starts from."""
+        """The user's values merged over those that the config starts from."""
         if not isinstance(value, Mapping):
             return value
         given = spell_out(cls, value)
@@ -353,7 +362,7 @@ class Run(Section):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Values for what `given` does not say, where they are not the fields' own defaults."""
+        """Defaults that differ from the fields' own; `given` overrides them."""
         return {}
 
 
@@ -361,11 +370,11 @@ class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Values to start from: default (the recipe of docs/choosing.md), paper (its Table 1 and
-    student) or tinybert (its recipe in a single stage). A student of your own replaces the
-    preset's."""
+    """Defaults to start from: default (recommended), paper (the settings and student of the paper's
+    Table 1) or tinybert (TinyBERT's settings in one stage). Your own settings override them; your
+    own student replaces the preset's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Fixes the start of new weights, the row order and dropout; arms that share it are paired."""
+    """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
@@ -376,9 +385,11 @@ class DistillConfig(Run):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The preset; its student only if the user describes none, since the two would mix."""
+        """The preset's values; its student only if `given` has none, since the two would mix."""
         name = given.get("preset", "default")
-        preset = PRESETS.get(name, {}) if isinstance(name, str) else {}  # a wrong one is told later
+        preset = (
+            PRESETS.get(name, {}) if isinstance(name, str) else {}
+        )  # an unknown name fails in validation
         return {
             key: value
             for key, value in preset.items()
@@ -390,15 +401,15 @@ class TeachConfig(Run):
     """One fine-tuning of a teacher."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Fixes the start of the head, the row order and dropout."""
+    """Seed of everything random: the new head, row order and dropout."""
     model: Source | None = None
-    """Folder or hub id of a pretrained encoder; `minilm` is the packaged MiniLM (extra `demo`)."""
+    """A pretrained encoder: a folder, a hub id, or `minilm`, the packaged MiniLM (extra `demo`)."""
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=5e-5)
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The defaults of `training`, which a section with other keys keeps."""
+        """The defaults of `training`, kept where `given` sets only some of its keys."""
         return {"training": {"epochs": 3, "learning_rate": 5e-5}}
 
 
@@ -421,7 +432,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spell_out(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections as dictionaries, so that they can be merged; those that say nothing are left out.
+    """All sections as dictionaries that can be merged, without empty ones.
 
     Examples:
         >>> spell_out(DistillConfig, {"mix": "fixed", "data": None, "loss": LossConfig(logit="kl")})

@@ -136,23 +136,23 @@ def test_a_section_that_is_none_is_told_though_a_flag_is_for_it(tmp_path: Path) 
 def test_a_key_that_stands_twice(yaml: Any) -> None:
     file = yaml("seed: 1\nmix:\n  strategy: fixed\n  strategy: uniform\nseed: 2\n")
     assert problems(DistillConfig, file) == (
-        "a key may be given only once:\n"
-        f"  {file}:4: mix.strategy stands on line 3 already\n"
-        f"  {file}:5: seed stands on line 1 already"
+        "found keys that are set twice; keep one of each:\n"
+        f"  {file}:4: mix.strategy is already set on line 3\n"
+        f"  {file}:5: seed is already set on line 1"
     )
 
 
 def test_files_that_are_no_config(yaml: Any, tmp_path: Path) -> None:
-    assert "no such file; give the path of a YAML config" in problems(
+    assert "no such file; give the path of a YAML file" in problems(
         DistillConfig, tmp_path / "nosuch.yaml"
     )
-    assert "not readable as YAML" in problems(DistillConfig, yaml("a: [1"))
-    assert "not readable as YAML" in problems(DistillConfig, tmp_path)
+    assert "cannot be read as YAML" in problems(DistillConfig, yaml("a: [1"))
+    assert "cannot be read as YAML" in problems(DistillConfig, tmp_path)
     assert "found a list, wanted `key: value` lines" in problems(DistillConfig, yaml("- 1"))
     assert "found a str, wanted `key: value` lines" in problems(DistillConfig, yaml("hello"))
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("teacher: Müller".encode("latin-1"))
-    assert "not readable as YAML" in problems(DistillConfig, latin)
+    assert "cannot be read as YAML" in problems(DistillConfig, latin)
     assert load(DistillConfig, yaml("# nothing yet\n")) == DistillConfig()
 
 

@@ -135,8 +135,8 @@ def test_a_student_is_described_in_one_way(student: dict[str, Any], told: str) -
     ("data", "told"),
     [
         ({"path": "d", "train": "t"}, "path and train contradict each other"),
-        ({"validation": "v"}, "need a training file beside them"),
-        ({"path": "d", "test": "t"}, "need a training file beside them"),
+        ({"validation": "v"}, "need a training file"),
+        ({"path": "d", "test": "t"}, "need a training file"),
     ],
 )
 def test_data_come_from_one_place(data: dict[str, Any], told: str) -> None:
@@ -184,9 +184,9 @@ def test_weights_of_a_mix_are_typed_as_rows() -> None:
 @pytest.mark.parametrize(
     ("strategy", "weights", "told"),
     [
-        ("uniform", "1", "weights go with the strategy fixed or learned, not uniform"),
+        ("uniform", "1", "weights need the strategy fixed or learned, found uniform"),
         ("fixed", "0.5,0.4;1,0", "weights of row 0 sum to 0.9, wanted 1"),
-        ("learned", "0.5,0.5;1,0", "a weight of row 1 is 0, from where a learned α cannot start"),
+        ("learned", "0.5,0.5;1,0", "a weight of row 1 is 0; a learned α cannot start from 0"),
         ("fixed", "2,-1", "less than or equal to 1"),
         ("fixed", "a,b", "valid number"),
     ],
