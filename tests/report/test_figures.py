@@ -108,7 +108,7 @@ def test_one_seed_has_no_interval_to_draw() -> None:
 
 def test_many_classes_have_no_room_for_numbers() -> None:
     names = [str(number) for number in range(figures.MANY_CLASSES + 1)]
-    row = {"model": "m", "label": "0", "answer": "0", "share": 1.0, "rows": 1.0}
+    row = {"model": "m", "label": "0", "prediction": "0", "share": 1.0, "rows": 1.0}
     few = figures.confusion("c", [row], names[:2]).spec()["spec"]["layer"]
     many = figures.confusion("c", [row], names).spec()["spec"]["layer"]
     assert (len(few), len(many)) == (2, 1)

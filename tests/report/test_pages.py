@@ -92,7 +92,7 @@ def test_the_figures_of_a_run(run_folder: Make) -> None:
         (0, 5, 0.1),
         (0, 8, 0.2),
     ]
-    confusion = {(r["model"], r["label"], r["answer"]): r for r in rows_of(file, "confusion")}
+    confusion = {(r["model"], r["label"], r["prediction"]): r for r in rows_of(file, "confusion")}
     assert confusion["teacher", "no", "no"]["share"] == 0.9
     assert confusion["student", "no", "no"]["rows"] == 16
     sure = [row for row in rows_of(file, "calibration") if row["model"] == "student"]
@@ -375,8 +375,8 @@ def test_a_study_that_is_half_finished_says_so(study_folder: Make) -> None:
     page, _ = page_of(study.folder)
     assert page.status == "unfinished"
     assert page.headline[0] == (
-        "2 comparisons declared beforehand, so far, with 9 of 17 cells: 1 without a verdict, which "
-        "these seeds cannot give, 1 nothing yet."
+        "2 comparisons declared beforehand; 9 of 17 cells are finished: 1 without a verdict (too "
+        "few seeds), 1 not finished."
     )
     assert (
         page.sections[0].text[1]
@@ -394,10 +394,10 @@ def test_a_study_that_is_half_finished_says_so(study_folder: Make) -> None:
 def test_a_published_score_needs_two_seeds_to_be_placed(study_folder: Make) -> None:
     study = study_folder(seeds=1, published={"mrpc": {"fixed": {"accuracy": 0.7}}})
     section = page_of(study.folder)[0].sections[-1]
-    assert section.title == "Beside the published scores"
+    assert section.title == "Comparison with published scores"
     assert not section.figures
     (table,) = section.tables
-    assert [row[3:] for row in table.rows] == [["one seed, or all equal: no interval", "–"]] * 2
+    assert [row[3:] for row in table.rows] == [["none (one seed, or all equal)", "–"]] * 2
 
 
 def test_damaged_cells_are_told_and_left_out(study_folder: Make) -> None:
@@ -485,7 +485,8 @@ def test_every_seed_is_compared_with_its_own_teacher(study_folder: Make) -> None
     assert search.rows == []
     (confusion,) = (one for one in page.figures if one.name == "confusion-mrpc")
     shares = {
-        (row["model"], row["label"], row["answer"]): row["share"] for row in confusion.data["rows"]
+        (row["model"], row["label"], row["prediction"]): row["share"]
+        for row in confusion.data["rows"]
     }
     assert 0.7 < shares["teacher", "no", "no"] < 0.8
 

@@ -29,17 +29,17 @@ def loss_rows(
         histories: Arm -> histories of its seeds.
     """
     rows = []
-    for arm, of_arm in histories.items():
+    for arm, by_seed in histories.items():
         parts = dict.fromkeys(
-            key for lines in of_arm for line in lines for key in line if key.startswith("loss_")
+            key for lines in by_seed for line in lines for key in line if key.startswith("loss_")
         )
         for part in parts:
             by_step: dict[int, list[float]] = {}
-            for lines in of_arm:
+            for lines in by_seed:
                 for line in lines:
                     if line.get(part) is not None and "step" in line:
                         by_step.setdefault(line["step"], []).append(line[part])
-            steps = sorted(step for step, losses in by_step.items() if len(losses) == len(of_arm))
+            steps = sorted(step for step, losses in by_step.items() if len(losses) == len(by_seed))
             rows += [
                 {
                     "part": part.removeprefix("loss_"),
@@ -58,27 +58,27 @@ def alpha_charts(
     """Charts of α over time, of its final values by seed, and of its entropy.
 
     Args:
-        name: The end of the charts' names.
+        name: End of the charts' names.
         histories: Seed -> history.
-        mix: Names the layers.
+        mix: Has the numbers of the layers.
     """
-    trails: dict[int, dict[int, Any]] = {
+    alphas: dict[int, dict[int, Any]] = {
         seed: {line["step"]: np.asarray(line["alpha"]) for line in lines if "alpha" in line}
         for seed, lines in histories.items()
     }
-    common = sorted(set.intersection(*(set(trail) for trail in trails.values())))
-    shapes = {alpha.shape for trail in trails.values() for alpha in trail.values()}
+    common = sorted(set.intersection(*(set(by_step) for by_step in alphas.values())))
+    shapes = {alpha.shape for by_step in alphas.values() for alpha in by_step.values()}
     if not common or len(shapes) != 1:
         return []
     ((students, teachers),) = shapes
     student_names = _layers(None if mix is None else mix.student_layers, students)
     teacher_names = _layers(None if mix is None else mix.teacher_layers, teachers)
     steps = thin(common)
-    every = np.stack([[trail[step] for step in steps] for trail in trails.values()])
-    moves = bool(np.ptp(every, axis=1).max() > 0)
-    if not moves:  # one step shows all of a fixed α
-        steps, every = steps[-1:], every[:, -1:]
-    means = every.mean(0)
+    stacked = np.stack([[by_step[step] for step in steps] for by_step in alphas.values()])
+    changes = bool(np.ptp(stacked, axis=1).max() > 0)
+    if not changes:  # one step shows all of a fixed α
+        steps, stacked = steps[-1:], stacked[:, -1:]
+    means = stacked.mean(0)
     rows = [
         {
             "frame": frame,
@@ -91,24 +91,25 @@ def alpha_charts(
         for k in range(students)
         for index in range(teachers)
     ]
-    charts = [figures.alpha(f"alpha{name}", rows, steps, len(trails))]
-    if moves and len(trails) > 1:
+    charts = [figures.alpha(f"alpha{name}", rows, steps, len(alphas))]
+    if changes and len(alphas) > 1:
         last = [
             {
                 "seed": seed,
                 "student": student_names[k],
                 "teacher": teacher_names[index],
-                "alpha": round(float(trail[max(trail)][k, index]), 4),
+                "alpha": round(float(by_step[max(by_step)][k, index]), 4),
             }
-            for seed, trail in trails.items()
+            for seed, by_step in alphas.items()
             for k in range(students)
             for index in range(teachers)
         ]
         charts.append(figures.alpha_by_seed(f"alpha-seeds{name}", last))
-    if moves:
-        entropies = -(every * np.log(np.clip(every, 1e-12, 1))).sum(-1).mean(0)  # not of the mean α
+    if changes:
+        entropies = -(stacked * np.log(np.clip(stacked, 1e-12, 1))).sum(-1)
+        mean_entropy = entropies.mean(0)  # not the entropy of the mean α
         lines = [
-            {"layer": str(student_names[k]), "step": step, "entropy": float(entropies[frame, k])}
+            {"layer": str(student_names[k]), "step": step, "entropy": float(mean_entropy[frame, k])}
             for frame, step in enumerate(steps)
             for k in range(students)
         ]
@@ -117,7 +118,7 @@ def alpha_charts(
 
 
 def _layers(names: Sequence[int] | None, count: int) -> Sequence[int]:
-    """The numbers of the layers; if they are not on record, from 0."""
+    """The numbers of the layers; counted from 0 if they are not on record."""
     return names if names and len(names) == count else range(count)
 
 
@@ -127,7 +128,7 @@ def _layers(names: Sequence[int] | None, count: int) -> Sequence[int]:
 def prediction_charts(
     models: Mapping[str, Predictions], classes: Sequence[str], name: str
 ) -> list[Figure]:
-    """Confusion and calibration of the models and, once, of their teacher."""
+    """Charts of confusion and calibration of the models and of their teachers."""
     confusion: list[dict[str, Any]] = []
     calibration: list[dict[str, Any]] = []
     first = next(iter(models.values()))
@@ -138,10 +139,10 @@ def prediction_charts(
         confidence = np.concatenate(
             [model.teacher_confidence[model.has_teacher] for model in with_teacher]
         )
-        _, each = np.unique(predicted, axis=0, return_index=True)  # each teacher once
-        all_models["teacher"] = predicted[each], confidence[each]
-    for name_of_model, model in models.items():
-        all_models[name_of_model] = model.predicted, model.confidence
+        _, first_rows = np.unique(predicted, axis=0, return_index=True)  # each teacher once
+        all_models["teacher"] = predicted[first_rows], confidence[first_rows]
+    for title, model in models.items():
+        all_models[title] = model.predicted, model.confidence
     known, labels = first.known, first.labels[first.known]
     if not known.any():
         return []
@@ -168,8 +169,8 @@ def _confusion_rows(
         of_label = predicted[:, labels == label]
         if not of_label.size:
             continue
-        for answer in range(count):
-            rows_of_pair = float((of_label == answer).sum(1).mean())
+        for prediction in range(count):
+            rows_of_pair = float((of_label == prediction).sum(1).mean())
             if not rows_of_pair and count > figures.MANY_CLASSES:
                 continue
             share = rows_of_pair / of_label.shape[1]
@@ -177,7 +178,7 @@ def _confusion_rows(
                 {
                     "model": model,
                     "label": names[label],
-                    "answer": names[answer],
+                    "prediction": names[prediction],
                     "share": share,
                     "rows": rows_of_pair,
                 }

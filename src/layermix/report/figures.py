@@ -30,16 +30,16 @@ PALETTE = (
     "#a0522d",
     "#7a7a7a",
 )
-"""Told apart by colour-blind readers with the help of dashes; 3:1 on white and on near-black."""
+"""Colours for colour-blind readers, with dashes; contrast 3:1 on white and near-black."""
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 INK = "currentColor"
 PAPER_INK = "#1b1b1b"
 QUIET = 0.35
 """Opacity of what is not the message: grids, single seeds."""
 DARK = 0.43
-"""Below, a cell of a heat map is dark enough for white numbers, above it takes black ones."""
+"""Below this value, a cell of a heat map has white numbers; from it on, black ones."""
 FRAMES = 60
-"""Most moments in time that a figure keeps of a run."""
+"""Largest number of steps of a run that a figure shows."""
 PNG_SCALE = 2
 
 
@@ -48,14 +48,14 @@ class Figure:
     """One figure.
 
     Attributes:
-        name: Of its files.
+        name: Name of its files, without the ending.
         title: Its heading.
-        reading: What is to be seen, in a sentence.
+        reading: How to read it, in a sentence.
         chart: The specification without data.
         data: Named data sets; the first is the main one. Those whose name begins with `_` draw a
-            line to compare with, and are no results.
-        steps: If a slider moves through time: the steps of the `frame`s.
-        cell: Width of one of several small multiples, in pixels; 0 if it is one chart.
+            reference line and are not saved.
+        steps: The step of each frame if the figure has a slider; otherwise empty.
+        cell: Width of a small multiple in pixels; 0 if the figure is a single chart.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Figure:
     cell: int = 0
 
     def spec(self) -> dict[str, Any]:
-        """Vega-Lite with data; `usermeta` tells the page of slider and small multiples."""
+        """The Vega-Lite specification with data; `usermeta` is for slider and small multiples."""
         spec: dict[str, Any] = self.chart.to_dict()
         spec["datasets"] = {name: list(rows) for name, rows in self.data.items()}
         spec["config"] = CONFIG
@@ -75,18 +75,18 @@ class Figure:
         return spec
 
     def save(self, folder: Path) -> list[Path]:
-        """Write SVG, PDF and PNG, and every data set as CSV; the slider stands at its end."""
+        """Write the figure as SVG, PDF and PNG, at its last step, and every data set as CSV."""
         spec = json.loads(json.dumps(self.spec()).replace(INK, PAPER_INK))
         if spec.get("width") == "container":
             spec["width"] = 420
         svg = vl_convert.vegalite_to_svg(spec)
-        made = {
+        contents = {
             ".svg": svg.encode(),
             ".pdf": vl_convert.svg_to_pdf(svg),
             ".png": vl_convert.svg_to_png(svg, scale=PNG_SCALE),
         }
-        files = [folder / f"{self.name}{suffix}" for suffix in made]
-        for file, content in zip(files, made.values(), strict=True):
+        files = [folder / f"{self.name}{suffix}" for suffix in contents]
+        for file, content in zip(files, contents.values(), strict=True):
             with whole_file(file) as temporary:
                 temporary.write_bytes(content)
         for index, (name, rows) in enumerate(self.data.items()):
@@ -138,7 +138,7 @@ CONFIG: dict[str, Any] = {
 
 
 def thin(items: Sequence[Any], most: int = FRAMES) -> list[Any]:
-    """At most `most` of the items, evenly, the first and the last among them.
+    """At most `most` items, evenly spaced, with the first and the last.
 
     Examples:
         >>> thin(range(10), 4)
@@ -154,7 +154,7 @@ def _base(data: str = "rows") -> Any:
 
 
 def _by_name(field: str, names: Iterable[str]) -> dict[str, Any]:
-    """Colour and dashes of lines by a name, in the order given; one line needs no legend."""
+    """The encoding of a name as colour and dashes of a line; a single line has no legend."""
     order = list(dict.fromkeys(names))
     dashes = [DASHES[index % len(DASHES)] for index in range(len(order))]
     wide = max(map(len, order), default=0) > LONG_NAME
@@ -173,7 +173,7 @@ def _by_name(field: str, names: Iterable[str]) -> dict[str, Any]:
 
 def _facet(field: str, rows: Rows) -> Any:
     """Small multiples by a name, in the order of the rows."""
-    return alt.Facet(f"{field}:N", title=None, sort=list(dict.fromkeys(r[field] for r in rows)))
+    return alt.Facet(f"{field}:N", title=None, sort=list(dict.fromkeys(row[field] for row in rows)))
 
 
 def _cycle(colours: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -181,9 +181,9 @@ def _cycle(colours: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 LONG_NAME = 24
-"""Characters, beyond which a legend has one column and a pair stands on two lines."""
+"""Characters beyond which a legend has one column and a pair of arms takes two lines."""
 IN_LINES = alt.Axis(labelExpr="split(datum.label, /, |\\n/)")
-"""Names of arms with axes, and pairs, stand on several lines: cut, they would all look alike."""
+"""Writes long names on several lines, since shortened names would look alike."""
 BAND = 34
 """Height of one arm or pair with its seeds, in pixels."""
 
@@ -191,16 +191,16 @@ BAND = 34
 def _seeds_and_interval(
     field: str, summary: Rows, x: Any, format: str
 ) -> tuple[Any, Any, list[Any], list[Any]]:
-    """What every seed and the mean's interval look like, one line for each name of a field.
+    """The marks of seeds and of the mean's interval, one line per arm or pair.
 
     Args:
-        field: arm or pair.
-        summary: Its name, low, high (None where there is no interval).
-        x: What a seed has.
-        format: Of the numbers.
+        field: `arm` or `pair`.
+        summary: Name, mean, low, high (None without an interval).
+        x: Encoding of a seed's value.
+        format: Number format.
 
     Returns:
-        The axis of the names; dots; intervals (none if every name has one seed); their tooltip.
+        The axis of the names; dots; intervals (empty if every name has one seed); their tooltip.
     """
     y = alt.Y(f"{field}:N", sort=[row[field] for row in summary], title=None, axis=IN_LINES)
     dots = (
@@ -213,35 +213,35 @@ def _seeds_and_interval(
             tooltip=[f"{field}:N", "seed:O", alt.Tooltip(x.shorthand, format=format)],
         )
     )
-    told = [alt.Tooltip(f"{key}:Q", format=format) for key in ("mean", "low", "high")]
+    tooltip = [alt.Tooltip(f"{key}:Q", format=format) for key in ("mean", "low", "high")]
     line = (
         _base("summary")
         .mark_rule(strokeWidth=2, color=INK)
-        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=[f"{field}:N", *told])
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, tooltip=[f"{field}:N", *tooltip])
     )
-    return y, dots, [line] if any(row["low"] is not None for row in summary) else [], told
+    return y, dots, [line] if any(row["low"] is not None for row in summary) else [], tooltip
 
 
 # -- scores ----------------------------------------------------------------------------------------
 
 
 def scores(name: str, metric: str, rows: Rows, summary: Rows, teachers: Sequence[float]) -> Figure:
-    """Every seed as a dot, mean and interval of every arm, the teacher as a line.
+    """Scores: every seed as a dot, mean and interval of every arm, the teacher as a line.
 
     Args:
-        name: Of its files.
-        metric: What is scored.
+        name: Name of its files.
+        metric: Name of the score.
         rows: arm, seed, score.
-        summary: arm, mean, low, high (None where there is no interval).
+        summary: arm, mean, low, high (None without an interval).
         teachers: The score of every teacher.
     """
-    y, dots, line, told = _seeds_and_interval(
+    y, dots, line, tooltip = _seeds_and_interval(
         "arm", summary, alt.X("score:Q", title=metric, scale=alt.Scale(zero=False)), ".4f"
     )
     mean = (
         _base("summary")
         .mark_point(shape="diamond", filled=True, size=90, color=PALETTE[1], opacity=1)
-        .encode(x=alt.X("mean:Q"), y=y, tooltip=["arm:N", *told])
+        .encode(x=alt.X("mean:Q"), y=y, tooltip=["arm:N", *tooltip])
     )
     rule = (
         _base("teacher")
@@ -268,11 +268,11 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
     """Paired differences by seed, with mean and interval.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: pair, seed, points.
-        summary: pair, judged, mean, low, high (None where there is no interval), in points.
+        summary: pair, judged, mean, low, high (None without an interval), in points.
     """
-    y, dots, line, told = _seeds_and_interval(
+    y, dots, line, tooltip = _seeds_and_interval(
         "pair", summary, alt.X("points:Q", title="difference, points"), "+.2f"
     )
     zero = _base("_zero").mark_rule(color=INK, opacity=QUIET).encode(x="at:Q")
@@ -292,14 +292,14 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
                 title=None,
                 scale=alt.Scale(domain=["judged", "described"], range=[PALETTE[1], PALETTE[8]]),
             ),
-            tooltip=["pair:N", "judged:N", *told],
+            tooltip=["pair:N", "judged:N", *tooltip],
         )
     )
     return Figure(
         name,
         "Paired differences",
         "A dot is the difference of two arms at one seed, in points; the line is the 95 % interval "
-        "of the mean. Only what is judged belongs to the declared family and has a verdict.",
+        "of the mean. Only judged pairs belong to the declared family and have a verdict.",
         alt.layer(zero, dots, *line, mean).properties(
             width="container", height=BAND * len(summary)
         ),
@@ -308,10 +308,10 @@ def differences(name: str, rows: Rows, summary: Rows) -> Figure:
 
 
 def published(name: str, rows: Rows) -> Figure:
-    """Published scores beside where one run of ours would lie.
+    """Published scores beside the range of one more run of ours.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: what, published, mean, low, high, report.
     """
     y = alt.Y("what:N", title=None, sort=None, axis=IN_LINES)
@@ -333,8 +333,8 @@ def published(name: str, rows: Rows) -> Figure:
     )
     return Figure(
         name,
-        "Beside the published scores",
-        "The cross is the published score, the dot our mean; the line is where one more run of "
+        "Comparison with published scores",
+        "The cross is the published score, the dot is our mean; the line is where one more run of "
         "ours would lie in 95 of 100 cases.",
         alt.layer(line, mean, theirs).properties(width="container", height=BAND * len(rows)),
         {"rows": rows},
@@ -342,19 +342,19 @@ def published(name: str, rows: Rows) -> Figure:
 
 
 COSTS = {"parameters": "parameters, millions", "milliseconds": "milliseconds for one text"}
-"""What a score can cost, and the title of its axis."""
+"""Field of each cost -> title of its axis."""
 
 
 def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
-    """What a score costs in parameters and in time, as far as that is known.
+    """Score against parameters and against time, where these were measured.
 
     Args:
-        name: The end of the names of its files.
-        metric: What is scored.
+        name: End of the names of their files.
+        metric: Name of the score.
         rows: name, kind (teacher or student), score, parameters (millions), milliseconds; the last
             two may be None.
     """
-    drawn = []
+    charts = []
     for cost, title in COSTS.items():
         known = [
             {key: row[key] for key in ("name", "kind", "score", cost)} for row in rows if row[cost]
@@ -386,8 +386,8 @@ def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
             alt.layer(marks, names).properties(width="container", height=240),
             {"rows": known},
         )
-        drawn += [figure] if known else []
-    return drawn
+        charts += [figure] if known else []
+    return charts
 
 
 # -- over time -------------------------------------------------------------------------------------
@@ -400,14 +400,14 @@ def _of_seeds(seeds: int) -> str:
 def by_epoch(
     name: str, metric: str, rows: Rows, teachers: Sequence[float], seeds: int = 1
 ) -> Figure:
-    """Scores after every epoch, mean over seeds.
+    """Scores after each epoch, mean over seeds.
 
     Args:
-        name: Of its files.
-        metric: What is scored.
+        name: Name of its files.
+        metric: Name of the score.
         rows: arm (or, of one run, split), epoch, score.
         teachers: The score of every teacher.
-        seeds: Of an arm, the most.
+        seeds: Largest number of seeds of an arm.
     """
     line = "split" if rows and "split" in rows[0] else "arm"
     epochs = thin(sorted({row["epoch"] for row in rows}), 11)
@@ -429,7 +429,7 @@ def by_epoch(
     return Figure(
         name,
         f"{metric} by epoch",
-        f"After every epoch{_of_seeds(seeds)}."
+        f"Score after each epoch{_of_seeds(seeds)}."
         + " The long-dashed line is the teacher." * bool(teachers),
         alt.layer(*([rule] if teachers else []), lines).properties(width="container", height=240),
         {
@@ -440,12 +440,12 @@ def by_epoch(
 
 
 def losses(name: str, rows: Rows, seeds: int = 1) -> Figure:
-    """Every part of the loss over time, before its weight.
+    """Every part of the loss over time, not multiplied by its weight.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: part, arm, step, loss.
-        seeds: Of an arm, the most.
+        seeds: Largest number of seeds of an arm.
     """
     lines = (
         _base()
@@ -465,7 +465,7 @@ def losses(name: str, rows: Rows, seeds: int = 1) -> Figure:
     return Figure(
         name,
         "Parts of the loss",
-        f"Each part before its weight, on its own scale{_of_seeds(seeds)}.",
+        f"Each part on its own scale, not multiplied by its weight{_of_seeds(seeds)}.",
         chart,
         {"rows": rows},
         cell=SMALL,
@@ -480,9 +480,9 @@ def entropy(name: str, rows: Rows, most: float) -> Figure:
     """The entropy of α over time, by student layer.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: layer, step, entropy (nats).
-        most: That of a uniform α.
+        most: Entropy of a uniform α.
     """
     lines = (
         _base()
@@ -502,7 +502,8 @@ def entropy(name: str, rows: Rows, most: float) -> Figure:
     return Figure(
         name,
         "Entropy of α over time",
-        "The dashed line is a uniform α; at 0 a student layer follows one teacher layer alone.",
+        "The dashed line is the entropy of a uniform α; at 0 a student layer follows a single "
+        "teacher layer.",
         alt.layer(rule, lines).properties(width="container", height=180),
         {"rows": rows, "_uniform": [{"entropy": most}]},
     )
@@ -541,25 +542,25 @@ def alpha(name: str, rows: Rows, steps: Sequence[int], seeds: int = 1) -> Figure
     """α as a heat map with a slider over training time.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: frame, step, student, teacher, alpha.
         steps: The step of every frame.
-        seeds: How many there are, of which α is the mean.
+        seeds: Number of seeds over which α was averaged.
     """
-    moment = alt.param(name="frame", value=len(steps) - 1)
+    frame = alt.param(name="frame", value=len(steps) - 1)
     cells, numbers = _heat()
     teachers = len({row["teacher"] for row in rows})
     chart = (
         alt.layer(cells, numbers)
         .transform_filter("datum.frame == frame")
-        .add_params(moment)
+        .add_params(frame)
         .properties(width={"step": 56 if teachers <= 6 else 38}, height={"step": 42})
     )
     return Figure(
         name,
         "α: what each student layer learned from",
-        f"Rows add up to 1{f', mean over {seeds} seeds' * (seeds > 1)}."
-        + " The slider goes through training; it stands at the end." * (len(steps) > 1),
+        f"Each row adds up to 1{f'; mean over {seeds} seeds' * (seeds > 1)}."
+        + " Move the slider to see earlier steps." * (len(steps) > 1),
         chart,
         {"rows": rows},
         steps=steps,
@@ -570,7 +571,7 @@ def alpha_by_seed(name: str, rows: Rows) -> Figure:
     """The final α of every seed, as small multiples.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: seed, student, teacher, alpha.
     """
     cells, _ = _heat()
@@ -589,14 +590,14 @@ def alpha_by_seed(name: str, rows: Rows) -> Figure:
     )
 
 
-# -- parts of the gradient, answers ----------------------------------------------------------------
+# -- shares of the gradient, predictions -----------------------------------------------------------
 
 
 def gradient_shares(name: str, rows: Rows) -> Figure:
-    """Which part of the loss pulls how much at the beginning.
+    """Each part's share of the gradient in the first steps.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: arm, part, share.
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -613,25 +614,25 @@ def gradient_shares(name: str, rows: Rows) -> Figure:
     return Figure(
         name,
         "Shares of the gradient in the first 300 steps",
-        "The norm of each part's gradient on the student, over the sum of all.",
+        "Norm of each part's gradient on the student, divided by the sum of all norms.",
         bars.properties(width="container", height=26 * len(arms)),
         {"rows": rows},
     )
 
 
 def confusion(name: str, rows: Rows, classes: Sequence[str], seeds: int = 1) -> Figure:
-    """Answers by true class, one matrix for every model.
+    """Predictions by true class, one matrix for each model.
 
     Args:
-        name: Of its files.
-        rows: model, label, answer, share (of the label's rows), rows.
+        name: Name of its files.
+        rows: model, label, prediction, share (of the label's rows), rows.
         classes: In the order of their indices.
-        seeds: Of a model, the most.
+        seeds: Largest number of seeds of a model.
     """
     few = len(classes) <= MANY_CLASSES
     base = _base().encode(
         x=alt.X(
-            "answer:N",
+            "prediction:N",
             sort=list(classes),
             axis=alt.Axis(labelAngle=-40, labelLimit=90, labels=few, ticks=few),
         ),
@@ -642,7 +643,7 @@ def confusion(name: str, rows: Rows, classes: Sequence[str], seeds: int = 1) -> 
         tooltip=[
             "model:N",
             "label:N",
-            "answer:N",
+            "prediction:N",
             alt.Tooltip("share:Q", format=".1%"),
             alt.Tooltip("rows:Q", format=",.1f"),
         ],
@@ -661,7 +662,8 @@ def confusion(name: str, rows: Rows, classes: Sequence[str], seeds: int = 1) -> 
     return Figure(
         name,
         "Confusion",
-        f"Shares of the rows of a class (down) by the answer given (across){_of_seeds(seeds)}.",
+        f"A row is a true class, a column a predicted class; a row adds up to 100 %"
+        f"{_of_seeds(seeds)}.",
         chart,
         {"rows": rows},
         cell=wide,
@@ -669,16 +671,16 @@ def confusion(name: str, rows: Rows, classes: Sequence[str], seeds: int = 1) -> 
 
 
 MANY_CLASSES = 10
-"""Beyond, a confusion matrix has no room for names and numbers."""
+"""With more classes, a confusion matrix shows no names and numbers."""
 
 
 def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
-    """How often a model is right when it says how sure it is.
+    """Accuracy by confidence.
 
     Args:
-        name: Of its files.
+        name: Name of its files.
         rows: model, confidence, accuracy, rows.
-        seeds: Of a model, the most.
+        seeds: Largest number of seeds of a model.
     """
     even = (
         _base("_even")
@@ -689,8 +691,8 @@ def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
         _base()
         .mark_line(point={"size": 30})
         .encode(
-            x=alt.X("confidence:Q", title="how sure", axis=alt.Axis(format="%")),
-            y=alt.Y("accuracy:Q", title="how often right", axis=alt.Axis(format="%")),
+            x=alt.X("confidence:Q", title="confidence", axis=alt.Axis(format="%")),
+            y=alt.Y("accuracy:Q", title="accuracy", axis=alt.Axis(format="%")),
             **_by_name("model", (row["model"] for row in rows)),
             tooltip=[
                 "model:N",
@@ -703,9 +705,9 @@ def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
     return Figure(
         name,
         "Calibration",
-        "On the grey line a model is right as often as it believes; below it is too sure. Ten bins"
-        + ", answers of all seeds together." * (seeds > 1)
-        + "." * (seeds == 1),
+        "On the dashed line accuracy equals confidence; below it the model is overconfident. Ten "
+        + "bins, predictions of all seeds together." * (seeds > 1)
+        + "bins." * (seeds == 1),
         alt.layer(even, lines).properties(width="container", height=260),
         {"rows": rows, "_even": [{"at": 0}, {"at": 1}]},
     )
@@ -714,4 +716,4 @@ def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
 def save_all(figures: Iterable[Figure], folder: Path) -> list[Path]:
     """Write every figure as SVG, PDF and PNG, and its data as CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [file for one in figures for file in one.save(folder)]
+    return [file for figure in figures for file in figure.save(folder)]

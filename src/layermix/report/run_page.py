@@ -84,7 +84,8 @@ def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
         lines.append(f"This run is not finished: {progress}.")
     elif run.status != "ok":
         reason = result.error or "no reason is on record"
-        lines.append(f"This run {run.status}: {reason}. The same command with --resume continues.")
+        ended = "was cancelled" if run.status == "cancelled" else run.status
+        lines.append(f"This run {ended}: {reason}. The same command with --resume continues it.")
     score, teacher_score = result.score, _teacher_score(run, result.metric)
     if score is None:
         return lines
@@ -111,7 +112,7 @@ def _majority(run: RunFiles, predictions: Predictions | None) -> list[str]:
     warning = ""
     if len(classes) == 1 and len(np.unique(predictions.labels[predictions.known])) > 1:
         only = class_name(_classes(run), int(classes[0]))
-        warning = f" This student predicts {only} on every row: it has learned nothing else."
+        warning = f" This student predicts {only} on every row: it has learned nothing yet."
     return [f"Always predicting the most frequent class is right on {share:.1%}.{warning}"]
 
 
@@ -175,7 +176,7 @@ def _score_tables(run: RunFiles) -> list[Table]:
         [title, *(f"{numbers[name]:.4f}" if name in numbers else "–" for name in names)]
         for title, numbers in rows.items()
     ]
-    return [Table("The teacher, and the reported epochs", ["", *names], cells)]
+    return [Table("Scores of the teacher and of the reported epochs", ["", *names], cells)]
 
 
 def _speed_tables(run: RunFiles) -> list[Table]:

@@ -79,9 +79,9 @@ def _study_headline(record: StudyRecord, arms: Mapping[str, Mapping[str, Arm]]) 
 
 def _outcomes(record: StudyRecord) -> str:
     """How many of the declared comparisons had which outcome."""
-    shown = {"not attainable": "without a verdict, which these seeds cannot give"}
+    shown = {"not attainable": "without a verdict (too few seeds)"}
     outcomes = [shown.get(verdict.outcome, verdict.outcome) for verdict in record.family]
-    outcomes += ["nothing yet"] * len(record.not_yet)
+    outcomes += ["not finished"] * len(record.not_yet)
     if not outcomes:
         return "No comparison was declared beforehand, so none has a verdict."
     counted = ", ".join(
@@ -91,7 +91,7 @@ def _outcomes(record: StudyRecord) -> str:
     if not any(note.code == "declared-late" for note in record.notes):
         declared += " beforehand"
     if not record.cells.complete:
-        declared += f", so far, with {record.cells.finished} of {record.cells.planned} cells"
+        declared += f"; {record.cells.finished} of {record.cells.planned} cells are finished"
     return f"{declared}: {counted}."
 
 
@@ -144,7 +144,7 @@ def _verdicts(record: StudyRecord) -> Section:
     text += not_yet_sentences(record)
     described = [[_first_upper(description.sentence)] for description in record.descriptive]
     tables = [Table("Described without a verdict", ["comparison"], described)] if described else []
-    return Section("Verdicts", text or ["None was declared."], tables)
+    return Section("Verdicts", text or ["No comparison was declared."], tables)
 
 
 def _task_section(
@@ -164,12 +164,12 @@ def _task_section(
             text += [f"{problem}." for problem in problems]
         if others := [name for name in arms if name not in by_arm]:
             text.append(
-                f"Not scored on the same rows, so without predictions here: {', '.join(others)}."
+                f"Not shown, because they were not scored on the same rows: {', '.join(others)}."
             )
     else:
         text.append(
-            f"Scores are on {record.split} rows. Predictions on the validation rows are not "
-            "shown: a choice made on held-out rows is confirmed on rows that nobody has seen."
+            f"Scores are on {record.split} rows. Predictions on the validation rows are not shown, "
+            "so that a choice made here can be confirmed on rows that were not used for it."
         )
     return Section(
         f"Task: {task}", text, tables=[_arm_table(scores, record)], figures=charts, search=search
@@ -258,19 +258,19 @@ def _study_alpha(arms: Mapping[str, Arm], slug: str) -> list[Figure]:
     """α of the arms that learn it."""
     charts: list[Figure] = []
     learned = [name for name, arm in arms.items() if arm.learns_alpha]
-    own = _slugs(learned)
+    slugs = _slugs(learned)
     for name in learned:
         histories = {seed: cell.history for seed, cell in arms[name].cells.items()}
-        of_arm = alpha_charts(f"-{slug}-{own[name]}", histories, arms[name].first.mix)
-        charts += [replace(chart, title=f"{chart.title} ({name})") for chart in of_arm]
+        charts_of_arm = alpha_charts(f"-{slug}-{slugs[name]}", histories, arms[name].first.mix)
+        charts += [replace(chart, title=f"{chart.title} ({name})") for chart in charts_of_arm]
     return charts
 
 
 def _costs(arms: Mapping[str, Arm], scores: TaskScores) -> list[dict[str, Any]]:
     """Teacher and arms: mean score, parameters, milliseconds (median over seeds) if measured."""
     first = next(iter(arms.values())).first
-    every = [result for arm in arms.values() for result in arm.results.values()]
-    rows = [_cost("teacher", "teacher", _mean(scores.teacher), first.teacher, every)]
+    all_results = [result for arm in arms.values() for result in arm.results.values()]
+    rows = [_cost("teacher", "teacher", _mean(scores.teacher), first.teacher, all_results)]
     for name, arm in arms.items():
         results = list(arm.results.values())
         rows.append(_cost(name, "student", scores.arms[name].mean, arm.first.student, results))
@@ -358,31 +358,31 @@ def _published_section(published: Sequence[PublishedScore]) -> Section:
             if ours is None:
                 continue
             name = f"{score.task}, {score.arm}, {score.metric}, {report}"
-            interval, where = "one seed, or all equal: no interval", "–"
+            interval, where = "none (one seed, or all equal)", "–"
             if ours.single_run is not None:
                 low, high = ours.single_run
                 interval = f"{low:.4f} to {high:.4f}"
-                where = "within" if ours.within else "outside"
+                where = "inside" if ours.within else "outside"
                 numbers = {"published": score.published, "mean": ours.mean}
                 rows.append({"what": name, **numbers, "low": low, "high": high})
             lines.append([name, f"{score.published:.4f}", f"{ours.mean:.4f}", interval, where])
     charts = [figures.published("published", rows)] if rows else []
-    columns = ["score", "published", "ours", "where one more run would lie", "published is"]
-    caption = "Published scores and ours; the interval holds 95 of 100 runs"
+    columns = ["score", "published", "ours (mean)", "interval of one run", "published is"]
+    caption = "Published scores and ours; in 95 of 100 cases one run of ours lies in the interval"
     return Section(
-        "Beside the published scores", tables=[Table(caption, columns, lines)], figures=charts
+        "Comparison with published scores", tables=[Table(caption, columns, lines)], figures=charts
     )
 
 
 def _environments(cells: FinishedCells) -> str:
-    """The states of the code that ran the cells, and the environment of the first."""
+    """The versions of the code that ran the cells, and the environment of the first cell."""
     by_name = {cell.cell.name: cell for cell in cells}
     if not by_name:
         return ""
     codes = [cell.code for cell in by_name.values()]
     lines = [f"{codes.count(code)} cell(s) by layermix {code}" for code in dict.fromkeys(codes)]
     first = next(iter(by_name.values())).environment
-    return "\n".join([*lines, "", "environment of the first:", first.to_json().rstrip()])
+    return "\n".join([*lines, "", "environment of the first cell:", first.to_json().rstrip()])
 
 
 def _repeat(plan: Plan, study: Study) -> str:
