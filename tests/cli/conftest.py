@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from click.testing import CliRunner
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from layermix.cli import main
+from layermix.studies import local_processes
+
+from ..forked import Forked
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
 COMMAND = [INSTALLED] if INSTALLED else [sys.executable, "-m", "layermix"]
@@ -62,10 +66,10 @@ def cli(place: Path) -> Cli:
     ) -> Done:
         words = [str(argument) for argument in arguments]
         if INSTALLED or process:
-            done = subprocess.run(
-                [*COMMAND, *words], input=stdin, capture_output=True, cwd=folder, env=environment()
-            )
-            return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+            pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            ended = process_of(words, folder, **pipes)
+            out, err = ended.communicate(stdin)
+            return Done(ended.returncode, out.decode(), err.decode())
         with chdir(folder):
             result = CliRunner().invoke(main, words, input=stdin, prog_name="layermix")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -76,27 +80,58 @@ def cli(place: Path) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def start(place: Path) -> Callable[..., subprocess.Popen[bytes]]:
-    """`start(arguments, limit="", …)`: a process of the command, as `subprocess.Popen` has it.
+def start(place: Path) -> Callable[..., Any]:
+    """`start(arguments, fresh=False, file_blocks=None, …)`: a process, as `subprocess.Popen`.
 
-    `limit` is a `ulimit` that holds for it, such as `-f 40`: no file of more than 40 blocks.
+    It is forked from one that has imported everything, unless `fresh`. `file_blocks`: it may write
+    no larger file, in blocks of 512 bytes.
     """
 
-    def begin(*arguments: str | Path, limit: str = "", **how: Any) -> subprocess.Popen[bytes]:
-        command = [*COMMAND, *map(str, arguments)]
-        if limit:
-            command = ["sh", "-c", f'ulimit {limit} && exec "$@"', "sh", *command]
-        # A shell that runs tests in the background has them ignore SIGINT, and so their children.
-        return subprocess.Popen(
-            command,
-            cwd=place,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            **how,
-        )
+    def begin(*arguments: str | Path, **how: Any) -> Any:
+        return process_of(list(map(str, arguments)), place, stderr=subprocess.PIPE, **how)
 
     return begin
+
+
+class ForkedCell(Forked):
+    """A cell of a study that runs in this process, in the place of `subprocess.Popen`."""
+
+    def __init__(self, command: list[str], env: dict[str, str], **how: Any) -> None:
+        assert command[1:4] == ["-P", "-m", "layermix"]
+        super().__init__(command[4:], variables=env, **how)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _forked_cells() -> Iterator[None]:
+    """The cells of a study that runs in this process are forked; those of a process are fresh."""
+    with pytest.MonkeyPatch.context() as patch:
+        forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedCell})
+        patch.setattr(local_processes, "subprocess", forking)
+        yield
+
+
+def process_of(
+    words: list[str],
+    folder: Path,
+    fresh: bool = False,
+    file_blocks: int | None = None,
+    **how: Any,
+) -> Any:
+    """A process of the command."""
+    if not INSTALLED and not fresh:
+        variables = environment()
+        return Forked(words, folder=folder, variables=variables, file_blocks=file_blocks, **how)
+    command = [*COMMAND, *words]
+    if file_blocks is not None:
+        command = ["sh", "-c", f'ulimit -f {file_blocks} && exec "$@"', "sh", *command]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        # A shell that runs tests in the background has them ignore SIGINT, and so their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **how,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def recipe_file(place: Path, base: Path, data: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(cli: Any, recipe_file: Callable[..., Path], place: Path) -> tuple[Path, Any]:
     """A study's folder, and what the command said."""
     done = cli("study", recipe_file("study"), "--out", "study", "--jobs", "2")

@@ -19,6 +19,8 @@ import torch
 from safetensors import safe_open
 from transformers import BertForSequenceClassification, BertTokenizer
 
+from ..forked import Forked
+
 ROWS, EPOCHS, BATCH = 60, 8, 4
 LINES = EPOCHS * (ROWS // BATCH + 1)  # of the history
 PATIENCE = 120.0
@@ -61,24 +63,25 @@ def home(
     return tmp_path
 
 
-def started(home: Path, cache: str, *run: str) -> subprocess.Popen[bytes]:
+def started(home: Path, cache: str, *run: str, program: str = PROGRAM) -> Forked:
     """A process that fills a cache, and distils to a run folder if one is named."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, cache, *SIZES, *run],
-        cwd=home,
+    return Forked(
+        [cache, *SIZES, *run],
+        program=program,
+        folder=home,
         stderr=subprocess.PIPE,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        variables=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
 
 
-def finished(process: subprocess.Popen[bytes]) -> str:
+def finished(process: Forked) -> str:
     """What a process wrote to standard error; it must end well."""
     _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, told.decode()
     return told.decode()
 
 
-def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool], delay: float) -> bool:
+def kill_when(process: Forked, moment: Callable[[], bool], delay: float) -> bool:
     """Kill a process a little after a moment; False if it had ended by then."""
     until = time.monotonic() + PATIENCE
     while not moment() and process.poll() is None:
@@ -186,14 +189,10 @@ def test_a_full_disk_stops_it_with_the_numbers_and_it_can_go_on(
         "choose.SPARE_BYTES = -(10**9)\ncached_teacher.FILL",
         1,
     )
-    full = subprocess.run(
-        [sys.executable, "-c", code, str(tiny_disk), *SIZES],
-        cwd=home,
-        capture_output=True,
-        text=True,
-    )
+    full = started(home, str(tiny_disk), program=code)
+    _, said = full.communicate()
     assert full.returncode == 1
-    told = full.stderr.splitlines()[-1]
+    told = said.decode().splitlines()[-1]
     assert "CacheError" in told
     assert "MB of teacher signals (No space left on device; 0.0" in told
     assert "rows written before are kept. Make room (`layermix cache prune`), or choose" in told
@@ -202,7 +201,7 @@ def test_a_full_disk_stops_it_with_the_numbers_and_it_can_go_on(
     assert 0 < len(kept) < ROWS
     subprocess.run(["mount", "-o", "remount,size=4m", str(tiny_disk)], check=True)
     finished(started(home, "straight"))
-    subprocess.run([sys.executable, "-c", code, str(tiny_disk), *SIZES], cwd=home, check=True)
+    finished(started(home, str(tiny_disk), program=code))
     assert content(tiny_disk) == content(home / "straight")
 
 

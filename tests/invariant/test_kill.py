@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,12 @@ from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.core.trainer import last_checkpoint
 
+from ..forked import Forked
+
 EPOCHS, ROWS, BATCH, SAVE_EVERY = 8, 60, 4, 3
 STEPS = ROWS // BATCH  # in an epoch
 LINES = STEPS + 1  # of the history, in an epoch: each step, and the evaluation
+OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
 PATIENCE = 120.0  # seconds, for one process on a busy machine
 
 
@@ -26,7 +27,7 @@ def command(
     bert: Callable[..., BertForSequenceClassification],
     tokenizer: BertTokenizer,
 ) -> list[str]:
-    """`layermix distill …` without --out: a tiny teacher and tiny TSV files on disk."""
+    """The words of `distill …` without --out: a tiny teacher and tiny TSV files on disk."""
     bert(4, 32).save_pretrained(tmp_path / "teacher")
     tokenizer.save_pretrained(tmp_path / "teacher")
     draw = random.Random(0)
@@ -36,7 +37,7 @@ def command(
         text = "".join(f"{line}\t{int('a' in line)}\n" for line in lines)
         (tmp_path / "data" / f"{split}.tsv").write_text(f"text\tlabel\n{text}", encoding="utf-8")
     return [
-        *(sys.executable, "-m", "layermix", "distill", "--quiet"),
+        *("distill", "--quiet"),
         *("--teacher", str(tmp_path / "teacher"), "--teacher.allow_weak"),
         *("--data", str(tmp_path / "data")),
         *("--training.epochs", str(EPOCHS), "--training.batch_size", str(BATCH)),
@@ -52,7 +53,7 @@ def lines_in(file: Path) -> int:
 
 def kill_at(command: list[str], history: Path, lines: int) -> None:
     """Start a process and kill it as soon as the history has so many lines."""
-    with subprocess.Popen(command, env=os.environ | {"HF_HUB_OFFLINE": "1"}) as process:
+    with Forked(command, variables=OFFLINE) as process:
         until = time.monotonic() + PATIENCE
         while lines_in(history) < lines:
             assert process.poll() is None, "it ended before it could be killed"
@@ -67,7 +68,7 @@ def test_killed_and_resumed_is_undisturbed_byte_for_byte(
     command: list[str], tmp_path: Path, epochs: tuple[int, ...]
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    subprocess.run([*command, "--out", str(straight)], check=True, timeout=PATIENCE)
+    assert Forked([*command, "--out", str(straight)], variables=OFFLINE).wait(PATIENCE) == 0
     partial = tmp_path / "broken.partial"
     resume = [*command, "--out", str(broken), "--resume"]
     draw = random.Random(1)
@@ -81,7 +82,7 @@ def test_killed_and_resumed_is_undisturbed_byte_for_byte(
     message = f"killed at the history's lines {kills}, resumed from the steps {resumed_from}"
     assert not broken.exists(), message
     assert any(step % STEPS for step in resumed_from), f"never in mid-epoch: {message}"
-    subprocess.run(resume, check=True, timeout=PATIENCE)
+    assert Forked(resume, variables=OFFLINE).wait(PATIENCE) == 0
     assert not partial.exists()
     assert lines_in(straight / "history.jsonl") == EPOCHS * LINES
     for name in (

@@ -135,7 +135,8 @@ def test_a_job_that_cannot_begin_says_why(plan: Plan, tmp_path: Path) -> None:
 
 def test_stopped_processes_have_ended(tmp_path: Path) -> None:
     local = LocalProcesses(tmp_path, threads=1)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code])
     local.started.append(LocalProcess(process, tmp_path / "record", tmp_path / "log"))
     assert local.started[0].is_running()
     local.stop()

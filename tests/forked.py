@@ -1,0 +1,163 @@
+"""Processes of the command line, or of a program, that begin at once: forked from a warm server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .fork_server import STATUS
+
+PIPE = subprocess.PIPE
+
+
+@cache
+def _server() -> Path:
+    """The socket of this process's server."""
+    address = Path(tempfile.mkdtemp(prefix="forks")) / "socket"
+    script = str(Path(__file__).with_name("fork_server.py"))
+    server = subprocess.Popen([sys.executable, "-P", script, str(address)], stdin=PIPE)
+    until = time.monotonic() + 120
+    while not address.exists():
+        assert server.poll() is None, "the server of forks ended"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    _server.process = server  # type: ignore[attr-defined]  # kept: its standard input stays open
+    return address
+
+
+class Forked:
+    """A forked process, with what tests use of `subprocess.Popen`.
+
+    Args:
+        words: The arguments of `layermix`, or of the program.
+        program: Python source to run in the place of `layermix`.
+        folder: Its working directory.
+        variables: Its environment.
+        stdin: A stream, or PIPE; as this process's if None. So are stdout and stderr.
+        start_new_session: Whether Ctrl-C on this process does not reach it.
+        file_blocks: The largest file that it may write, in blocks of 512 bytes.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        program: str | None = None,
+        folder: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        start_new_session: bool = False,
+        file_blocks: int | None = None,
+    ) -> None:
+        self.returncode: int | None = None
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        ours: dict[str, Any] = dict.fromkeys(streams)
+        given, pipe_ends = [], []
+        for number, (name, stream) in enumerate(streams.items()):
+            if stream == PIPE:
+                read, write = os.pipe()
+                theirs, own = (read, write) if name == "stdin" else (write, read)
+                ours[name] = os.fdopen(own, "wb" if name == "stdin" else "rb")
+                pipe_ends.append(theirs)
+                given.append(theirs)
+            elif isinstance(stream, int):
+                given.append(stream)
+            else:
+                given.append(number if stream is None else stream.fileno())
+        self.stdin, self.stdout, self.stderr = ours.values()
+        request = {
+            "words": list(words),
+            "program": program,
+            "folder": str(folder or Path.cwd()),
+            "variables": dict(os.environ if variables is None else variables),
+            "session": start_new_session,
+            "file_blocks": file_blocks,
+        }
+        message = json.dumps(request).encode()
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(_server()))
+        self._connection.sendall(STATUS.pack(len(message)))
+        socket.send_fds(self._connection, [message], given)
+        for end in pipe_ends:
+            os.close(end)
+        self.pid: int = STATUS.unpack(self._connection.recv(STATUS.size, socket.MSG_WAITALL))[0]
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, negative if a signal ended it."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                told = self._connection.recv(STATUS.size)
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired("layermix", timeout or 0) from None
+            self._connection.close()
+            self.returncode = int(STATUS.unpack(told)[0])
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def communicate(
+        self, input: bytes | None = None, timeout: float | None = None
+    ) -> tuple[bytes, bytes]:
+        """Send all input, read all output, wait; what it wrote to its two pipes."""
+        outputs: list[bytes] = [b"", b""]
+
+        def read(index: int, stream: BinaryIO) -> None:
+            with stream:
+                outputs[index] = stream.read()
+
+        readers = [
+            threading.Thread(target=read, args=(index, stream), daemon=True)
+            for index, stream in enumerate((self.stdout, self.stderr))
+            if stream is not None
+        ]
+        for reader in readers:
+            reader.start()
+        if self.stdin is not None:
+            try:
+                with self.stdin:
+                    self.stdin.write(input or b"")
+            except BrokenPipeError:
+                pass
+        for reader in readers:
+            reader.join(timeout)
+        self.wait(timeout)
+        return outputs[0], outputs[1]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self.stdout, self.stderr, self.stdin):
+            if stream is not None:
+                stream.close()
+        self.wait()
