@@ -45,7 +45,6 @@ def home(
     return home
 
 
-@pytest.mark.wheel
 def test_the_commands_and_the_python_of_the_readme(cli: Any, home: Path) -> None:
     found = commands()
     assert len(found) >= 8

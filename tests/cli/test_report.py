@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.wheel
 def test_a_run_gets_its_page_and_figures(cli: Any, student: Path, place: Path) -> None:
     done = cli("report", student, "--out", "page.html", "--figures", "figures")
     assert done.code == 0, done.err

@@ -323,8 +323,8 @@ def test_killed_at_random_it_ends_as_an_undisturbed_one(
     place: Path,
     tmp_path: Path,
 ) -> None:
-    arms = {name: {"mix": name} for name in ("fixed", "learned")}
-    file = recipe_file("killed", seeds=1, arms=arms)
+    arms = {name: {"mix": name} for name in ("learned", "fixed")[:kills]}
+    file = recipe_file("killed", seeds=1, arms=arms, family=[])
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert cli("study", file, "--out", straight).code == 0
     arguments = ["study", str(file), "--out", str(broken), "--jobs", "2", "--quiet"]

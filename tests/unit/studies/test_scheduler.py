@@ -135,8 +135,13 @@ def test_a_job_that_cannot_begin_says_why(plan: Plan, tmp_path: Path) -> None:
 
 def test_stopped_processes_have_ended(tmp_path: Path) -> None:
     local = LocalProcesses(tmp_path, threads=1)
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); time.sleep(600)"
-    process = subprocess.Popen([sys.executable, "-c", code])
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(flush=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(600)"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    with process.stdout as ready:
+        ready.readline()
     local.started.append(LocalProcess(process, tmp_path / "record", tmp_path / "log"))
     assert local.started[0].is_running()
     local.stop()
