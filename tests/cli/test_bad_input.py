@@ -164,8 +164,8 @@ def test_an_output_folder_inside_a_file(cli: Any, teacher: Path, data: Path) -> 
     ("words", "told"),
     [
         (["--out=x.txt"], ("--out x.txt: found the ending 'txt', wanted .jsonl, .csv or .tsv",)),
-        (["--out=no/x.csv"], ("--out no/x.csv: there is no folder no; make it first",)),
-        (["--out=reviews/train.csv"], ("reviews/train.csv: is there already", "--force")),
+        (["--out=no/x.csv"], ("--out no/x.csv: there is no folder no; create it first",)),
+        (["--out=reviews/train.csv"], ("reviews/train.csv: exists already", "--force")),
         (["nosuch.csv"], ("nosuch.csv: no such file",)),
         (["reviews"], ("reviews: cannot be read: Is a directory",)),
         (["--data.text_columns=review,label"], ("found 2 column(s)", "trained on 1, review")),

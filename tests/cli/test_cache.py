@@ -52,10 +52,10 @@ def test_build_says_what_it_did_as_json_too(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--no-cache.use",), "nothing was stored: the teacher would run live"),
+        (("--no-cache.use",), "nothing was cached: the teacher would run on every batch"),
         (
             ("--loss.logit_weight=0", "--loss.hidden_weight=0"),
-            "these losses ask the teacher for nothing: L = 1·L_sup[cross_entropy]",
+            "nothing to cache: no term of the loss needs the teacher (L = 1·L_sup[cross_entropy])",
         ),
     ],
 )

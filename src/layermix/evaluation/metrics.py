@@ -69,7 +69,7 @@ def scores(
         Shares in [0, 1] unless stated: `accuracy`; `f1` of class 1 (two classes only); `f1_macro`,
         the mean over the classes that occur among labels or predictions; `matthews`, in [−1, 1];
         `nll`, mean negative log-likelihood in nats; `ece`, expected calibration error of the top
-        probability; `agreement`, share of rows with the teacher's answer (only if it is given).
+        probability; `agreement`, share of rows with the teacher's prediction (only if it is given).
         A class that is never predicted, or never right, counts as 0.
 
     Raises:
@@ -77,25 +77,25 @@ def scores(
             label.
 
     Examples:
-        >>> found = scores(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([1, 0]))
-        >>> found["accuracy"], round(found["f1"], 3), round(found["nll"], 3), round(found["ece"], 3)
-        (0.5, 0.667, 0.813, 0.231)
+        >>> result = scores(np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([1, 0]))
+        >>> [round(result[name], 3) for name in ("accuracy", "f1", "nll", "ece")]
+        [0.5, 0.667, 0.813, 0.231]
     """
     logits, labels, kept = _labelled(logits, labels)
     log_probabilities = log_softmax(logits, axis=1)
     predicted = logits.argmax(axis=1)
-    right = predicted == labels
-    found = {"accuracy": float(right.mean())}
+    correct = predicted == labels
+    result = {"accuracy": float(correct.mean())}
     if logits.shape[1] == 2:
         # labels=[1] and not the default average="binary", which fails if class 1 never occurs
-        found["f1"] = float(
+        result["f1"] = float(
             f1_score(labels, predicted, labels=[1], average="macro", zero_division=0)
         )
-    found["f1_macro"] = float(f1_score(labels, predicted, average="macro", zero_division=0))
-    found["matthews"] = _matthews(labels, predicted)
+    result["f1_macro"] = float(f1_score(labels, predicted, average="macro", zero_division=0))
+    result["matthews"] = _matthews(labels, predicted)
     # abs and not a minus sign, so that a perfect model has 0 and not −0
-    found["nll"] = float(np.abs(log_probabilities[np.arange(len(labels)), labels]).mean())
-    found["ece"] = _calibration_error(np.exp(log_probabilities.max(axis=1)), right)
+    result["nll"] = float(np.abs(log_probabilities[np.arange(len(labels)), labels]).mean())
+    result["ece"] = _calibration_error(np.exp(log_probabilities.max(axis=1)), correct)
     if teacher_logits is not None:
         teacher = _checked_logits(teacher_logits, "teacher logits")
         if teacher.shape != (len(kept), logits.shape[1]):
@@ -103,8 +103,8 @@ def scores(
                 f"found teacher logits of shape {teacher.shape}, wanted the student's "
                 f"{(len(kept), logits.shape[1])}; give both on the same rows"
             )
-        found["agreement"] = float((teacher[kept].argmax(axis=1) == predicted).mean())
-    return found
+        result["agreement"] = float((teacher[kept].argmax(axis=1) == predicted).mean())
+    return result
 
 
 def per_class(
@@ -141,7 +141,7 @@ def per_class(
 
 
 def majority_share(labels: Integers) -> float:
-    """Share of the commonest class among the labelled rows.
+    """Share of the most frequent class among the labelled rows.
 
     Args:
         labels: (N,), class indices; `UNLABELLED` rows are left out.
@@ -161,13 +161,13 @@ def majority_share(labels: Integers) -> float:
 
 
 def exceeds_majority(correct: int, total: int, majority: float) -> bool:
-    """Whether a model has strictly more right answers than always giving the commonest class.
+    """Whether a model is right on more rows than always predicting the most frequent class.
 
-    The commonest class is that of the very rows the model answered, so the rule favours the
-    constant answer if anything. It is a count, not a significance test: one answer more is enough.
+    The most frequent class is that of the same rows, which favours the constant prediction if
+    anything. This compares counts and is no significance test: one correct row more is enough.
 
     Args:
-        correct: Right answers of the model.
+        correct: Rows on which the model is right.
         total: Labelled rows.
         majority: `majority_share` of the same rows.
 
@@ -197,7 +197,7 @@ def _checked_logits(logits: Floats, name: str = "logits") -> NDArray[np.float64]
 def _labelled(
     logits: Floats, labels: Integers
 ) -> tuple[NDArray[np.float64], Integers, NDArray[np.bool_]]:
-    """Logits and labels of the labelled rows, and the (N,) mask that says which these are."""
+    """Logits and labels of the labelled rows, and the (N,) mask of the labelled rows."""
     checked, labels = _checked_logits(logits), np.asarray(labels)
     rows, classes = checked.shape
     if labels.shape != (rows,):
@@ -222,14 +222,14 @@ def _labelled(
 
 
 def _matthews(labels: Integers, predicted: Integers) -> float:
-    """Matthews correlation; 0 if all rows have one label or one answer."""
-    if len(np.union1d(labels, predicted)) == 1:  # scikit-learn says 0 as well, but warns
+    """Matthews correlation; 0 if all labels and predictions are one class."""
+    if len(np.union1d(labels, predicted)) == 1:  # scikit-learn also gives 0, but warns
         return 0.0
     return float(matthews_corrcoef(labels, predicted))
 
 
-def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Σ over bins (low, high] of (rows in bin / rows) · |share right − mean confidence|."""
+def _calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Σ over bins (low, high] of (rows in bin / rows) · |accuracy − mean confidence|."""
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gap = np.bincount(bins, weights=right - confidence, minlength=CALIBRATION_BINS)
+    gap = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(confidence))

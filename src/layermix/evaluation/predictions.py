@@ -80,10 +80,12 @@ def read_rows(file: Path) -> dict[str, Rows]:
     columns = {name: np.asarray(table[name]) for name in table.column_names}
     for name in ("row_id", "label", "prediction"):
         if not np.issubdtype(columns[name].dtype, np.integer):
-            raise ValueError(f"the column {name} holds other things than integers")
-    chances = [values for name, values in columns.items() if name.startswith("p_")]
+            raise ValueError(f"the column {name} holds values that are not integers")
+    probabilities = [values for name, values in columns.items() if name.startswith("p_")]
     count = len(columns["row_id"])
-    columns["confidence"] = np.max(chances, axis=0) if chances else np.full(count, np.nan)
+    columns["confidence"] = (
+        np.max(probabilities, axis=0) if probabilities else np.full(count, np.nan)
+    )
     if not {"teacher", "teacher_confidence"} <= columns.keys():
         columns["teacher"] = np.full(count, UNKNOWN)
         columns["teacher_confidence"] = np.full(count, np.nan)
@@ -117,10 +119,10 @@ def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | No
         return None
     first = by_seed[0]
     for other in by_seed[1:]:
-        same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
+        is_same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
             first.label, other.label
         )
-        if not same:
+        if not is_same:
             return None
     return Predictions(
         first.row_id,

@@ -23,25 +23,25 @@ Numbers = Sequence[float] | NDArray[np.floating[Any]]
 Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
 
 LEVEL = 0.05
-"""Of a family's verdicts, if nothing else is said."""
+"""Default significance level of a family of verdicts."""
 
 TAILS = (0.025, 0.975)
-"""Where the intervals end."""
+"""Quantiles at which the intervals end."""
 
 ENUMERATED_SEEDS = 16
-"""Up to here `sign_flip` tries every pattern of signs; beyond, `SIGN_DRAWS` random ones."""
+"""Up to this many seeds `sign_flip` tries every pattern of signs, else `SIGN_DRAWS` of them."""
 
 SIGN_DRAWS = 100_000
 
 SAME = 1e-12
-"""Scores of seeds that lie within this are equal but for rounding."""
+"""Scores of seeds that differ by no more than this are equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean of one number per seed, with its t interval; None where there is none.
+    """Mean of one number per seed, with its t interval.
 
-    That is where there is one seed, or where all are equal (then `sd` is 0).
+    One seed has no `sd` and no interval; equal numbers have an `sd` of 0 and no interval.
     """
 
     values: tuple[float, ...]
@@ -71,19 +71,19 @@ def summarise(values: Numbers) -> Summary:
         >>> summarise([1.0, 2.0, 3.0]).sd, round(summarise([1.0, 2.0, 3.0]).high, 3)
         (1.0, 4.484)
     """
-    found = checked_numbers(values, "values")
-    each, mean, seeds = tuple(found.tolist()), float(found.mean()), len(found)
+    numbers = checked_numbers(values, "values")
+    each, mean, seeds = tuple(numbers.tolist()), float(numbers.mean()), len(numbers)
     if seeds == 1:
         return Summary(each, mean, None, None, None)
-    if np.ptp(found) <= SAME:  # seeds that agree by chance say nothing of how others would spread
+    if np.ptp(numbers) <= SAME:  # equal seeds do not show how others would vary
         return Summary(each, mean, 0.0, None, None)
-    sd = float(found.std(ddof=1))
+    sd = float(numbers.std(ddof=1))
     half = float(t.ppf(TAILS[1], seeds - 1)) * sd / math.sqrt(seeds)
     return Summary(each, mean, sd, mean - half, mean + half)
 
 
 def single_run(values: Numbers) -> tuple[float, float] | None:
-    """Where one more run would lie in 95 of 100 cases, or None from one seed or from equal ones.
+    """Interval in which one more run lies in 95 of 100 cases; None for one seed or equal ones.
 
     A published number of one run is compared with this, not with the interval of the mean.
 
@@ -98,12 +98,12 @@ def single_run(values: Numbers) -> tuple[float, float] | None:
         >>> round(low, 3), round(high, 3), single_run([0.71])
         (0.67, 0.77, None)
     """
-    found = summarise(values)
-    if not found.sd:
+    summary = summarise(values)
+    if not summary.sd:
         return None
-    seeds = len(found.values)
-    half = float(t.ppf(TAILS[1], seeds - 1)) * found.sd * math.sqrt(1 + 1 / seeds)
-    return found.mean - half, found.mean + half
+    seeds = len(summary.values)
+    half = float(t.ppf(TAILS[1], seeds - 1)) * summary.sd * math.sqrt(1 + 1 / seeds)
+    return summary.mean - half, summary.mean + half
 
 
 def sign_flip(differences: Numbers) -> float:
@@ -118,18 +118,18 @@ def sign_flip(differences: Numbers) -> float:
         >>> sign_flip([0.1, 0.2, 0.3]), sign_flip([0.0, 0.0]), sign_flip([0.1, -0.2, 0.3])
         (0.25, 1.0, 0.75)
     """
-    found = checked_numbers(differences, "differences")
-    seeds = len(found)
-    # a sum that is equal on paper may be smaller by rounding, and has to count
-    reached = abs(found.sum()) - 1e-12 * np.abs(found).sum()
+    paired = checked_numbers(differences, "differences")
+    seeds = len(paired)
+    # sums that are equal but for rounding have to count
+    observed = abs(paired.sum()) - 1e-12 * np.abs(paired).sum()
     if seeds <= ENUMERATED_SEEDS:
-        # the last sign stays: flipping all signs gives the same absolute sum
+        # the last sign is fixed, since flipping all signs gives the same absolute sum
         patterns = np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds) & 1
-        return float((np.abs((1 - 2 * patterns) @ found) >= reached).mean())
+        return float((np.abs((1 - 2 * patterns) @ paired) >= observed).mean())
     generator, hits, chunk = np.random.default_rng(0), 0, SIGN_DRAWS // 20
     for _ in range(SIGN_DRAWS // chunk):
         signs = generator.choice([-1.0, 1.0], (chunk, seeds))
-        hits += int((np.abs(signs @ found) >= reached).sum())
+        hits += int((np.abs(signs @ paired) >= observed).sum())
     return (1 + hits) / (1 + SIGN_DRAWS)
 
 
@@ -148,7 +148,7 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> float:
     """Exact two-sided p of McNemar's test on two single runs.
 
     Args:
-        right_a: (examples,) bool, whether run A has the example right.
+        right_a: (examples,) bool, whether run A is right on the example.
         right_b: The same of run B.
 
     Raises:
@@ -176,24 +176,24 @@ def multi_bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Multi-Bootstrap (arXiv 2106.16163), paired: seeds and examples are both drawn anew.
+    """Multi-Bootstrap (arXiv 2106.16163), paired: seeds and examples are both resampled.
 
     An arm's score in a draw is the mean over the drawn seeds of the score on the drawn examples;
-    both arms have the same draws. The paper's p is one-sided, the share of draws ≤ 0; this is twice
+    both arms use the same draws. The paper's p is one-sided, the share of draws ≤ 0; this is twice
     the smaller of the two one-sided ones, each (1 + hits) / (1 + draws). With few seeds the
-    interval is too narrow: n seeds drawn anew vary (n − 1) / n as much as new ones.
+    interval is too narrow: n resampled seeds vary (n − 1) / n as much as new ones.
 
     Args:
         first: (seeds, examples), class indices predicted by the first arm.
         second: The same of the second arm, seed by seed.
         labels: (examples,), class indices; leave out rows without a label.
-        score: As `layermix.evaluation.metrics.scores` has it, 0 where undefined.
+        score: As in `layermix.evaluation.metrics.scores`, 0 where undefined.
         draws: Bootstrap samples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: Shapes do not fit, fewer than two seeds, something is no class index, the score
-            is unknown, or `f1` is asked of more than two classes.
+        ValueError: Shapes do not fit, fewer than two seeds, a value is no class index, the score
+            is unknown, or the score is `f1` and there are more than two classes.
     """
     first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
     fits = first.ndim == 2 and first.shape == second.shape and first.shape[1:] == labels.shape
@@ -214,7 +214,7 @@ def row_bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Paired bootstrap of two single runs over examples; of other seeds it says nothing.
+    """Paired bootstrap of two single runs over examples; it does not cover other seeds.
 
     Args:
         first: (examples,), class indices predicted by the first run.
@@ -222,7 +222,7 @@ def row_bootstrap(
         labels: (examples,), class indices; leave out rows without a label.
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: As `multi_bootstrap`.
@@ -239,14 +239,14 @@ def row_bootstrap(
 def score_interval(
     predicted: Integers, labels: Integers, score: Score, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of one run's score over examples; of other seeds it says nothing.
+    """Percentile interval of one run's score over examples; it does not cover other seeds.
 
     Args:
         predicted: (examples,), class indices.
         labels: (examples,), class indices; leave out rows without a label.
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Examples:
         >>> import numpy as np
@@ -256,20 +256,20 @@ def score_interval(
         (0.71, 0.79)
     """
     rows = np.stack([predicted, labels])
-    found = np.concatenate(
+    drawn_scores = np.concatenate(
         [
             _weighted_scores(rows, counts.astype(float), score)[:, 0]
             for _, counts in _parts(draws, 1, rows.shape[1], seed)
         ]
     )
-    low, high = np.quantile(found, TAILS).tolist()
+    low, high = np.quantile(drawn_scores, TAILS).tolist()
     return low, high
 
 
 def _bootstrap(
     first: Integers, second: Integers, labels: Integers, score: Score, draws: int, seed: int
 ) -> Bootstrap:
-    """(seeds, examples) twice, (examples,) -> seeds and examples drawn anew, both arms alike."""
+    """Resample seeds and examples alike for both arms; (seeds, examples) twice, (examples,)."""
     rows = np.concatenate([first, second, labels[None]])
     if not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0:
         raise ValueError(
@@ -289,19 +289,17 @@ def _bootstrap(
         arms = _weighted_scores(rows, weights, score)
         return arms[:, :seeds] - arms[:, seeds:]
 
-    few = draws * examples <= REMEMBERED_WEIGHTS
-    drawn = (
-        _remembered(draws, seeds, examples, seed) if few else _parts(draws, seeds, examples, seed)
-    )
-    found = np.concatenate(
+    is_small = draws * examples <= CACHED_WEIGHTS
+    weights_of = _cached_parts if is_small else _parts
+    resampled = np.concatenate(
         [
             (differences(on_examples.astype(float)) * on_seeds).sum(-1)
-            for on_seeds, on_examples in drawn
+            for on_seeds, on_examples in weights_of(draws, seeds, examples, seed)
         ]
     )
-    low, high = np.quantile(found, TAILS).tolist()
+    low, high = np.quantile(resampled, TAILS).tolist()
     # differences that cancel may miss 0 by rounding
-    hits = min(int((found <= 1e-12).sum()), int((found >= -1e-12).sum()))
+    hits = min(int((resampled <= 1e-12).sum()), int((resampled >= -1e-12).sum()))
     difference = float(differences(np.ones((1, examples))).mean())
     return Bootstrap(difference, low, high, min(1.0, 2 * (1 + hits) / (1 + draws)))
 
@@ -316,11 +314,11 @@ def holm(p_values: Numbers) -> list[float]:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
-    found = checked_numbers(p_values, "p values")
-    if found.min() < 0 or found.max() > 1:
-        raise ValueError(f"found p values from {found.min()} to {found.max()}, wanted 0 to 1")
-    order = found.argsort()
-    steps = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
+    raw = checked_numbers(p_values, "p values")
+    if raw.min() < 0 or raw.max() > 1:
+        raise ValueError(f"found p values from {raw.min()} to {raw.max()}, wanted 0 to 1")
+    order = raw.argsort()
+    steps = np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1))
     return [min(1.0, float(steps[rank])) for rank in order.argsort()]
 
 
@@ -328,8 +326,8 @@ def violation_ratio(first: Numbers, second: Numbers) -> float:
     """How far the first arm is from always better, by del Barrio et al. (arXiv 1705.01788).
 
     The share of ∫(F⁻¹ − G⁻¹)² over the quantiles, F of the first arm and G of the second, where
-    F⁻¹ < G⁻¹: 0 says better at every quantile, 1 worse. The ratios of a pair and of the swapped
-    pair sum to 1, so .5 is given for equal samples, where the definition has 0 / 0.
+    F⁻¹ < G⁻¹: 0 means better at every quantile, 1 worse. The ratios of a pair and of the swapped
+    pair sum to 1, so equal samples get .5, where the definition has 0 / 0.
 
     Raises:
         ValueError: An arm has no value, more than one dimension, or NaN.
@@ -367,17 +365,17 @@ def stochastic_order(
 
 
 def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) -> float:
-    """Smallest mean difference of normal values that the two-sided sign-flip test sees.
+    """Smallest mean difference of normal values that the two-sided sign-flip test detects.
 
-    Seeing is a significant difference of the right sign, with this power. Up to `SIMULATED_SEEDS`
-    seeds the test itself is simulated, since it has few p values and needs more than a t test;
-    beyond, the t test stands for it.
+    A difference is detected if it is significant and has the right sign, with this power. Up to
+    `SIMULATED_SEEDS` seeds the test itself is simulated, since it has few p values and needs more
+    than a t test; for more seeds the t test replaces it.
 
     Args:
         sd: Standard deviation of the paired differences, above 0.
-        seeds: Paired seeds; too few for the level see nothing, so infinity comes back.
-        power: Chance of seeing it, above the level.
-        level: Of the test, two-sided.
+        seeds: Paired seeds; infinity is returned if they are too few for the level.
+        power: Chance of detecting it, above the level.
+        level: Significance level of the test, two-sided.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -406,6 +404,7 @@ def detectable(sd: float, seeds: int, power: float = 0.8, level: float = LEVEL) 
 
 
 SIMULATED_SEEDS = 12
+"""Largest number of seeds for which `detectable` simulates the test."""
 
 
 @lru_cache
@@ -414,12 +413,12 @@ def _simulated_shift(seeds: int, power: float, level: float) -> float:
     draws = np.random.default_rng(0).standard_normal((4000, seeds))
     signs = 1.0 - 2 * (np.arange(2 ** (seeds - 1))[:, None] >> np.arange(seeds) & 1)
     flipped, totals = draws @ signs.T, signs.sum(-1)
-    allowed = math.floor(level * len(signs) + 1e-9)  # patterns as extreme, its own among them
+    allowed = math.floor(level * len(signs) + 1e-9)  # patterns as extreme, including its own
 
     def missing(shift: float) -> float:
-        found = draws.sum(-1) + seeds * shift
-        extreme = np.abs(flipped + shift * totals) >= np.abs(found)[:, None] - 1e-9
-        return float(power - np.mean((extreme.sum(-1) <= allowed) & (found > 0)))
+        observed = draws.sum(-1) + seeds * shift
+        extreme = np.abs(flipped + shift * totals) >= np.abs(observed)[:, None] - 1e-9
+        return float(power - np.mean((extreme.sum(-1) <= allowed) & (observed > 0)))
 
     low, high = 0.0, 1.0
     while missing(high) > 0:
@@ -431,7 +430,7 @@ def _simulated_shift(seeds: int, power: float, level: float) -> float:
 
 
 def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float = LEVEL) -> int:
-    """Fewest seeds that see this mean difference, of either sign, as in `detectable`.
+    """Fewest seeds that detect this mean difference, of either sign, as in `detectable`.
 
     Never fewer than a sign-flip test needs to reach the level at all: 6 for .05.
 
@@ -454,16 +453,16 @@ def seeds_needed(sd: float, difference: float, power: float = 0.8, level: float 
     return bisect_left(range(most), True, lo=least, key=enough)
 
 
-REMEMBERED_WEIGHTS = 2**25
-"""A study asks for the same draws again and again: four sets of up to 64 MiB are remembered."""
+CACHED_WEIGHTS = 2**25
+"""Largest set of weights that is cached, since a study uses the same draws often: 4 × 64 MiB."""
 
 
 def _parts(
     draws: int, seeds: int, examples: int, seed: int
 ) -> Iterator[tuple[Array, NDArray[np.uint16]]]:
-    """Weights of seeds (draws, seeds), that add up to 1, and counts of examples (draws, examples).
+    """Weights of seeds (draws, seeds), which add up to 1, and counts of examples (draws, examples).
 
-    They come in parts of the draws, 32 MiB of weights each.
+    Yields parts of the draws, with 32 MiB of weights each.
     """
     generator = np.random.default_rng(seed)
     on_seeds = _drawn(generator, draws, seeds) / seeds
@@ -473,20 +472,20 @@ def _parts(
 
 
 @lru_cache(maxsize=4)
-def _remembered(
+def _cached_parts(
     draws: int, seeds: int, examples: int, seed: int
 ) -> tuple[tuple[Array, NDArray[np.uint16]], ...]:
     return tuple(_parts(draws, seeds, examples, seed))
 
 
 def _drawn(generator: np.random.Generator, draws: int, items: int) -> Array:
-    """(draws, items): how often each item comes up when as many are drawn with replacement."""
+    """(draws, items): how often each item is drawn, with replacement, in `items` draws."""
     picked = generator.integers(items, size=(draws, items)) + items * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * items).reshape(draws, items).astype(float)
 
 
 def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
-    """Answers of runs and, in the last row, labels; weights (draws, examples) -> (draws, runs)."""
+    """Predictions of runs, then a row of labels; weights (draws, examples) -> (draws, runs)."""
     if score == "accuracy":  # needs no counts by class
         hits = (rows[:-1] == rows[-1]).T.astype(float)
         return _ratio(weights @ hits, weights.sum(-1, keepdims=True))
@@ -498,16 +497,16 @@ def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
         flat: Array = weights @ true.reshape(-1, true.shape[-1]).T.astype(float)
         return flat.reshape(len(weights), *true.shape[:-1])
 
-    given, right = counts(chosen), counts(chosen[:-1] & chosen[-1])
-    given, wanted = given[:, :-1], given[:, -1:]
-    total = wanted.sum(-1)
+    given, correct = counts(chosen), counts(chosen[:-1] & chosen[-1])
+    predicted, true = given[:, :-1], given[:, -1:]
+    total = true.sum(-1)
     if score == "matthews":
-        covariance = right.sum(-1) * total - (given * wanted).sum(-1)
-        spread = (total**2 - (given**2).sum(-1)) * (total**2 - (wanted**2).sum(-1))
+        covariance = correct.sum(-1) * total - (predicted * true).sum(-1)
+        spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
         return _ratio(covariance, np.sqrt(spread))
-    f1 = _ratio(2 * right, given + wanted)
-    # as scikit-learn has it, the mean is over the classes that occur
-    return f1[..., 1] if score == "f1" else _ratio(f1.sum(-1), (given + wanted > 0).sum(-1))
+    f1 = _ratio(2 * correct, predicted + true)
+    # as in scikit-learn, the mean is over the classes that occur
+    return f1[..., 1] if score == "f1" else _ratio(f1.sum(-1), (predicted + true > 0).sum(-1))
 
 
 def _ratio(part: Array, whole: Array) -> Array:
@@ -520,7 +519,7 @@ def _ratio(part: Array, whole: Array) -> Array:
 def _violation(first: Array, second: Array) -> Array:
     """Violation ratios of samples (…, n) and (…, m): shape (…,)."""
     n, m = first.shape[-1], second.shape[-1]
-    # both quantile functions are constant between these places, in units of 1 / (n m)
+    # both quantile functions are constant between these edges, in units of 1 / (n m)
     edges = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
     starts, widths = edges[:-1], np.diff(edges)
     gap = np.sort(second)[..., starts // n] - np.sort(first)[..., starts // m]
@@ -529,29 +528,27 @@ def _violation(first: Array, second: Array) -> Array:
 
 
 def checked_numbers(values: Numbers, name: str, least: int = 1) -> Array:
-    """Values as float64, checked."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.ndim != 1 or len(found) < least:
+    """Values as float64; raises a ValueError unless they are finite and enough."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) < least:
         raise ValueError(
-            f"found {name} of shape {found.shape}, wanted one dimension of at least {least}; give "
-            "one number per seed"
+            f"found {name} of shape {numbers.shape}, wanted one dimension of at least {least}; "
+            "give one number per seed"
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(numbers).all():
         raise ValueError(
-            f"found NaN or infinity in {name} at {np.flatnonzero(~np.isfinite(found)).tolist()}, "
+            f"found NaN or infinity in {name} at {np.flatnonzero(~np.isfinite(numbers)).tolist()}, "
             "wanted finite numbers; run these seeds again, or leave them out of all arms and say so"
         )
-    return found
+    return numbers
 
 
 def check_between(number: float, low: float, high: float, name: str) -> None:
     """Raise a ValueError unless a number is within its bounds."""
     if not low < number < high:
-        raise ValueError(
-            f"found a {name} of {number}, wanted one above {low} and below {high}; mend the call"
-        )
+        raise ValueError(f"found a {name} of {number}, wanted one above {low} and below {high}")
 
 
 def least_seeds(level: float) -> int:
-    """Fewest seeds whose `smallest_p` is within the level."""
+    """Fewest seeds whose `smallest_p` is at most the level."""
     return math.ceil(1 - math.log2(level))

@@ -29,11 +29,12 @@ class Comparison:
 
     Attributes:
         name: What they are compared on, such as `mrpc`.
-        first: Name of the arm that a positive difference speaks for.
+        first: Name of the arm that is better if differences are positive.
         second: Name of the other arm.
         differences: (seeds,) score of first minus second, seed by seed.
-        margin: The difference worth seeing, as a score: .005 is half a point.
-        bootstrap: Over seeds and examples, if there is one; it is told, not judged.
+        margin: The smallest difference of interest, as a score: .005 is half a point.
+        bootstrap: Over seeds and examples, if there is one; shown, but without influence on the
+            verdict.
 
     Raises:
         ValueError: No difference, NaN, or a margin that is not a positive number.
@@ -62,7 +63,7 @@ class Verdict:
         summary: Mean, spread and t interval of the paired differences.
         p: Sign-flip p, raw.
         adjusted_p: The same after Holm over the family.
-        to_reach: The raw p that suffices for a verdict, the other comparisons being as they are.
+        to_reach: The raw p at which this comparison would be decided, with the others unchanged.
         family: Number of comparisons in the family.
         outcome: Of `first` against `second`.
     """
@@ -78,7 +79,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in one sentence; points are hundredths of the score."""
         about, sd, count = self.comparison, self.summary.sd, len(self.summary.values)
-        found, seeds = _found(about), _counted(count, "seed")
+        estimate, seeds = _estimate(about), _counted(count, "seed")
         family = f"Holm over {_counted(self.family, 'comparison')}"
         p = "p < .001" if self.adjusted_p < 0.001 else f"p = {_short(self.adjusted_p)}"
         if self.outcome == "not attainable":
@@ -86,25 +87,25 @@ class Verdict:
                 f"no verdict is possible for {about.first} against {about.second} on {about.name} "
                 f"with {seeds}: the smallest p they can give is {_short(smallest_p(count))}, and "
                 f"{family} asks for {_short(self.to_reach)}, which takes "
-                f"{least_seeds(self.to_reach)} seeds; found {found}."
+                f"{least_seeds(self.to_reach)} seeds; found {estimate}."
             )
         if self.outcome != "no difference shown":
             return (
-                f"{about.first} is {self.outcome} than {about.second} on {about.name}: {found}, "
+                f"{about.first} is {self.outcome} than {about.second} on {about.name}: {estimate}, "
                 f"{p} after {family}, {seeds}."
             )
-        told = (
+        sentence = (
             f"no difference shown between {about.first} and {about.second} on {about.name} at "
-            f"{seeds}: {found}, {p} after {family}"
+            f"{seeds}: {estimate}, {p} after {family}"
         )
-        if not sd:  # equal on every seed, which says nothing of what could have been seen
-            return f"{told}."
-        seen = detectable(sd, count, level=self.to_reach)
-        told += f"; this many seeds could have seen {100 * seen:.1f} points"
-        if seen <= about.margin:
-            return f"{told}."
+        if not sd:  # equal seeds do not show what could have been detected
+            return f"{sentence}."
+        least = detectable(sd, count, level=self.to_reach)
+        sentence += f"; this many seeds could have seen {100 * least:.1f} points"
+        if least <= about.margin:
+            return f"{sentence}."
         needed = seeds_needed(sd, about.margin, level=self.to_reach)
-        return f"{told}; seeing {100 * about.margin:g} would need {needed} seeds."
+        return f"{sentence}; seeing {100 * about.margin:g} would need {needed} seeds."
 
 
 def judge(
@@ -114,15 +115,15 @@ def judge(
 
     A comparison is decided if its Holm-adjusted sign-flip p is within the level. One that is not
     had to reach p = level / (family − decided ones), so level / family where none is decided. If
-    the smallest p of its seeds is above that, nothing it could have shown would have decided it:
-    the outcome is `not attainable` rather than `no difference shown`. With seeds in mixed numbers,
-    a comparison of few seeds may be decided after clear ones of many seeds, never first.
+    the smallest p of its seeds is above that, no result could have decided it, and the outcome is
+    `not attainable` rather than `no difference shown`. If numbers of seeds differ, a comparison of
+    few seeds may be decided after clear ones of many seeds, never first.
 
     Args:
         comparisons: Those of the family that have been run.
         level: The chance, at most, of any wrong verdict in the family.
-        family: Size of the whole family, for which Holm corrects; those that have not been run
-            count as having shown nothing. All have been run if None.
+        family: Size of the whole family, for which Holm corrects; comparisons that have not been
+            run count with p = 1. All have been run if None.
 
     Returns:
         One verdict per comparison, in their order.
@@ -150,7 +151,7 @@ def judge(
             f"found a family of {size}, wanted at least the {len(comparisons)} that are compared"
         )
     raw = [sign_flip(each.differences) for each in comparisons]
-    raw += [1.0] * (size - len(raw))  # what has not been run yet has shown nothing
+    raw += [1.0] * (size - len(raw))  # not run yet
     verdicts = []
     for place, (about, adjusted) in enumerate(zip(comparisons, holm(raw), strict=False)):
         summary = summarise(about.differences)
@@ -173,20 +174,20 @@ def describe(comparison: Comparison) -> str:
     """
     return (
         f"descriptive: {comparison.first} minus {comparison.second} on {comparison.name}: "
-        f"{_found(comparison)}, {_counted(len(comparison.differences), 'seed')}."
+        f"{_estimate(comparison)}, {_counted(len(comparison.differences), 'seed')}."
     )
 
 
 def _to_reach(others: Sequence[float], level: float) -> float:
     """The p at or below which Holm rejects one comparison, given the p values of the others."""
     for rejected, p in enumerate(sorted(others)):
-        hurdle = level / (len(others) + 1 - rejected)
-        if p > hurdle:
-            return hurdle
+        threshold = level / (len(others) + 1 - rejected)
+        if p > threshold:
+            return threshold
     return level
 
 
-def _found(about: Comparison) -> str:
+def _estimate(about: Comparison) -> str:
     """`+1.2 points (95 % interval +0.4 to +2.0)`, with the bootstrap interval if there is one."""
     summary = summarise(about.differences)
     intervals = "one seed has no interval"

@@ -1,4 +1,4 @@
-"""What a run leaves behind: scores and predictions by epoch, the history, the environment."""
+"""Callbacks that record scores and predictions by epoch, the history and α."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,10 @@ Line = Mapping[str, Any]
 
 
 class EpochRecorder(TrainerCallback):
-    """Scores an evaluation; keeps what the end of the run needs: predictions, chosen weights.
+    """Scores each evaluation; keeps its predictions, and the weights of the best epoch.
 
-    Files are named by epoch and written whole, so an epoch that a resumed run repeats writes the
-    same.
+    Files are named by epoch and written completely or not at all, so a resumed run that repeats an
+    epoch writes the same files.
     """
 
     def __init__(self, work: Path, prepared: PreparedData, keep_selected: bool) -> None:
@@ -39,9 +39,9 @@ class EpochRecorder(TrainerCallback):
         self.latest: tuple[Any, Any, Any] | None = None
 
     def score(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Scores of one evaluation; agreement with the teacher if its answers are known."""
+        """Scores of one evaluation; agreement with the teacher if its predictions are known."""
         labels, row_ids = prediction.label_ids  # type: ignore[misc]  # one array per label name
-        order = row_ids.argsort()  # rows come by length
+        order = row_ids.argsort()  # rows are ordered by length
         row_ids, labels = row_ids[order], labels[order]
         logits = np.asarray(prediction.predictions)[order]
         self.latest = (row_ids, labels, logits)
@@ -49,7 +49,7 @@ class EpochRecorder(TrainerCallback):
         return self.prepared.problem.scores(logits, labels, teacher)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the live history where the checkpoint's ends."""
+        """Start the live history with the records of the checkpoint."""
         lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
         write_text(self.work / HISTORY, "".join(lines))
 
@@ -75,11 +75,11 @@ class EpochRecorder(TrainerCallback):
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
         key = f"eval_holdout_{self.prepared.metric}"
-        found = {round(line["epoch"]): line[key] for line in log_history if key in line}
-        return _best(found, self.prepared.metric) == epoch
+        by_epoch = {round(line["epoch"]): line[key] for line in log_history if key in line}
+        return _best(by_epoch, self.prepared.metric) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
-        """Put the weights of the selected epoch back."""
+        """Load the weights of the selected epoch into the student."""
         weights = load_file(self.epochs / f"selected-{epoch}.safetensors")
         objective.student.load_state_dict(weights)
 
@@ -94,14 +94,14 @@ class EpochRecorder(TrainerCallback):
     def predictions(self, epochs: Mapping[str, int]) -> None:
         """Write predictions.parquet: the validation rows at the reported epochs.
 
-        Beside the student's answer stands the teacher's, if there is one, and how sure it was. The
-        texts, which the report shows, stand in a file of their own: who passes a run's numbers on
-        need not pass on its data.
+        Each row has the student's prediction and, if there is a teacher, its prediction and
+        confidence. The texts, which the report shows, are in a file of their own, so that the
+        numbers of a run can be shared without its data.
         """
         texts = self.prepared.texts.splits["validation"]
-        kept = [one for one in ("row_id", "text", "text_pair") if one in texts.column_names]
+        names = [name for name in ("row_id", "text", "text_pair") if name in texts.column_names]
         with whole_file(self.work / TEXTS) as temporary:
-            pq.write_table(pa.table({name: texts[name][:] for name in kept}), temporary)
+            pq.write_table(pa.table({name: texts[name][:] for name in names}), temporary)
         teacher, problem = dict[str, Any](), self.prepared.problem
         if (logits := self.prepared.teacher_logits.get("validation")) is not None:
             teacher = problem.teacher_columns(logits)
@@ -109,15 +109,15 @@ class EpochRecorder(TrainerCallback):
         for report, epoch in epochs.items():
             stored = np.load(self._file("validation", epoch))
             rows = len(stored["logits"])
-            answered = problem.columns(stored["logits"], self.prepared.texts.label_names)
+            student = problem.columns(stored["logits"], self.prepared.texts.label_names)
             columns = {
                 "report": [report] * rows,
                 "epoch": [epoch] * rows,
                 "row_id": stored["row_ids"],
                 "label": stored["labels"],
-                "prediction": answered.pop("prediction"),
+                "prediction": student.pop("prediction"),
                 **teacher,
-                **answered,
+                **student,
             }
             tables.append(pa.table(columns))
         with whole_file(self.work / PREDICTIONS) as temporary:
@@ -125,7 +125,7 @@ class EpochRecorder(TrainerCallback):
 
 
 class MixRecorder(OutputCallback):
-    """Writes α of every step, as it was used, to alpha.jsonl; at each log, so without a sync.
+    """Writes α as used in every step to alpha.jsonl, at each log, to avoid synchronising steps.
 
     Args:
         work: The working folder.
@@ -137,23 +137,23 @@ class MixRecorder(OutputCallback):
         self.unwritten: list[torch.Tensor] = []
 
     def on_output(self, output: Output, step: int) -> None:
-        """Keep α of the batch; of an accumulated step that of the last one counts."""
+        """Keep α of the batch; an accumulated step is recorded with that of its last batch."""
         self.used = output.alpha
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Go on where the checkpoint ends; it was logged, so its steps are there, line by line."""
+        """Keep the lines up to the checkpoint, which was written after a log."""
         lines = self.file.read_text("utf-8").splitlines(True) if self.file.is_file() else []
-        whole = lines[: state.global_step]
-        kept = [line for line in whole if json.loads(line)["step"] <= state.global_step]
+        first_lines = lines[: state.global_step]
+        kept = [line for line in first_lines if json.loads(line)["step"] <= state.global_step]
         write_text(self.file, "".join(kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep what the step used, on its device."""
+        """Keep α of the step on its device."""
         assert self.used is not None
         self.unwritten.append(self.used)
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write what was kept since the last log."""
+        """Write α of the steps since the last log."""
         if not self.unwritten:
             return
         kept = torch.stack(self.unwritten).tolist()
@@ -171,20 +171,20 @@ def reported_epochs(
 
     Args:
         history: From `clean_history`.
-        splits: Those that were evaluated.
-        metric: By which epochs are compared; of two as good, the earlier one is chosen.
+        splits: The evaluated splits.
+        metric: The score by which epochs are compared; of equal ones the earliest is chosen.
         selection: `none` (reports `last` and `best_on_dev`) or `holdout` (`last` and `selected`).
     """
     by_epoch: dict[int, dict[str, Any]] = {}
     for line in history:
         for split in splits:
-            found = {
+            numbers = {
                 name: line[f"eval_{split}_{name}"]
                 for name in metrics.HIGHER_IS_BETTER
                 if f"eval_{split}_{name}" in line
             }
-            if found:
-                by_epoch.setdefault(round(line["epoch"]), {})[split] = found
+            if numbers:
+                by_epoch.setdefault(round(line["epoch"]), {})[split] = numbers
     name, split = (
         ("selected", "holdout") if selection == "holdout" else ("best_on_dev", "validation")
     )
@@ -196,7 +196,7 @@ def reported_epochs(
 
 
 def _best(by_epoch: Mapping[int, float], metric: str) -> int:
-    """The earliest of the best epochs."""
+    """The best epoch; of equal ones the earliest."""
     sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
     return max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], -epoch))
 

@@ -19,13 +19,13 @@ from layermix.config import (
 )
 from layermix.console import Reporter
 from layermix.core.alpha_learner import AlphaLearner
-from layermix.core.mixing import Mix
+from layermix.core.mixing import MIXES, Mix
 from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
 from layermix.core.terms import Supervised, Term
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
-from layermix.errors import CacheError, ConfigError
+from layermix.errors import CacheError, ConfigError, Note
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of
@@ -53,22 +53,22 @@ def distill(
     restart: bool = False,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Load what the config names and distil it.
+    """Load the teacher and data that the config names, and distil.
 
     Args:
-        config: Teacher and data must be named in it.
+        config: Must name a teacher and data.
         out: The run folder to make; None keeps no run, only the teacher's signals in the cache.
-        resume: Go on with an unfinished run in `out`, if there is one.
-        restart: Throw an unfinished run in `out` away.
+        resume: Continue an unfinished run in `out`, if there is one.
+        restart: Discard an unfinished run in `out`.
         reporter: Where progress is shown; quiet if None.
 
     Raises:
-        LayermixError: With what was found, what was wanted, and what to do.
+        LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)  # before the work, so that it fails early
     texts, teacher, student = _loaded(config)
-    if not _left_out_the_same_rows(config):
+    if not _holds_out_the_same_rows(config):
         reporter.warn(HOLDOUT_WARNING)
     prepared = prepare(teacher, student, texts, config, reporter)
     return distill_prepared(prepared, teacher, student, config, run=run, reporter=reporter)
@@ -82,20 +82,23 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
         reporter: Where progress is shown; quiet if None.
 
     Raises:
-        LayermixError: With what was found, what was wanted, and what to do.
+        LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
     texts, teacher, student = _loaded(config)
     prepared = prepare(teacher, student, texts, config, reporter)
     objective = objective_for(student, teacher, config)
     if not objective.needs_teacher:
-        raise CacheError(f"these losses ask the teacher for nothing: {objective.formula()}")
-    found = signals_for(prepared, teacher, objective, config, reporter)
-    if not isinstance(found, CachedTeacher):
         raise CacheError(
-            "nothing was stored: the teacher would run live, for the reason given above"
+            f"nothing to cache: no term of the loss needs the teacher ({objective.formula()}); "
+            "enable one, such as --loss.logit_weight 1"
         )
-    return found
+    signals = signals_for(prepared, teacher, objective, config, reporter)
+    if not isinstance(signals, CachedTeacher):
+        raise CacheError(
+            "nothing was cached: the teacher would run on every batch, for the reason given above"
+        )
+    return signals
 
 
 def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
@@ -110,7 +113,7 @@ def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
 def objective_for(
     student: Classifier, teacher: Classifier, config: DistillConfig, extensions: Extensions = NONE
 ) -> Objective:
-    """The objective of a student and its teacher; as `build_objective`, which knows neither."""
+    """The objective of a student and its teacher: `build_objective` with their sizes."""
     depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
     return build_objective(
         HFEncoder(student.model), depth, width, config, mix=extensions.mix, terms=extensions.terms
@@ -145,23 +148,24 @@ def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) ->
     return copy_blocks(teacher, wanted.layers, wanted.blocks)
 
 
-HOLDOUT_WARNING = (
-    "the teacher is not known to have left out the held-out rows, on which it may look better "
-    "than it "
-    "is; fine-tune it with `layermix teach --training.selection holdout` and the same fraction"
+HOLDOUT_WARNING = Note(
+    "teacher-saw-holdout",
+    "the teacher may have been trained on the held-out rows, where it then looks better than it "
+    "is; fine-tune it with `layermix teach --training.selection holdout` and the same "
+    "--training.holdout_fraction",
 )
 
 
-def _left_out_the_same_rows(config: DistillConfig) -> bool:
-    """Whether the rows that choose the student's epoch, if any, were kept from the teacher."""
+def _holds_out_the_same_rows(config: DistillConfig) -> bool:
+    """Whether the teacher was not trained on the rows that choose the student's epoch, if any."""
     wanted = config.training
     if wanted.selection == "none":
         return True
     file = Path(config.teacher.model or "") / CONFIG
-    taught = yaml.safe_load(file.read_text(encoding="utf-8"))["training"] if file.is_file() else {}
+    teacher = yaml.safe_load(file.read_text(encoding="utf-8"))["training"] if file.is_file() else {}
     return bool(
-        taught.get("selection") == wanted.selection
-        and taught.get("holdout_fraction") == wanted.holdout_fraction
+        teacher.get("selection") == wanted.selection
+        and teacher.get("holdout_fraction") == wanted.holdout_fraction
     )
 
 
@@ -189,12 +193,12 @@ def distill_from(
         teacher: Fine-tuned on the task; frozen by this call.
         student: Trained in place.
         texts: With the classes of both.
-        config: All but the places of data, teacher and student; `data.max_length`,
-            `data.train_rows`, `teacher.allow_weak` and `cache` count.
-        out: The run folder to make; None keeps no run. The teacher's signals go into the cache
-            even so, unless `cache.use` is false.
-        resume: Go on with an unfinished run in `out`, if there is one.
-        restart: Throw an unfinished run in `out` away.
+        config: All settings; of those for data and teacher only `data.max_length`,
+            `data.train_rows` and `teacher.allow_weak` are used, of those for the student none.
+        out: The run folder to make; None keeps no run. The teacher's signals are cached in both
+            cases, unless `cache.use` is false.
+        resume: Continue an unfinished run in `out`, if there is one.
+        restart: Discard an unfinished run in `out`.
         reporter: Where progress is shown; quiet if None.
         mix: A way to mix of your own, for the layers that `plan_mix` gives.
         terms: Terms of your own, added to those of the config.
@@ -202,7 +206,7 @@ def distill_from(
         callbacks: Of `transformers.Trainer`; an `OutputCallback` gets every `Output` as well.
 
     Raises:
-        LayermixError: With what was found, what was wanted, and what to do.
+        LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
     extensions = Extensions(mix, terms, alpha_learner, callbacks)
@@ -226,14 +230,14 @@ def distill_prepared(
     reporter: Reporter | None = None,
     extensions: Extensions = NONE,
 ) -> Result:
-    """Distil with data that are prepared, so that arms may share them.
+    """Distil with prepared data, which several arms can share.
 
     Args:
         prepared: From `prepare`.
         teacher: As in `distill_from`.
         student: As in `distill_from`.
         config: As in `distill_from`.
-        signals: The teacher's signals, if they are there already.
+        signals: The teacher's signals, if they have been made already.
         run: As in `distill_from`.
         reporter: As in `distill_from`.
         extensions: Objects of the caller's own.
@@ -242,21 +246,24 @@ def distill_prepared(
     if config.loss.supervised != prepared.problem.supervised:
         raise ConfigError(
             f"loss.supervised is {config.loss.supervised}, but the labels of these data are for "
-            f"{prepared.problem.name}; wanted {prepared.problem.supervised} (the others are for an "
-            "Objective of your own in Python)"
+            f"{prepared.problem.name}; set it to {prepared.problem.supervised} (the others are for "
+            "an Objective of your own in Python)"
         )
     for note in prepared.notes:
         reporter.say_once(note)
-    if extensions.mix is None and (idle := _idle(config)):
+    if extensions.mix is None and (unused := _unused_settings(config)):
         reporter.warn(
-            "without effect, since α is learned with --mix.strategy learned only, and this is "
-            f"{config.mix.strategy}: {', '.join(idle)}"
+            Note(
+                "unused-settings",
+                f"settings without effect: {', '.join(unused)}; they need --mix.strategy learned, "
+                f"and it is {config.mix.strategy}",
+            )
         )
     objective = objective_for(student, teacher, config, extensions)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
-        asked = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
-        signals = signals_for(asked, teacher, objective, config, reporter)
+        rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
+        signals = signals_for(rows, teacher, objective, config, reporter)
     alpha = getattr(objective.mix, "alpha", None)
     known = RunRecord(
         teacher=ModelRecord(
@@ -272,6 +279,7 @@ def distill_prepared(
             student_layers=objective.plan.student_layers,
             teacher_layers=objective.plan.teacher_layers,
             start=alpha.tolist() if isinstance(alpha, Tensor) else None,
+            learned=objective.learns_mix,
         ),
         formula=objective.formula(),
         signals=_kind_of(signals),
@@ -292,9 +300,9 @@ def distill_prepared(
     return training.run(name, "student", known, run, reporter)
 
 
-def _idle(config: DistillConfig) -> list[str]:
-    """Settings of a learned mix that were changed, where none is learned."""
-    if config.mix.strategy == "learned":
+def _unused_settings(config: DistillConfig) -> list[str]:
+    """Changed settings that only a learned mix uses, if the mix is not learned."""
+    if MIXES[config.mix.strategy].learns:
         return []
     sections = {
         "mix": (config.mix, ("start", "learning_rate", "schedule")),
@@ -317,25 +325,25 @@ def _with_held_out_rows(prepared: PreparedData) -> PreparedData:
 
 
 SPEED_TEXTS = 20
-"""Validation rows on which teacher and student are timed in turns, some of them to warm up."""
+"""Validation rows on which teacher and student are timed in turns; the first ones warm up."""
 
 
 def _speed(prepared: PreparedData, classifiers: Mapping[str, Classifier]) -> dict[str, float]:
-    """Milliseconds for one text; what the weights are does not matter, so before they are trained.
+    """Milliseconds for one text, measured before training, since weights do not change it.
 
-    Rough, since other processes may run beside it; its ratio less so.
+    A rough number, since other processes may be running; the ratio is more reliable.
     """
     rows = prepared.texts.splits["validation"][:SPEED_TEXTS]
     columns = [rows[name] for name in ("text", "text_pair") if name in rows]
-    for one in classifiers.values():  # the teacher is there already, the student would stay behind
-        model: Any = one.model
+    for classifier in classifiers.values():  # only the teacher is on the device already
+        model: Any = classifier.model
         model.to(default_device())
     texts = itertools.islice(itertools.cycle(zip(*columns, strict=True)), SPEED_TEXTS)
     return milliseconds_per_text(classifiers, list(texts), prepared.max_length)
 
 
 def _kind_of(signals: Teacher | None) -> str | None:
-    """How the teacher was asked, for the record."""
+    """Where the teacher's signals come from, for the record; None if they are not needed."""
     if not isinstance(signals, CachedTeacher):
         return None if signals is None else "live"
     identity = signals.store.identity
@@ -353,7 +361,7 @@ def teach(
     """Fine-tune the model that the config names; as `distill`, without a teacher.
 
     Raises:
-        LayermixError: With what was found, what was wanted, and what to do.
+        LayermixError: Says what was found, what was wanted, and what to do.
     """
     if config.model is None:
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
@@ -382,12 +390,12 @@ def teach_from(
         texts: With its classes.
         config: Training and seed.
         out: The run folder to make; None keeps nothing on disk.
-        resume: Go on with an unfinished run in `out`, if there is one.
-        restart: Throw an unfinished run in `out` away.
+        resume: Continue an unfinished run in `out`, if there is one.
+        restart: Discard an unfinished run in `out`.
         reporter: Where progress is shown; quiet if None.
 
     Raises:
-        LayermixError: With what was found, what was wanted, and what to do.
+        LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)

@@ -195,12 +195,19 @@ class MixRecord(Part):
         student_layers: Blocks of the student, from 0.
         teacher_layers: Blocks of the teacher, from 0.
         start: α before the first step.
+        learned: Whether α is learned; None in records of older versions.
     """
 
     strategy: str | None = None
     student_layers: tuple[int, ...] = ()
     teacher_layers: tuple[int, ...] = ()
     start: Matrix | None = None
+    learned: bool | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Whether α is learned; older records say it by the name of the strategy."""
+        return self.strategy == "learned" if self.learned is None else self.learned
 
 
 class DataRecord(Part):
@@ -281,12 +288,12 @@ class RunRecord(Record):
         student: The model that was trained.
         mix: None if no layer was mixed.
         formula: The loss.
-        signals: How the teacher was asked; None if it was not.
+        signals: Where the teacher's signals came from; None if they were not needed.
         alpha: α at the end.
         data: Where the rows came from.
         pair: Whether a row has two texts.
-        notes: What the user was told about data and models.
-        warnings: What the user was warned of.
+        notes: Notes to the user about data and models.
+        warnings: Warnings to the user.
         precision: Number format of the training.
         timings: Durations.
         interval: None if no validation row has a label, or the score has no interval.

@@ -1,4 +1,4 @@
-"""Experiment trackers, as users of `transformers.Trainer` know them: logs go there."""
+"""Sends logs to experiment trackers, with the callbacks of `transformers.Trainer`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ TENSORBOARD = "tensorboard"
 
 
 def check_trackers(names: Sequence[Tracker]) -> None:
-    """Before the work: every tracker is installed.
+    """Raise a ConfigError unless every tracker is installed.
 
     Raises:
-        ConfigError: If one is not.
+        ConfigError: Names the first one that is not.
     """
     for name in names:
         kind: Any = INTEGRATION_TO_CALLBACK[name]
@@ -32,23 +32,23 @@ def check_trackers(names: Sequence[Tracker]) -> None:
 
 
 def trackers(names: Sequence[Tracker], folder: Path) -> list[TrainerCallback]:
-    """A callback for every tracker.
+    """Return a callback for every tracker.
 
     Args:
-        names: Of the trackers; each is set up by its own environment variables.
-        folder: The run folder, in which TensorBoard writes.
+        names: Names of trackers; each is configured by its own environment variables.
+        folder: The run folder, into which TensorBoard writes.
     """
-    found: list[TrainerCallback] = []
+    callbacks: list[TrainerCallback] = []
     for name in dict.fromkeys(names):
         kind: Any = _with_flat_logs(INTEGRATION_TO_CALLBACK[name])
-        found.append(kind(_writer(folder)) if name == TENSORBOARD else kind())
-    return found
+        callbacks.append(kind(_writer(folder)) if name == TENSORBOARD else kind())
+    return callbacks
 
 
 def _with_flat_logs(tracker: Any) -> Any:
-    """A tracker's callback that gets α and its entropy number by number: trackers take scalars."""
+    """A tracker's callback that logs lists as single numbers, since trackers take no lists."""
 
-    class Flat(tracker):  # type: ignore[misc]  # a class that is known at run time only
+    class Flat(tracker):  # type: ignore[misc]  # a class known only at run time
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any
         ) -> Any:
@@ -58,7 +58,7 @@ def _with_flat_logs(tracker: Any) -> Any:
 
 
 def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists of numbers as numbers.
+    """Return logs with lists as single numbers.
 
     Examples:
         >>> flat_logs({"loss": 1.0, "alpha": [[0.4, 0.6]], "entropy": [0.7]})
@@ -67,14 +67,14 @@ def flat_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in logs.items():
         if isinstance(value, list):
-            flat |= flat_logs({f"{name}/{index}": one for index, one in enumerate(value)})
+            flat |= flat_logs({f"{name}/{index}": number for index, number in enumerate(value)})
         else:
             flat[name] = value
     return flat
 
 
 def _writer(folder: Path) -> Any:
-    """TensorBoard's own place would be among the checkpoints, which a finished run drops."""
+    """TensorBoard's writer in the run folder; by default it writes beside removed checkpoints."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer: Any = SummaryWriter

@@ -23,6 +23,7 @@ from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer, last_checkpoint
 from layermix.data.prepared import PreparedData
+from layermix.errors import Note
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
@@ -43,7 +44,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         student: The trained classifier (for `teach`, the teacher).
@@ -62,8 +63,8 @@ class Result:
 
 def _saved(reports: Row) -> Row:
     """The reported epoch whose weights are saved."""
-    found: Row = reports["selected" if "selected" in reports else "last"]
-    return found
+    saved: Row = reports["selected" if "selected" in reports else "last"]
+    return saved
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Training:
         """Train, collect, write; a failure is recorded in an unfinished run folder.
 
         Args:
-            name: Of the progress bar.
-            role: Of the trained model.
+            name: Name of the progress bar.
+            role: Role of the trained model.
             known: The part of the record that is known before the training.
             run: Where the run is written; None keeps nothing.
             reporter: Where progress is shown.
@@ -170,7 +171,7 @@ class Training:
                 logits, labels, self.prepared.texts.label_names
             )
         trained = time.monotonic() - started
-        self._warn_of_one_answer(recorder, reports, reporter)
+        self._warn_of_one_class(recorder, reports, reporter)
         if "test" in self.prepared.splits:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
@@ -196,17 +197,18 @@ class Training:
             record = self._write(role, record, history, recorder, run)
         return Result(self.student, reports, history, record, run.final if run else None)
 
-    def _warn_of_one_answer(
-        self, recorder: EpochRecorder, reports: Row, reporter: Reporter
-    ) -> None:
-        """Say so where the model that is saved answers the same on every validation row."""
+    def _warn_of_one_class(self, recorder: EpochRecorder, reports: Row, reporter: Reporter) -> None:
+        """Warn if the saved model predicts the same class on every validation row."""
         logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
         only = self.problem.only_answer(logits, labels, self.prepared.texts.label_names)
         if only is not None:
             reporter.warn(
-                f"it answers {only!r} on every validation row, so it has learned nothing yet; more "
-                "steps (--training.epochs), a higher rate (--training.learning_rate) or, with a "
-                "teacher, a smaller --loss.hidden_weight may get it off the ground"
+                Note(
+                    "one-class-predicted",
+                    f"the model predicts {only!r} on every validation row: it has learned nothing "
+                    "yet; try more epochs (--training.epochs), a higher learning rate "
+                    "(--training.learning_rate) or, with a teacher, a smaller --loss.hidden_weight",
+                )
             )
 
     def _interval(self, recorder: EpochRecorder, reports: Row) -> Interval | None:
@@ -217,7 +219,7 @@ class Training:
         return None if interval is None else Interval.model_validate(interval)
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
-        """Scores on the test rows of the student that is saved, once."""
+        """Scores of the saved student on the test rows."""
         rows = self.prepared.splits["test"]
         labels = np.asarray(rows["labels"])
         student = TorchRunner(HFEncoder(self.student.model))
@@ -238,7 +240,7 @@ class Training:
         """Write and finish the run folder; return the record with the size of the model."""
         with whole_folder(run.work / role, replace=True) as folder:
             self.student.model.save_pretrained(folder)
-            # Some tokenizers have no limit, and transformers.js has no other place to look for one.
+            # Some tokenizers have no limit, and transformers.js reads it only from here.
             tokenizer: Any = copy.deepcopy(self.student.tokenizer)
             tokenizer.model_max_length = self.student.max_length
             tokenizer.save_pretrained(folder)

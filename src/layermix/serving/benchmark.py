@@ -51,20 +51,20 @@ def bench(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> BenchRecord:
-    """Measure models in turns on the same texts, one at a time and in batches.
+    """Measure models in turns on the same texts, one text at a time and in batches.
 
     Args:
         models: Run folders or model folders; the others are compared with the first. An exported
-            model is measured with PyTorch, ONNX and int8. Before a single student its teacher is
-            measured, if its folder is found.
-        data: The texts; if it names none, those that the last model's run has kept.
-        rounds: How often everything is measured.
+            model is measured with PyTorch, ONNX and int8. The teacher of a single student is
+            measured first, if its folder is found.
+        data: The texts; by default the validation rows of the last model's run.
+        rounds: Number of rounds; each measures every model.
         threads: CPU threads of this process; PyTorch's own number if None.
         reporter: Where progress is shown; quiet if None.
 
     Returns:
-        The content of bench.json, which is written into the last model's run folder, if it has
-        one; its table is written into the model's card.
+        The content of bench.json. It is written into the last model's run folder, if there is one,
+        and its table into the model's card.
 
     Raises:
         LayermixError: If a model or the texts cannot be used.
@@ -142,7 +142,7 @@ def _with_teacher(models: Sequence[str], reporter: Reporter) -> list[str]:
     if len(models) > 1 or result is None or result.student is None or not result.teacher.place:
         return list(models)
     teacher = result.teacher.place
-    if not Path(teacher).is_dir():  # never looked for on the hub: that may be another model
+    if not Path(teacher).is_dir():  # not looked for on the hub, where the name may be another model
         reporter.say(
             Note(
                 "teacher-not-found",
@@ -155,7 +155,7 @@ def _with_teacher(models: Sequence[str], reporter: Reporter) -> list[str]:
 
 
 def _short_names(sources: Sequence[str]) -> list[str]:
-    """The shortest ends of the paths that differ from each other."""
+    """The ends of the paths, just long enough to be different."""
     parts = [Path(source).absolute().parts for source in sources]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -207,8 +207,8 @@ def _timed(
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
     """Seconds by name, of one text at a time (rounds, ALONE) and of a batch (rounds,).
 
-    All models run a text before any runs the next one; another model begins in each round. The
-    first round warms up and does not count.
+    All models run a text before any runs the next one, and each round starts with another model.
+    The first round warms up and is not counted.
     """
     texts = rows.tuples
     order = np.random.default_rng(0).permutation(len(texts))
@@ -216,20 +216,20 @@ def _timed(
     alone = {name: np.zeros((rounds + 1, ALONE)) for name in names}
     together = {name: np.zeros(rounds + 1) for name in names}
 
-    def seconds(name: str, chosen: list[tuple[str, ...]]) -> float:
+    def seconds(name: str, batch: list[tuple[str, ...]]) -> float:
         start = time.perf_counter()
-        versions[name].predictor.answer(chosen)
+        versions[name].predictor.answer(batch)
         return time.perf_counter() - start
 
     for number in reporter.track(range(rounds + 1), rounds + 1, "rounds"):
         turns = names[number % len(names) :] + names[: number % len(names)]
         first = number * (ALONE + TOGETHER)
-        taken = [texts[order[(first + k) % len(texts)]] for k in range(ALONE + TOGETHER)]
+        chosen = [texts[order[(first + k) % len(texts)]] for k in range(ALONE + TOGETHER)]
         for place in range(ALONE):
             for name in turns:
-                alone[name][number, place] = seconds(name, taken[place : place + 1])
+                alone[name][number, place] = seconds(name, chosen[place : place + 1])
         for name in turns:
-            together[name][number] = seconds(name, taken[ALONE:])
+            together[name][number] = seconds(name, chosen[ALONE:])
     return {name: seconds_of[1:] for name, seconds_of in alone.items()}, {
         name: seconds_of[1:] for name, seconds_of in together.items()
     }
@@ -250,6 +250,6 @@ def _keep(record: BenchRecord, source: str, reporter: Reporter) -> None:
         if folder is not None and (folder / CARD).is_file():
             card = (folder / CARD).read_text(encoding="utf-8")
             write_text(folder / CARD, with_section(card, "speed", bench_section(record)))
-    except (OSError, UnicodeDecodeError) as error:  # the table is printed all the same
+    except (OSError, UnicodeDecodeError) as error:  # the table is printed anyway
         text = f"the benchmark could not be written beside {source}: {error}"
         reporter.say(Note("bench-not-written", text), "yellow")

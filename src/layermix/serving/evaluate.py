@@ -11,6 +11,7 @@ from layermix.console import Reporter
 from layermix.data.columns import columns_for_model
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
+from layermix.errors import Note
 from layermix.evaluation import metrics
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.inference import finite, logits_of
@@ -47,7 +48,7 @@ def evaluate(
     if predictor.note:
         reporter.say(predictor.note)
     collate = Collator(predictor.tokenizer)
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for split, name in names.items():
         if split not in texts.splits:
             continue
@@ -55,20 +56,20 @@ def evaluate(
         labels = np.asarray(rows["labels"])
         if not (labels != UNLABELLED).any():
             continue
-        if told := predictor.cut_note(name, cut):
-            reporter.say(told)
+        if note := predictor.cut_note(name, cut):
+            reporter.say(note)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
         logits = finite(f"{predictor.source}: its", logits)
         known = int((labels != UNLABELLED).sum())
-        found[name] = {"rows": known, **metrics.scores(logits, labels)}
-        found[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
-    return found
+        results[name] = {"rows": known, **metrics.scores(logits, labels)}
+        results[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
+    return results
 
 
-def scores_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores by split as a table for people."""
     lines = []
-    for split, scores in found.items():
+    for split, scores in results.items():
         width = max(20, *(len(name) + 2 for name in scores["per_class"]))
         lines.append(f"{split} ({scores['rows']} rows)")
         lines += [
@@ -89,14 +90,14 @@ def labelled_texts(
     """Labelled texts on which a model is scored.
 
     Args:
-        data: A folder or hub data set, of which the validation and test splits are meant, or one
-            file, of which every row is; but of a file that the model learned from only the rows
-            that were split off, if any were.
+        data: A folder or hub data set, whose validation and test splits are used, or one file, of
+            which every row is used; of a file that the model was trained on, only the rows that
+            were held out for validation, if any.
         predictor: Says which columns it reads.
-        reporter: Where notes go.
+        reporter: Where notes are shown.
 
     Returns:
-        The texts, and what the user calls each split that is meant.
+        The texts, and the name to show for each split that is used.
 
     Raises:
         LayermixError: If they cannot be used.
@@ -107,19 +108,19 @@ def labelled_texts(
     with columns_for_model(predictor.source, predictor.text_columns, data.text_columns) as columns:
         data = data.model_copy(update={"text_columns": columns})
         if data.path is not None and one_file:
-            # The same file twice, because one that stands alone would lose a tenth as validation.
+            # The same file twice: of a single file, a tenth would be split off for validation.
             twice = {"path": None, "train": data.path, "validation": data.path}
             texts = load_texts(data.model_copy(update=twice), predictor.label_names)
-            known = f"{data.path} is what this model was trained on, so"
+            trained = f"this model was trained on {data.path}, so"
             if texts.train_hash != predictor.taught:
                 names = {"validation": Path(data.path).name}
             elif predictor.split_off:
-                reporter.warn(
-                    f"{known} only the tenth that was split off, and not trained on, is scored"
-                )
+                text = f"{trained} only the tenth that was held out for validation is scored"
+                reporter.warn(Note("trained-on-this-file", text))
                 texts = load_texts(data, predictor.label_names)
             else:
-                reporter.warn(f"{known} its scores say nothing of new texts")
+                text = f"{trained} the scores do not show how it does on new texts"
+                reporter.warn(Note("trained-on-this-file", text))
                 names = {"validation": Path(data.path).name}
         else:
             texts = load_texts(data, predictor.label_names)

@@ -58,13 +58,13 @@ def run_of(source: str) -> Path | None:
 def evaluation_rows(
     source: str, data: DataConfig, predictor: Predictor, reporter: Reporter
 ) -> EvaluationRows:
-    """The rows that the user names, otherwise the validation rows that the model's run has kept.
+    """The rows that the user names; by default the validation rows of the model's run.
 
     Args:
         source: Run folder, model folder or hub id.
-        data: The validation rows of a folder or hub data set, or every row of a file; may name
-            nothing.
-        predictor: Knows the columns and the classes.
+        data: A folder or hub data set, whose validation rows are used, or a file, of which every
+            row is used; may name nothing.
+        predictor: Says which columns and classes the model has.
         reporter: Where notes are shown.
 
     Raises:
@@ -76,15 +76,15 @@ def evaluation_rows(
         return _of_data(data, metric, predictor, reporter)
     if run is None:
         raise ConfigError(
-            f"{source}: is not in a run folder, so it has no rows of its own; give --data FOLDER "
-            "or FILE with labelled rows like those that it will see"
+            f"{source}: is not in a run folder, so there are no validation rows beside it; give "
+            "--data FOLDER or FILE with labelled rows like those that the model will get"
         )
     files = RunFiles(run)
     predictions = files.predictions(files.result.metrics.saved_epoch)
     if predictions is None or not files.texts:
         problems = "; ".join(map(str, files.problems))
         raise ConfigError(
-            f"{run}: its {PREDICTIONS} and {TEXTS} do not give the validation rows "
+            f"{run}: cannot read the validation rows from its {PREDICTIONS} and {TEXTS} "
             f"({problems or 'they are empty'}); give --data FOLDER or FILE"
         )
     rows = [files.texts[int(row)] for row in predictions.row_ids]

@@ -98,16 +98,15 @@ def export(
     force: bool = False,
     reporter: Reporter | None = None,
 ) -> tuple[Path, ExportRecord]:
-    """Export a saved classifier, check it on real rows, and put it beside its tokenizer.
+    """Export a saved classifier and check the files on real rows.
 
     Args:
         source: Run folder or model folder.
-        data: Rows for the check; if it names none, the validation rows that the model's run has
-            kept.
+        data: Rows for the check; by default the validation rows of the model's run.
         int8: Write an int8 file as well.
         out: A new folder with everything that serving needs; None adds `onnx/` to the model's
             folder.
-        max_drop: Points by which int8 may lower the score at most, by the point estimate.
+        max_drop: Largest drop of the score by int8, in points, by the point estimate.
         force: Replace an earlier export.
         reporter: Where progress is shown; quiet if None.
 
@@ -130,8 +129,8 @@ def export(
     rows = evaluation_rows(source, data, predictor, reporter)
     if int8 and not (rows.labels != UNLABELLED).any():
         raise ConfigError(
-            f"{rows.source}: found no row with a label, so the cost of int8 cannot be measured; "
-            "give --data with labelled rows, or leave --int8 out"
+            f"{rows.source}: no row has a label, so the cost of int8 cannot be measured; give "
+            "--data with labelled rows, or leave out --int8"
         )
     tokenized = _TokenizedRows(rows, predictor, reporter)
     with _built_beside(folder if out is None else out, is_new=out is not None) as work:
@@ -303,9 +302,9 @@ def compare(expected: Floats, exported: Floats, alone: int = 0) -> Parity:
     """Compare logits of PyTorch and ONNX.
 
     Args:
-        expected: Of PyTorch, (N, C).
-        exported: Of ONNX, (N, C).
-        alone: The last so many rows repeat some of the others, one by one.
+        expected: Logits of PyTorch, (N, C).
+        exported: Logits of ONNX, (N, C).
+        alone: Number of rows at the end that repeat others, computed one by one.
 
     Raises:
         ExportError: If a logit differs by more than `TOLERANCE`, or a prediction differs.
@@ -317,7 +316,7 @@ def compare(expected: Floats, exported: Floats, alone: int = 0) -> Parity:
         max_difference=float(np.abs(expected - exported).max()),
         other_answers=other,
     )
-    if not parity.max_difference <= TOLERANCE or other:  # NaN is no parity either
+    if not parity.max_difference <= TOLERANCE or other:  # NaN fails as well
         raise ExportError(
             f"the ONNX file differs from PyTorch: on {parity.rows} rows logits differ by up to "
             f"{parity.max_difference:.1e} (at most {TOLERANCE:g} is allowed), and {other} "
@@ -407,7 +406,7 @@ def _check_target(folder: Path, out: Path | None, force: bool) -> None:
             "an export in the model's own folder)"
         )
     if out is not None and not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
     if out is None and (folder / ONNX).exists() and not force:
         raise RunExistsError(
             f"{folder / ONNX}: exists, and nothing is overwritten; --force replaces it, --out "

@@ -1,4 +1,4 @@
-"""A model's folder goes to the hub: weights, tokenizer, card, exported files."""
+"""Uploads a model's folder to the hub: weights, tokenizer, card, exported files."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from layermix.models.loading import model_folder
 
 
 def push(source: str | Path, name: str, *, private: bool = False) -> str:
-    """Upload a model's folder as one commit; the repository is made if it is not there.
+    """Upload a model's folder as one commit; creates the repository if there is none.
 
     The hub's address and the token are those of huggingface_hub (`hf auth login`, `$HF_TOKEN`,
     `$HF_ENDPOINT`).
@@ -17,10 +17,10 @@ def push(source: str | Path, name: str, *, private: bool = False) -> str:
     Args:
         source: Run folder or model folder.
         name: `USER/NAME`.
-        private: Whether a repository that is made is private.
+        private: Whether a new repository is private.
 
     Returns:
-        Where it is.
+        The address of the repository.
 
     Raises:
         ModelError: If there is no such folder.
@@ -32,13 +32,13 @@ def push(source: str | Path, name: str, *, private: bool = False) -> str:
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        done = api.upload_folder(
+        commit = api.upload_folder(
             repo_id=name,
             folder_path=folder,
             commit_message="Add the model and its card",
             ignore_patterns=[".*"],
         )
-    except Exception as error:  # of the hub, its client, or the network
+    except Exception as error:  # from the hub, its client, or the network
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise PushError(
             f"{name}: could not be pushed to the hub ({reason}); the files are in {folder}. Check "
@@ -46,4 +46,4 @@ def push(source: str | Path, name: str, *, private: bool = False) -> str:
             "$HF_HUB_OFFLINE is not set, and the network; `layermix export MODEL --push_to_hub "
             f"{name}` tries again without a new export"
         ) from error
-    return str(done.repo_url)
+    return str(commit.repo_url)

@@ -35,16 +35,16 @@ def predict(
 ) -> None:
     """Label texts, in their order, with a probability for each class.
 
-    The input is read, labelled and written block by block, so that its length costs no memory.
+    Reads, labels and writes the input block by block, so memory does not grow with its length.
 
     Args:
         model: Run folder, model folder or hub id.
         file: TSV, CSV, JSONL, Parquet or plain text; `-` is standard input.
-        out: .jsonl, .csv or .tsv, written whole or not at all; `-` is standard output (JSONL).
-        text_columns: Those the model was trained on if None, or the usual names if it does not say.
-        input_format: What the input holds, where the file's ending does not say it.
+        out: .jsonl, .csv or .tsv, written completely or not at all; `-` is standard output (JSONL).
+        text_columns: If None, those that the model was trained on, or the usual names.
+        input_format: Format of the input; by default that of the file's ending.
         quoting: As in `DataConfig.quoting`.
-        force: Replace `out` if it is there already.
+        force: Replace `out` if it exists.
         runtime: What runs the model.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
@@ -66,7 +66,7 @@ def predict(
     if file == "-" and sys.stdin.isatty():
         reporter.say("reading standard input, one text per line; Ctrl-D ends it")
     collate, cut = Collator(predictor.tokenizer), 0
-    # On a terminal the rows themselves show how far it is, and a bar would run through them.
+    # Rows that are printed on a terminal show the progress; a bar would disturb them.
     counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
     with ExitStack() as stack:
         with columns_for_model(model, predictor.text_columns, text_columns) as columns:
@@ -76,7 +76,7 @@ def predict(
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
         header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
-        # Before the bar, which on a terminal takes sys.stdout for itself.
+        # Before the bar, which on a terminal replaces sys.stdout.
         stream = stack.enter_context(_whole(out))
         write = _writer(stream, ending, header)
         total = None if counter.quiet else texts.expected()
@@ -88,8 +88,8 @@ def predict(
             stream.flush()
             cut += cut_here
             advance(len(block))
-    if told := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
-        reporter.say(told)
+    if note := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
+        reporter.say(note)
     texts.raise_unread("on standard output" if out == "-" else f"in {out}")
 
 
@@ -104,15 +104,15 @@ def _labelled(
     logits = finite(
         f"{predictor.source}: its", logits_of(predictor.run, tokens, collate, batch_size)
     )
-    chances = iter(metrics.softmax(logits))
+    probabilities = iter(metrics.softmax(logits))
     rows: list[list[Any] | None] = []
     for text in block:
         if text is None:
             rows.append(None)
             continue
-        chance = next(chances)
-        label = predictor.label_names[int(chance.argmax())]
-        rows.append([*text, label, *(round(float(p), 6) for p in chance)])
+        of_text = next(probabilities)
+        label = predictor.label_names[int(of_text.argmax())]
+        rows.append([*text, label, *(round(float(p), 6) for p in of_text)])
     return rows, cut
 
 
@@ -120,8 +120,8 @@ def _check_out(out: str, force: bool) -> str:
     """The format that `out` asks for, checked before any work.
 
     Raises:
-        ConfigError: If it has another ending, or no folder.
-        RunExistsError: If it is there already.
+        ConfigError: If it has another ending, or its folder does not exist.
+        RunExistsError: If it exists already.
     """
     if out == "-":
         return "jsonl"
@@ -130,12 +130,12 @@ def _check_out(out: str, force: bool) -> str:
     if ending not in ("jsonl", "csv", "tsv"):
         raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {path.parent}; make it first")
+        raise ConfigError(f"--out {out}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise RunExistsError(f"--out {out}: is a folder, wanted a file")
     if path.exists() and not force:
         raise RunExistsError(
-            f"--out {out}: is there already, nothing is written over; choose another name, or "
+            f"--out {out}: exists already, and nothing is overwritten; choose another name, or "
             "replace it with --force"
         )
     return ending
@@ -163,7 +163,7 @@ def _whole(out: str) -> Iterator[IO[str]]:
     """Standard output, or a file that gets its name when it is complete."""
     if out == "-":
         yield sys.stdout
-        sys.stdout.flush()  # a full disk is told here, not when the program ends
+        sys.stdout.flush()  # so that a full disk is reported here, not at exit
         return
     with whole_file(Path(out)) as file, file.open("w", encoding="utf-8", newline="") as stream:
         yield stream

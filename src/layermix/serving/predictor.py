@@ -33,11 +33,11 @@ class OnnxRunner:
 
     Args:
         file: One exported by `layermix export`, or by another tool in the same form.
-        classes: How many logits are wanted.
+        classes: Number of logits that it must give.
         threads: Processor threads; torch's number if None.
 
     Raises:
-        ModelError: If the file is damaged, or takes or gives something else.
+        ModelError: If the file is damaged, or has other inputs or outputs.
         ConfigError: If onnxruntime is not installed.
     """
 
@@ -52,40 +52,41 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         options.log_severity_level = 3  # errors
-        # Threads that wait in a loop would take the processor from whatever runs next.
+        # Threads that spin while they wait would slow down other work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(
                 file, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # of the runtime's own kinds, which have no common base
+        except Exception as error:  # the runtime's own exceptions have no common base
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ModelError(
                 f"{file}: cannot be loaded by onnxruntime ({reason}); export it again"
             ) from error
-        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.inputs = [node.name for node in self.session.get_inputs()]
         shape = self.session.get_outputs()[0].shape
         unknown = set(self.inputs) - set(MODEL_INPUTS)
         if unknown or "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
             raise ModelError(
-                f"{file}: takes {', '.join(self.inputs)} and gives {shape}; wanted input_ids, "
-                f"perhaps {' and '.join(MODEL_INPUTS[1:])}, and logits for {classes} classes"
+                f"{file}: takes {', '.join(self.inputs)} and gives an output of shape {shape}; "
+                f"wanted input_ids, optionally {' and '.join(MODEL_INPUTS[1:])}, and one "
+                f"logit for each of {classes} classes"
             )
         self.file = file
 
     def __call__(self, batch: Batch) -> Floats:
         """Run one batch."""
-        feeds = {  # without token_type_ids all tokens are of the first text
+        feeds = {  # without token_type_ids all tokens belong to the first text
             name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
             for name in self.inputs
         }
         try:
             logits: Floats = self.session.run(None, feeds)[0]
-        except Exception as error:  # of the runtime's own kinds
-            told = str(error).partition("\n")[0]
+        except Exception as error:  # the runtime's own exceptions
+            reason = str(error).partition("\n")[0]
             raise ModelError(
                 f"{self.file}: onnxruntime cannot run it on a batch of shape "
-                f"{tuple(batch['input_ids'].shape)} ({told}); export it again"
+                f"{tuple(batch['input_ids'].shape)} ({reason}); export it again"
             ) from error
         return logits
 
@@ -100,11 +101,11 @@ class Predictor:
         run: Batch -> logits, (B, C).
         tokenizer: Its own.
         label_names: Class names by index.
-        max_length: The longest input in training, or else the longest that it takes, in tokens.
-        text_columns: Those it was trained on; empty if it does not say.
-        taught: `TextData.train_hash` of the data that it was trained on, if it says.
+        max_length: The longest input in training; if unknown, the longest that it takes, in tokens.
+        text_columns: Those it was trained on; empty if unknown.
+        taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
-        note: What was done to its classes, if anything.
+        note: How its classes were reordered or renamed; empty if they were not.
     """
 
     source: str
@@ -119,7 +120,7 @@ class Predictor:
     note: str = ""
 
     def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
-        """The same with its logits in the order of the data's classes.
+        """Return it with its logits in the order of the data's classes.
 
         Raises:
             ModelError: If the sets of classes differ.
@@ -129,7 +130,7 @@ class Predictor:
         return replace(self, run=run, label_names=tuple(names), note=note)
 
     def cut_note(self, name: str, share: float) -> str:
-        """What to say where a share of the rows was cut; empty if none was."""
+        """A note on the share of the rows that was cut; empty if none was."""
         about = f"{share:.1%} of the rows are longer than {self.max_length} tokens and were cut"
         return f"{name}: {about}" if share else ""
 
@@ -143,8 +144,8 @@ class Predictor:
             padding=True,
             return_tensors="pt",
         )
-        found: NDArray[np.intp] = self.run(inputs).argmax(-1)
-        return found
+        classes: NDArray[np.intp] = self.run(inputs).argmax(-1)
+        return classes
 
 
 def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
@@ -152,19 +153,19 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
 
     Args:
         source: Run folder, model folder or hub id.
-        runtime: `onnx` and `int8` want a folder that `layermix export` has been at.
+        runtime: `onnx` and `int8` need a folder with files of `layermix export`.
 
     Raises:
-        LayermixError: If it cannot be used, or chooses no class.
+        LayermixError: If it cannot be used, or is no classifier.
     """
     folder = model_folder(source)
     if runtime == "auto":
-        runtime = _at_hand(folder)
+        runtime = _available_runtime(folder)
     if runtime == "torch":
         return predictor_of(load_classifier(source))
     if folder is None or not (folder / ONNX_FILES[runtime]).is_file():
         raise ModelError(
-            f"{source}: no {ONNX_FILES[runtime]} in it; `layermix export MODEL --{runtime}` makes "
+            f"{source}: has no {ONNX_FILES[runtime]}; `layermix export MODEL --{runtime}` writes "
             "it for a model in a folder"
         )
     _check_exported(source, folder)
@@ -177,11 +178,11 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
 
 def weight_hashes(folder: Path) -> dict[str, str]:
     """sha256 of the files with a model's weights, by name."""
-    found = {}
+    hashes = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
-            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+            hashes[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashes
 
 
 def _check_exported(source: str, folder: Path) -> None:
@@ -189,29 +190,29 @@ def _check_exported(source: str, folder: Path) -> None:
     try:
         text = (folder / EXPORT).read_text(encoding="utf-8")
         made_from = ExportRecord.from_json(text).weights
-    except (OSError, ValueError):  # of another tool, which records no weights
+    except (OSError, ValueError):  # another tool, which records no weights
         return
     if (now := weight_hashes(folder)) and now != made_from:
         what = "int8" if (folder / ONNX_FILES["int8"]).is_file() else "onnx"
         raise ModelError(
             f"{source}: its weights have changed since they were exported; `layermix export "
-            f"{source} --{what} --force` exports them anew"
+            f"{source} --{what} --force` exports them again"
         )
 
 
-def _at_hand(folder: Path | None) -> Runtime:
+def _available_runtime(folder: Path | None) -> Runtime:
     """PyTorch, unless a folder has an exported file and no weights for it."""
     if folder is None or any(folder.glob("*.safetensors")):
         return "torch"
     exported: tuple[Runtime, ...] = ("onnx", "int8")
-    return next((one for one in exported if (folder / ONNX_FILES[one]).is_file()), "torch")
+    return next((name for name in exported if (folder / ONNX_FILES[name]).is_file()), "torch")
 
 
 def predictor_of(classifier: Classifier) -> Predictor:
     """A classifier in memory, run by PyTorch.
 
     Raises:
-        ModelError: If it chooses no class.
+        ModelError: If it is no classifier.
     """
     config, tokenizer = classifier.model.config, classifier.tokenizer
     _check_head(classifier.source, config, classifier.label_names)
@@ -226,12 +227,12 @@ def predictor_of(classifier: Classifier) -> Predictor:
 
 
 def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
-    """Raise a ModelError unless the head chooses one of several classes."""
+    """Raise a ModelError unless the head predicts one of several classes."""
     kind = config.problem_type or "single_label_classification"
     if kind != "single_label_classification" or len(names) < 2:
         raise ModelError(
-            f"{source}: a head for {kind} with {len(names)} output(s); wanted one "
-            "that chooses among two classes or more"
+            f"{source}: has a head for {kind} with {len(names)} output(s); wanted one that "
+            "predicts one of two or more classes"
         )
 
 
@@ -241,17 +242,17 @@ def _trained(
     """What a run wrote into config.json, in the order of `Predictor`; `max_length` within limits.
 
     Raises:
-        ModelError: If somebody wrote something else there.
+        ModelError: If the entry is not what a run writes.
     """
     try:
         entry = SavedModelEntry.model_validate(getattr(config, "layermix", None) or {})
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         )
         raise ModelError(
             f"{source}: the entry `layermix` of its config.json is not what a run writes "
-            f"({wrong}); mend it, or take it out"
+            f"({wrong}); correct it, or remove it"
         ) from None
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)

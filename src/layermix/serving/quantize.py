@@ -15,7 +15,7 @@ class Quantizer:
     """Writes int8 versions of one float32 file; activations are scaled at run time ("dynamic").
 
     Weights get a scale per output channel. The last product, which gives the logits, stays in
-    float: it is small, and no later layer averages its error out.
+    float: it is small, and no later layer averages out its error.
 
     Args:
         file: The float32 file.

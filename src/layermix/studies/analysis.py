@@ -1,6 +1,6 @@
-"""What the finished cells of a study show: scores with intervals, verdicts, α.
+"""Analyses the finished cells of a study: scores with intervals, verdicts, α.
 
-Reads files only, so it can be asked at any time, also while cells still run.
+It only reads files, so it can be used at any time, also while cells are running.
 """
 
 from collections import Counter
@@ -53,15 +53,15 @@ Arms = Mapping[str, Mapping[str, Arm]]
 Array = NDArray[np.float64]
 
 EARLY_STEPS = 300
-"""What the paper calls early: up to here the shares of the gradient are averaged."""
+"""Steps over which shares of the gradient are averaged; the paper calls them early."""
 
 
 def analyse(plan: Plan, study: Study, cells: FinishedCells | None = None) -> StudyRecord:
-    """All that the finished cells show.
+    """Return the record of what the finished cells show.
 
     Args:
         plan: Says which cells belong to which task and arm.
-        study: Where they are filed.
+        study: Folder of the study.
         cells: From `gather`, if they have been read already.
     """
     cells = cells or gather(plan, study)
@@ -111,7 +111,7 @@ def analyse(plan: Plan, study: Study, cells: FinishedCells | None = None) -> Stu
 
 
 def _undeclared_pairs(arms: Arms, judged: Mapping[Pair, Comparison]) -> Iterator[Pair]:
-    """Every arm against the first one of its task, but for the pairs that are judged."""
+    """Every arm against the first one of its task, except for judged pairs."""
     for task, by_arm in arms.items():
         baseline, *others = by_arm
         for arm in others:
@@ -210,7 +210,7 @@ def _comparisons(
 
 
 def _bootstrap(report: str, first: Arm, second: Arm, seeds: Sequence[int]) -> Bootstrap | None:
-    """Over seeds and examples; None if the cells have not the same rows with the same labels."""
+    """Over seeds and examples; None if the cells do not have the same rows and labels."""
     runs = [arm.cells[seed].predictions for arm in (first, second) for seed in seeds]
     predictions = combine(runs, report)
     if predictions is None:
@@ -222,14 +222,14 @@ def _bootstrap(report: str, first: Arm, second: Arm, seeds: Sequence[int]) -> Bo
 
 
 def _order(first: Arm, second: Arm) -> float | None:
-    """Almost stochastic order, a secondary reading; None with fewer than two seeds."""
+    """Almost stochastic order, a secondary result; None with fewer than two seeds."""
     sign = 1 if HIGHER_IS_BETTER[first.metric] else -1
     ours, theirs = ([sign * score for score in arm.scores().values()] for arm in (first, second))
     return stochastic_order(ours, theirs) if min(len(ours), len(theirs)) > 1 else None
 
 
 def _arm_scores(arm: Arm) -> ArmScores:
-    """Raw scores, mean and spread, scores by epoch, what picking the best one adds, and α."""
+    """Raw scores, mean and spread, scores by epoch, gain from picking the best epoch, and α."""
     scores = arm.scores()
     summary = summarise(list(scores.values()))
     teachers = arm.teacher_scores()
@@ -249,7 +249,7 @@ def _arm_scores(arm: Arm) -> ArmScores:
 
 
 def _by_epoch(histories: Sequence[Sequence[Mapping[str, Any]]], key: str) -> Any:
-    """A score after each epoch, mean over seeds; None if seeds have unlike numbers of epochs."""
+    """A score after each epoch, mean over seeds; None if seeds have different numbers of epochs."""
     by_seed = [[line[key] for line in lines if key in line] for lines in histories]
     return tuple(np.mean(by_seed, 0).tolist()) if len(set(map(len, by_seed))) == 1 else None
 
@@ -290,7 +290,7 @@ def _alphas(arm: Arm) -> Array:
 
 
 def _start(arm: Arm, final: Array) -> Array:
-    """The α that an arm began with, (K, L); uniform where a cell does not say."""
+    """The α that an arm started from, (K, L); uniform if it is not on record."""
     mix = arm.first.mix
     start = None if mix is None else mix.start
     return np.full_like(final, 1 / final.shape[-1]) if start is None else np.asarray(start)
@@ -308,7 +308,7 @@ def _alpha_record(arm: Arm) -> AlphaRecord:
     start = _start(arm, alphas[0])
     layers = alphas.shape[-1]
     moves = layers > 1
-    farthest = 1 - start.min(-1)  # of each row, to the corner where it had least
+    farthest = 1 - start.min(-1)  # of each row, to the corner of its smallest weight
     logged = [
         (line["step"], line["learning_rate_mix"])
         for line in next(iter(arm.cells.values())).history
@@ -327,23 +327,23 @@ def _alpha_record(arm: Arm) -> AlphaRecord:
 
 
 LOGS_FOR_RATES = 2
-"""With fewer logged learning rates, their sum is not known well enough."""
+"""Logged learning rates that are needed to know their sum well enough."""
 
 
 def _reachable(layers: int, logged: Sequence[tuple[int, float]]) -> float:
     """The share of the largest distance that Adam could have put between α and a uniform start.
 
-    Its steps move a logit by about the learning rate each: some logits of a row up, the others
-    down, all the way; how many up, is what goes farthest.
+    Each step moves a logit by about the learning rate: some logits of a row always up, the others
+    always down. The result is for the number of rising logits with the largest distance.
 
     Args:
-        layers: Of the teacher, in the mix.
-        logged: Steps and the learning rates of the mix there; between them it is a straight line.
+        layers: Number of teacher layers in the mix.
+        logged: Steps and the learning rates of the mix there; in between it is linear.
     """
     steps, rates = (np.asarray(column, dtype=float) for column in zip(*logged, strict=True))
-    way = float(np.trapezoid([rates[0], *rates], [0.0, *steps]))
+    path = float(np.trapezoid([rates[0], *rates], [0.0, *steps]))
     up = np.arange(1, layers)
-    risen, fallen = up * np.exp(way), (layers - up) * np.exp(-way)
+    risen, fallen = up * np.exp(path), (layers - up) * np.exp(-path)
     distances = risen / (risen + fallen) - up / layers
     return float(distances.max() / (1 - 1 / layers))
 
@@ -351,8 +351,8 @@ def _reachable(layers: int, logged: Sequence[tuple[int, float]]) -> float:
 def _between_tasks(arms: Arms) -> dict[str, float]:
     """Arm -> distance of the mean learned α of two tasks, on average over pairs of tasks.
 
-    To be read beside the distance between two seeds of a task: an α that suits its task differs
-    more between tasks than between seeds.
+    Compare it with the distance between two seeds of a task: an α that suits its task differs more
+    between tasks than between seeds.
     """
     means: dict[str, list[Array]] = {}
     for by_arm in arms.values():
@@ -367,9 +367,9 @@ def _between_tasks(arms: Arms) -> dict[str, float]:
 
 
 def _published(plan: Plan, arms: Arms) -> Iterator[PublishedScore]:
-    """Published scores beside ours, by the usual protocol (best epoch on dev) and by the last one.
+    """Published scores beside ours, by the usual protocol (best epoch on dev) and the last epoch.
 
-    A published score is one run, so it is compared with where one run of ours would lie.
+    A published score is one run, so it is compared with the interval of one run of ours.
     """
     for task, by_arm in plan.study.published.items():
         for name, scores in by_arm.items():
@@ -408,7 +408,7 @@ def _teacher_scores(by_arm: Mapping[str, Arm]) -> tuple[float, ...]:
 
 
 def _notes(plan: Plan, study: Study, cells: FinishedCells) -> list[Note]:
-    """What to know before reading a table."""
+    """Notes that a reader needs before the tables."""
     notes = []
     finished = sum(map(study.has, plan.runs))
     if finished < len(plan.runs):
@@ -431,7 +431,7 @@ def _notes(plan: Plan, study: Study, cells: FinishedCells) -> list[Note]:
 
 
 def _declaration_notes(plan: Plan, study: Study) -> list[Note]:
-    """Whether what is judged was declared when results were known."""
+    """A note if what is judged was declared or changed when results were known."""
     try:
         counts = [entry.finished_cells for entry in read_declarations(study)]
     except StudyError as error:
@@ -444,13 +444,13 @@ def _declaration_notes(plan: Plan, study: Study) -> list[Note]:
             "declared-late",
             f"what is judged (pairs, seeds, settings, scores) was declared or changed when "
             f"{' and '.join(late)} cells were finished, so not beforehand; "
-            f"{study.declared_file.name} has what it was",
+            f"{study.declared_file.name} keeps what was declared before",
         )
     ]
 
 
 def _code_notes(cells: FinishedCells) -> list[Note]:
-    """Whether the cells were run by different code or torch."""
+    """Notes if the cells were run by different code or versions of torch."""
     notes = []
     codes = sorted({cell.code for cell in cells})
     unknown = any(cell.has_unknown_code for cell in cells)
@@ -466,7 +466,7 @@ def _code_notes(cells: FinishedCells) -> list[Note]:
 
 
 def _mixture_notes(task: str, by_arm: Mapping[str, Arm], per_seed: bool) -> list[Note]:
-    """Whether the cells of a task differ in what should be the same for all of them."""
+    """Notes if the cells of a task differ in what should be the same for all of them."""
     results = [result for arm in by_arm.values() for result in arm.results.values()]
     different = {
         "data": ("data", {result.data.fingerprint for result in results}),

@@ -12,7 +12,7 @@ import pyarrow as pa
 from layermix.errors import Note
 from layermix.evaluation.predictions import Rows, read_rows
 from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS
-from layermix.runs.schema import EnvironmentRecord, MixRecord, RunRecord, Scores
+from layermix.runs.schema import EnvironmentRecord, RunRecord, Scores
 from layermix.studies.folder import Study
 from layermix.studies.plan import Cell, Plan
 
@@ -22,7 +22,7 @@ class FiledCell:
     """The files of a finished cell, read once.
 
     Attributes:
-        cell: Its place in the plan.
+        cell: The cell in the plan.
         result: result.json.
         history: Lines of history.jsonl.
         environment: environment.json.
@@ -81,7 +81,7 @@ class Arm:
     def learns_alpha(self) -> bool:
         """Whether α is learned in every cell."""
         return all(
-            result.alpha is not None and (result.mix or MixRecord()).strategy == "learned"
+            result.alpha is not None and result.mix is not None and result.mix.learns
             for result in self.results.values()
         )
 

@@ -1,8 +1,8 @@
-"""Runs the cells of a study, several at once, and files them; resumes after a kill.
+"""Runs the cells of a study, several at once, and files their results; resumes after a kill.
 
-A cell is computed in `work/`. The files that are kept of it are filed in `cells/` under the name
-of its content; a filed cell is never computed again. Where runs are executed is up to an
-`Executor`; the scheduler alone decides which and when.
+A cell is computed in `work/`. Its results are filed in `cells/`, under a name that follows from its
+content; a filed cell is never computed again. An `Executor` decides where runs are executed, the
+scheduler which and when.
 """
 
 import os
@@ -35,12 +35,12 @@ class Scheduler:
     """Starts the runs that can start, files those that have finished, and shows both.
 
     Args:
-        plan: What is to be run.
-        study: Where.
-        jobs: Runs at once.
+        plan: The runs.
+        study: Folder of the study.
+        jobs: Number of runs at once.
         console: Where progress is shown.
-        keep_students: Whether students are filed as well.
-        executor: Where runs are executed; on this machine, each in a process, if None.
+        keep_students: Whether to file the students as well.
+        executor: Where runs are executed; if None on this machine, each in a process.
     """
 
     plan: Plan
@@ -108,7 +108,7 @@ class Scheduler:
                 return True
         if handle is None or is_busy(self.study.work(run)):
             return False
-        self.began.pop(run.name, None)  # of no use for estimates any more
+        self.began.pop(run.name, None)  # estimates do not use failed runs
         self.failed[run.name] = handle.error()
         self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
         return True
@@ -124,7 +124,7 @@ class Scheduler:
         restart = self._has_other_config(run)
         if restart:
             self.console.print(
-                f"from the start: {run.title} was begun with other settings or places",
+                f"starting over: {run.title} was begun with other settings or paths",
                 markup=False,
                 soft_wrap=True,
             )
@@ -134,7 +134,7 @@ class Scheduler:
         self.running[run.name] = executor.start(job)
 
     def _has_other_config(self, run: Cell | TeacherRun) -> bool:
-        """Whether an unfinished run was begun with another config, such as other places."""
+        """Whether an unfinished run was begun with another config, such as other paths."""
         assert run.config is not None
         work = self.study.work(run)
         begun = work.with_name(f"{work.name}.partial") / CONFIG
@@ -158,12 +158,12 @@ class Scheduler:
             )
 
     def _show_first_estimate(self) -> None:
-        """Without a live table: show the time left once, as soon as the first steps tell it."""
+        """Without a live table: show the time left once, when the first steps allow an estimate."""
         if self.estimate_shown or self.console.is_terminal or not (left := self._time_left()):
             return
         self.estimate_shown = True
         if not any(self.durations.values()):  # else a finished cell has shown it already
-            self.console.print(f"from the first steps: {left}", soft_wrap=True)
+            self.console.print(f"estimated from the first steps: {left}", soft_wrap=True)
 
     def _failures(self) -> str:
         titles = {
@@ -193,7 +193,7 @@ class Scheduler:
             yield
 
     def _table(self) -> Table:
-        """Arms × seeds: a score, how much is done, or what is wrong."""
+        """Arms × seeds: the score, the progress, or the failure."""
         done = sum(map(self.study.has, self.plan.runs))
         left = self._time_left()
         table = Table(
@@ -215,11 +215,11 @@ class Scheduler:
         return f"{share:.0%}" if cell.name in self.running or share else "·"
 
     def _score(self, cell: Cell, digits: int) -> str:
-        """What the study compares of a finished cell."""
+        """The compared score of a finished cell."""
         spec = self.plan.study
         try:
             result = self.study.result(cell.name)
-        except (OSError, ValueError):  # the analysis says what to do about it
+        except (OSError, ValueError):  # the analysis says what to do
             return "damaged"
         epoch = result.metrics.epochs.get(spec.report)
         score = None if epoch is None else epoch.score(result.metric, spec.split)
@@ -235,17 +235,19 @@ class Scheduler:
             for cell in self.plan.runs.values()
             if not self.study.has(cell.name) and cell.name not in self.failed
         ]
-        known = {cell.task: took for cell in left if (took := self._expected(cell)) is not None}
-        if not known:
+        expected = {
+            cell.task: seconds for cell in left if (seconds := self._expected(cell)) is not None
+        }
+        if not expected:
             return ""
-        mean = sum(known.values()) / len(known)  # of the tasks that have not begun nothing is known
-        seconds = sum(known.get(cell.task, mean) * (1 - self.study.share(cell)) for cell in left)
+        mean = sum(expected.values()) / len(expected)  # for tasks that have not begun
+        seconds = sum(expected.get(cell.task, mean) * (1 - self.study.share(cell)) for cell in left)
         return f"about {_duration(seconds / self.jobs)} left" if seconds else ""
 
     def _expected(self, cell: Cell) -> float | None:
-        """Seconds that a whole cell takes; None if none of its task is far enough to tell."""
-        if took := self.durations.get(cell.task):
-            return sum(took) / len(took)
+        """Seconds for a whole cell; None if no cell of its task has got far enough."""
+        if durations := self.durations.get(cell.task):
+            return sum(durations) / len(durations)
         for name, (began, share) in list(self.began.items()):
             other = self.plan.runs.get(name)
             if other is None or other.task != cell.task:
@@ -253,9 +255,9 @@ class Scheduler:
             now, done = time.monotonic(), self.study.share(other)
             if done <= share:
                 continue
-            # Between two sights: what comes before the first step is long, and comes once.
+            # Between two readings, since the time before the first step is long and occurs once.
             first, seen = self.under_way.setdefault(name, (now, done))
-            if done < seen:  # it began anew
+            if done < seen:  # it was started over
                 self.under_way[name] = now, done
             if done > seen:
                 whole = (now - first) / (done - seen)
@@ -283,7 +285,7 @@ def _interrupt(*_: Any) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """For people.
+    """A duration as text.
 
     Examples:
         >>> [_duration(seconds) for seconds in (40, 200, 9000)]

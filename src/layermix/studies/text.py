@@ -163,10 +163,10 @@ def plan_text(plan: Plan, study: Study | None) -> str:
         lines.append(f"  {task}: {counted}")
     family = plan.judged
     if not family:
-        lines.append("primary family: none declared, so nothing will get a verdict")
+        lines.append("primary family: none declared, so no comparison will get a verdict")
     seeds = [plan.seeds_of_both(*pair) for pair in family]
     least = [smallest_p(count) if count else 1.0 for count in seeds]
-    best = holm(least) if family else []  # if all of them came out as clearly as they can
+    best = holm(least) if family else []  # if all differences have one sign
     for (task, first, second), count, alone, last in zip(family, seeds, least, best, strict=True):
         adjusted = min(1.0, alone * len(family))
         can = "no verdict is possible"
@@ -179,7 +179,7 @@ def plan_text(plan: Plan, study: Study | None) -> str:
             f"{adjusted:.2g}, so {can}"
         )
     if finished and study:
-        took = [seconds for name in plan.runs if (seconds := study.seconds(name)) is not None]
-        each = f" ({np.mean(took):.0f} s each on average)" if took else ""
+        durations = [seconds for name in plan.runs if (seconds := study.seconds(name)) is not None]
+        each = f" ({np.mean(durations):.0f} s each on average)" if durations else ""
         lines.append(f"finished runs: {finished}{each}, left: {len(plan.runs) - finished}")
     return "\n".join(lines)

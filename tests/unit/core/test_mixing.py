@@ -230,3 +230,7 @@ def test_reverse_needs_as_many_teacher_as_student_layers() -> None:
 def test_a_layer_out_of_range_is_told(config: MixConfig, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         plan_mix(config, 4, 12)
+
+
+def test_a_row_of_the_table_says_whether_its_mix_learns() -> None:
+    assert [name for name, row in MIXES.items() if row.learns] == ["learned"]

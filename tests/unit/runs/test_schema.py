@@ -12,6 +12,7 @@ from layermix.runs.schema import (
     FORMAT,
     EnvironmentRecord,
     Metrics,
+    MixRecord,
     RunRecord,
     read_result,
 )
@@ -85,3 +86,9 @@ def test_what_is_no_result_of_a_finished_run_is_refused(
     (tmp_path / RESULT).write_text(text)
     with pytest.raises(ValueError, match=reason):
         read_result(tmp_path)
+
+
+def test_a_mix_of_any_name_may_learn_and_older_records_say_it_by_the_name() -> None:
+    assert MixRecord(strategy="Attention", learned=True).learns
+    assert not MixRecord(strategy="learned", learned=False).learns
+    assert [MixRecord(strategy=name).learns for name in ("learned", "fixed")] == [True, False]

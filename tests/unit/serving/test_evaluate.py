@@ -75,14 +75,16 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
         assert {name: one["rows"] for name, one in scores.items()} == {
             "validation": len(trained.splits["validation"])
         }
-    assert "is what this model was trained on, so only the tenth" in reporter[1].getvalue()
+    assert "so only the tenth that was held out for validation is scored" in reporter[1].getvalue()
     beside = load_texts(DataConfig(path=file, validation=file))  # all of it is trained on
     assert beside.train_hash == trained.train_hash
     entries["layermix"] = {"taught": beside.train_hash, "split_off": beside.split_off}
     (run / "student/config.json").write_text(json.dumps(entries))
     scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
     assert scores["all.csv"]["rows"] == 60
-    assert "so its scores say nothing of new texts" in reporter[1].getvalue().replace("\n", " ")
+    assert "so the scores do not show how it does on new texts" in reporter[1].getvalue().replace(
+        "\n", " "
+    )
     write(tmp_path / "all.csv", rows)
     scores = evaluate(str(run), DataConfig(path=file), reporter=reporter[0])
     assert scores["all.csv"]["rows"] == 61

@@ -358,7 +358,7 @@ def test_nothing_is_written_without_parity(model: Path, monkeypatch: pytest.Monk
 
 
 def test_a_model_alone_has_no_rows(model: Path) -> None:
-    with pytest.raises(ConfigError, match="not in a run folder, so it has no rows of its own"):
+    with pytest.raises(ConfigError, match="not in a run folder, so there are no validation rows"):
         export(str(model), NO_DATA)
 
 
@@ -394,7 +394,7 @@ def test_damaged_rows_of_a_run_are_told(run: Path, tmp_path: Path) -> None:
 def test_what_is_no_model(tmp_path: Path, model: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         export("org/model", NO_DATA)
-    with pytest.raises(ModelError, match=r"no onnx/model\.onnx in it; `layermix export"):
+    with pytest.raises(ModelError, match=r"has no onnx/model\.onnx; `layermix export"):
         open_predictor(str(model), "onnx")
 
 

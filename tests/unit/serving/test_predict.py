@@ -314,7 +314,7 @@ def test_more_rows_need_no_more_memory(
 def test_an_old_file_is_replaced_only_if_asked(classifier: Path, tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.csv", {"text": TEXTS}), tmp_path / "out.csv"
     out.write_text("mine", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="is there already, nothing is written over; choose"):
+    with pytest.raises(RunExistsError, match="exists already, and nothing is overwritten; choose"):
         predict(str(classifier), source, str(out))
     assert out.read_text(encoding="utf-8") == "mine"
     predict(str(classifier), source, str(out), force=True)

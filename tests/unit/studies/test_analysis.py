@@ -431,7 +431,7 @@ def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
     assert "0 seeds: smallest p after Holm 1," in plan_text(
         make(arms=apart, family=[["learned", "fixed"]]), study
     )
-    assert "none declared, so nothing will get a verdict" in plan_text(make(), study)
+    assert "none declared, so no comparison will get a verdict" in plan_text(make(), study)
     fill(plan, study, lambda cell: cell.seed == 0)
     assert plan_text(plan, study).endswith("finished runs: 3 (60 s each on average), left: 21")
     broken = study.filed(plan.table["mrpc"]["fixed"][0].name) / "result.json"
@@ -482,4 +482,4 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     clock[0] += 60
     history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
     assert scheduler._time_left() == "about 52 min left"
-    assert screen.file.getvalue() == "from the first steps: about 53 min left\n"
+    assert screen.file.getvalue() == "estimated from the first steps: about 53 min left\n"
