@@ -173,7 +173,7 @@ def test_a_page_that_reloads_itself_can_be_stopped(
     (folder / "result.json").unlink()
     page = opened(report(folder.with_name("going"), live=True)[0])
     assert [v["id"] for v in Axe().run(page).response["violations"] if v["impact"] in SERIOUS] == []
-    page.get_by_role("button", name="Reloads as the run goes on").click()
+    page.get_by_role("button", name="Reloads automatically").click()
     assert (
         page.get_by_role("button", name="Does not reload").get_attribute("aria-pressed") == "false"
     )

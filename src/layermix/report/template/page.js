@@ -70,7 +70,7 @@
     show();
   };
 
-  // A page of a run that goes on loads itself again, but not under the hands of a reader.
+  // The page of a running run reloads itself, but not while somebody uses it.
   const keepLive = (button) => {
     const busy = () =>
       document.activeElement.matches("input, summary") ||
@@ -79,7 +79,7 @@
     const isOn = () => button.getAttribute("aria-pressed") === "true";
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", String(!isOn()));
-      button.textContent = isOn() ? "Reloads as the run goes on" : "Does not reload";
+      button.textContent = isOn() ? "Reloads automatically" : "Does not reload";
     });
     setInterval(() => { if (isOn() && !busy()) location.reload(); }, RELOAD_MS);
   };
