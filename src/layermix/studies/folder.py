@@ -1,4 +1,4 @@
-"""A study's folder: where its cells are, what is kept of each."""
+"""A study's folder: where its cells are, and which files of each are kept."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ FILING = ".filing"
 
 CELLS, WORK, LOGS = "cells", "work", "logs"
 KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
-"""Files of a run that are filed, and ALPHA if it is there; the student only if it is wanted."""
+"""Files of a run that are always filed; ALPHA if there is one, the student on request."""
 
 
 TEXT_FOLDER = "texts"
@@ -46,7 +46,7 @@ class Study:
 
     Attributes:
         folder: May hold several studies, which then share cells and teachers.
-        name: Of the files with what this one found.
+        name: Name of the plan and result files.
     """
 
     folder: Path
@@ -68,7 +68,7 @@ class Study:
         return self.folder / f"{self.name}.json"
 
     def filed(self, name: str) -> Path:
-        """What is kept of a finished cell."""
+        """The folder with the kept files of a finished cell."""
         return self.folder / CELLS / name
 
     def has(self, name: str) -> bool:
@@ -95,7 +95,7 @@ class Study:
         return self.folder / TEXT_FOLDER / f"{fingerprint}.parquet"
 
     def work(self, run: Cell | TeacherRun) -> Path:
-        """The run folder that its process makes."""
+        """The run folder of the process that computes it."""
         return self.folder / (TEACHERS if isinstance(run, TeacherRun) else WORK) / run.name
 
     def share(self, cell: Cell) -> float:
@@ -107,11 +107,11 @@ class Study:
                 file.seek(max(0, history.stat().st_size - 20_000))
                 last = file.read().splitlines()[-1]
             return float(json.loads(last)["epoch"]) / int(cell.content["training"]["epochs"])
-        except (OSError, ValueError, KeyError, IndexError):  # not begun, or a line half written
+        except (OSError, ValueError, KeyError, IndexError):  # not started, or an incomplete line
             return 0.0
 
     def file(self, cell: Cell, *, keep_student: bool) -> None:
-        """Keep what is worth keeping of a finished run, with places as the user wrote them."""
+        """File the results of a finished run, with paths as the user wrote them."""
         work, target = self.work(cell), self.filed(cell.name)
         with lock(self.folder / WORK / FILING):  # another process may file the same cell
             if not self.has(cell.name):
@@ -147,10 +147,10 @@ class Study:
 
 
 def _places(cell: Cell) -> dict[str, str]:
-    """Place on this machine -> as the user wrote it, the longest first."""
+    """Path on this machine -> path as the user wrote it, the longest first."""
     assert cell.config is not None
     here = cell.config.model_dump(mode="json")
-    found = {
+    places = {
         here[section][name]: written
         for section, fields in cell.content.items()
         if isinstance(fields, Mapping)
@@ -158,12 +158,12 @@ def _places(cell: Cell) -> dict[str, str]:
         if isinstance(written, str) and here[section][name] != written
     }
     if folder := here["cache"]["folder"]:
-        found[folder] = "(the cache)"
-    return dict(sorted(found.items(), key=lambda one: -len(one[0])))
+        places[folder] = "(the cache)"
+    return dict(sorted(places.items(), key=lambda item: -len(item[0])))
 
 
 def _portable_text(file: Path, places: Mapping[str, str]) -> str:
-    """The text of a JSON or YAML file with places as the user wrote them."""
+    """The text of a JSON or YAML file with paths as the user wrote them."""
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".yaml":
         value = _portable(yaml.safe_load(text), places)
@@ -176,7 +176,7 @@ def _portable_text(file: Path, places: Mapping[str, str]) -> str:
 
 
 def _portable(value: Any, places: Mapping[str, str]) -> Any:
-    """Strings that are, or hold, a place on this machine, wherever they stand in a value."""
+    """Replace paths of this machine in all strings of a value."""
     if isinstance(value, dict):
         return {key: _portable(inner, places) for key, inner in value.items()}
     if isinstance(value, list):
@@ -186,6 +186,6 @@ def _portable(value: Any, places: Mapping[str, str]) -> Any:
     for place, written in places.items():
         if value == place:
             return written
-        if Path(place).is_absolute():  # a word like "data" may stand anywhere
+        if Path(place).is_absolute():  # a word like "data" may occur anywhere
             value = value.replace(place, written)
     return value

@@ -127,7 +127,7 @@ class Plan:
         ]
 
     def seeds_of_both(self, task: str, first: str, second: str) -> int:
-        """On how many seeds two arms of a task are paired."""
+        """Number of seeds that two arms of a task share."""
         return len(self.table[task][first].keys() & self.table[task][second].keys())
 
 
@@ -170,7 +170,7 @@ def make_plan(study: StudyConfig, out: Path | None) -> Plan:
 
 
 def _teacher(study: StudyConfig, task: str, seed: int, *, resolve: bool) -> TeacherRun:
-    """The fine-tuning that gives a cell its teacher: on the task's data, whatever the arm."""
+    """The fine-tuning of a cell's teacher on the task's data, the same for all arms."""
     assert study.teach is not None
     data: dict[str, Any] = {}
     for changes in (spell_out(DistillConfig, study.base), study.tasks[task].changes):
@@ -193,13 +193,13 @@ def _content(kind: type[Config], given: Mapping[str, Any], **options: Any) -> di
 
 
 def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
-    """A hash of what differs from the defaults, so that a new field leaves old names alone."""
+    """A hash of what differs from the defaults, so that new fields do not change old names."""
     changed = _content(kind, given, exclude_defaults=True)
     changed = {key: value for key, value in changed.items() if value not in ({}, None)}
-    changed.pop("preset", None)  # what it says stands in the other fields
+    changed.pop("preset", None)  # its values are in the other fields
     loss = LossConfig().model_dump() | changed.get("loss", {})
     if not loss["hidden_weight"] and not loss["attention_weight"]:
-        changed.pop("mix", None)  # no loss looks at it
+        changed.pop("mix", None)  # no term of the loss uses it
     if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers"}:
         changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
     text = json.dumps([DEFAULTS, changed], sort_keys=True)
