@@ -168,7 +168,7 @@ def test_what_cannot_be_kept_is_told_and_measured(runs: Path, tmp_path: Path) ->
 def test_a_model_alone_needs_texts(runs: Path, tmp_path: Path) -> None:
     (runs / "student/student").rename(tmp_path / "student")
     try:
-        with pytest.raises(ConfigError, match="it has no rows of its own; give --data"):
+        with pytest.raises(ConfigError, match="no validation rows beside it; give --data"):
             bench([str(tmp_path / "student")], NO_DATA)
     finally:
         (tmp_path / "student").rename(runs / "student/student")

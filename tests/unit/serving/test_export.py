@@ -375,7 +375,7 @@ def test_rows_without_labels_cannot_judge_int8(model: Path, tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         rows_of_run = EvaluationRows(unlabelled, "accuracy", "unlabelled rows")
         patch.setattr("layermix.serving.export.evaluation_rows", lambda *_: rows_of_run)
-        with pytest.raises(ConfigError, match="no row with a label, so the cost of int8 cannot be"):
+        with pytest.raises(ConfigError, match="no row has a label, so the cost of int8 cannot be"):
             export(str(model), NO_DATA, int8=True)
     assert not (model / "onnx").exists()
 
@@ -411,7 +411,7 @@ def test_what_is_no_model(tmp_path: Path, model: Path) -> None:
                 .replace('"architectures"', '"id2label": {"0": "a", "1": "b", "2": "c"}, "archs"'),
                 encoding="utf-8",
             ),
-            "attention_mask and token_type_ids, and logits for 3 classes",
+            "attention_mask and token_type_ids, and one logit for each of 3 classes",
         ),
     ],
 )
