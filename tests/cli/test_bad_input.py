@@ -118,7 +118,7 @@ def test_a_bad_config_file(cli: Any, tmp_path: Path) -> None:
         (["--student.layers=9"], ("9", "4")),
         (["--data.max_length=512"], ("data.max_length is 512",)),
         (["--mix.strategy=reverse", "--mix.teacher_layers=3"], ("reverse needs as many",)),
-        (["--loss.supervised=mse"], ("loss.supervised is mse", "wanted cross_entropy")),
+        (["--loss.supervised=mse"], ("loss.supervised is mse", "set it to cross_entropy")),
         (["--data=no/such/data"], ("no/such/data: no such file or folder",)),
     ],
 )

@@ -363,7 +363,7 @@ def test_an_encoder_with_a_decoder_is_refused() -> None:
         HFEncoder(BartForSequenceClassification(config))
 
 
-ALIKE = {"electra", "mpnet", "xlm-roberta", "deberta-v2-conv"}
+ALIKE = {"distilbert", "electra", "mpnet", "roberta", "xlm-roberta", "deberta-v2-conv"}
 """Families whose exported graphs have little that another's has not."""
 
 

@@ -151,8 +151,15 @@ def test_the_numbers_behind_a_figure(opened: Callable[..., Page], study_page: Pa
     assert head == ["arm", "seed", "score"]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("kind", ["run_page", "study_page"])
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [
+        ("run_page", "light"),
+        ("study_page", "dark"),
+        pytest.param("run_page", "dark", marks=pytest.mark.slow),
+        pytest.param("study_page", "light", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_keeps_a_reader_out(
     opened: Callable[..., Page], request: pytest.FixtureRequest, kind: str, scheme: str
 ) -> None:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from ...forked import Forked
+
 FILES = {
     "config.json": b"{}",
     "model.safetensors": bytes(range(256)) * 40,
@@ -111,6 +113,24 @@ def pushed(folder: Path, endpoint: str, *options: str) -> subprocess.CompletedPr
     return subprocess.run([*command, *options], capture_output=True, text=True, env=variables)
 
 
+AT = """
+import sys
+from huggingface_hub import constants
+constants.ENDPOINT, constants.HF_HUB_OFFLINE = sys.argv[1], False
+from layermix.cli import main
+main(["export", sys.argv[2], "--push_to_hub", "me/small"])
+"""
+
+
+def refused(folder: Path, endpoint: str) -> tuple[int | None, str]:
+    """The same, forked: exit code and what it said."""
+    variables = os.environ | {"HF_TOKEN": "hf_secret"}
+    words = [endpoint, str(folder)]
+    process = Forked(words, program=AT, stderr=subprocess.PIPE, variables=variables)
+    _, said = process.communicate()
+    return process.returncode, said.decode()
+
+
 def test_the_folder_is_uploaded_as_one_commit(folder: Path) -> None:
     with hub() as endpoint:
         done = pushed(folder, endpoint, "--private")
@@ -127,17 +147,17 @@ def test_the_folder_is_uploaded_as_one_commit(folder: Path) -> None:
 
 def test_a_hub_that_refuses(folder: Path) -> None:
     with hub(refuses=True) as endpoint:
-        done = pushed(folder, endpoint)
-    assert done.returncode == 1
-    assert "me/small: could not be pushed to the hub (" in done.stderr
-    assert "the token (`hf auth login`, or $HF_TOKEN)" in done.stderr
-    assert "hf_secret" not in done.stderr
-    assert "Traceback" not in done.stderr
+        code, said = refused(folder, endpoint)
+    assert code == 1
+    assert "me/small: could not be pushed to the hub (" in said
+    assert "the token (`hf auth login`, or $HF_TOKEN)" in said
+    assert "hf_secret" not in said
+    assert "Traceback" not in said
 
 
 def test_a_hub_that_is_not_there(folder: Path) -> None:
     with hub() as endpoint:
         pass
-    done = pushed(folder, endpoint)
-    assert done.returncode == 1
-    assert "`layermix export MODEL --push_to_hub me/small` tries again" in done.stderr
+    code, said = refused(folder, endpoint)
+    assert code == 1
+    assert "`layermix export MODEL --push_to_hub me/small` tries again" in said
