@@ -36,12 +36,15 @@ def test_it_is_measured_beside_its_teacher(cli: Any, exported: tuple[Path, Any])
     run, _ = exported
     done = cli("bench", run, "--rounds", "2", "--threads", "1", "--quiet")
     assert (done.code, done.err) == (0, "")
-    names = [line.split("  ")[0] for line in done.out.splitlines()[1:5]]
-    wanted = ["teacher, PyTorch", "exported, PyTorch", "exported, ONNX", "exported, int8"]
+    names = [line.split("  ")[0] for line in done.out.splitlines()[1:7]]
+    runtimes = ("PyTorch", "ONNX", "int8")
+    wanted = [f"{who}, {runtime}" for who in ("teacher", "exported") for runtime in runtimes]
     assert names == wanted
     assert "1 threads" in done.out
-    again = json.loads(cli("bench", run, "--rounds", "2", "--json").out)
+    again = json.loads(cli("bench", run, "--rounds", "2", "--max_tokens", "9", "--json").out)
     assert [model["name"] for model in again["models"]] == wanted
+    assert again["max_tokens"] == 9
+    assert all(model["mean_tokens"] <= 9 for model in again["models"])
 
 
 def test_scores_of_int8(cli: Any, exported: tuple[Path, Any], data: Path) -> None:

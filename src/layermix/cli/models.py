@@ -149,7 +149,8 @@ def export_command(
     """Export MODEL for onnxruntime and transformers.js, or upload it to the hub.
 
     MODEL is a run folder or a model folder. The export is checked on labelled rows: the float32
-    file must give PyTorch's answers, and int8 may lose --max-drop points at most. The rows are the
+    file must give PyTorch's answers, and int8 may lose --max-drop points at most. Of 400 rows or
+    more, one half chooses what stays in float and the other half judges int8. The rows are the
     validation rows of MODEL's run, or those of --data (every row of a file, the validation split
     of a folder or hub data set).
     """
@@ -217,12 +218,20 @@ def export_command(
     type=click.IntRange(min=1),
     help="Processor threads.  [default: PyTorch's number]",
 )
+@click.option(
+    "--max_tokens",
+    metavar="N",
+    type=int,
+    help="Length in tokens at which the texts are cut, the same for every model.  [default: the "
+    "shortest limit of the models]",
+)
 @JSON
 @DATA
 def bench_command(
     models: tuple[str, ...],
     rounds: int,
     threads: int | None,
+    max_tokens: int | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -230,15 +239,23 @@ def bench_command(
     """Measure size and speed of models side by side.
 
     MODEL is a run folder, a model folder or a hub id. The first one is the baseline; a single
-    student is compared with its teacher. Exported files (ONNX, int8) are measured as well. The
-    texts are the validation rows of the last MODEL's run, or those of --data. The result is saved
-    in that run's folder, and shown in its report and model card.
+    student is compared with its teacher. Exported files (ONNX, int8) are measured as well; the
+    first model is then also measured as ONNX and int8. The texts are the validation rows of the
+    last MODEL's run, or those of --data, cut at the same length for every model. The result is
+    saved in that run's folder, and shown in its report and model card.
     """
     data = load(TeachConfig, flags=given_fields(options)).data
     from layermix.console import Reporter
     from layermix.serving.benchmark import bench, bench_text
 
-    result = bench(models, data, rounds=rounds, threads=threads, reporter=Reporter(quiet))
+    result = bench(
+        models,
+        data,
+        rounds=rounds,
+        threads=threads,
+        max_tokens=max_tokens,
+        reporter=Reporter(quiet),
+    )
     if as_json:
         print_json(result.to_dict())
     else:

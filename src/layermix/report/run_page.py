@@ -21,7 +21,7 @@ from layermix.report.charts import (
 )
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
-from layermix.runs.model_card import bench_cells, bench_note
+from layermix.runs.model_card import bench_note, bench_tables
 from layermix.runs.reader import RunFiles, Texts
 
 
@@ -180,8 +180,11 @@ def _score_tables(run: RunFiles) -> list[Table]:
 
 
 def _speed_tables(run: RunFiles) -> list[Table]:
-    """The table of `layermix bench`."""
-    return [] if run.bench is None else [Table(bench_note(run.bench), *bench_cells(run.bench))]
+    """The tables of `layermix bench`."""
+    if run.bench is None:
+        return []
+    sizes, ratios = bench_tables(run.bench)
+    return [Table("Sizes and times", *sizes), Table(bench_note(run.bench), *ratios)]
 
 
 def _run_scores(run: RunFiles) -> list[Figure]:

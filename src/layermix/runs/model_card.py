@@ -14,9 +14,11 @@ from layermix.runs.schema import (
     BenchRecord,
     ExportRecord,
     ModelRecord,
+    QuantizationCost,
     Role,
     RunRecord,
     ScoresBySplit,
+    Speedups,
 )
 
 CITATION = """@misc{yun-moon-layerwise,
@@ -203,8 +205,17 @@ def export_section(record: ExportRecord) -> str:
             "",
             f"`onnx/model_quantized.onnx` ({sizes.int8 / 1e6:.1f} MB, int8): {cost.metric} "
             f"{cost.int8:.4f} instead of {cost.float32:.4f} on {cost.rows} rows; it costs "
-            f"{cost.drop:.2f} points (paired 95 % interval {cost.low:.2f} to {cost.high:.2f}).",
+            f"{cost.drop:.2f} points (paired 95 % interval {cost.low:.2f} to {cost.high:.2f})."
+            f"{_rows_note(cost)}",
         ]
+        if effect := cost.in_batches:
+            lines += [
+                "",
+                "The int8 file was measured with one text at a time. In a batch, an answer depends "
+                f"on the other texts: in batches of {effect.batch_size}, a probability moved by up "
+                f"to {effect.max_change:.3f}, {effect.other_answers} predictions differed, and the "
+                f"cost was {effect.drop:.2f} points. Run one text at a time.",
+            ]
     dtype, file = ("q8", "model_quantized") if cost else ("fp32", "model")
     texts, called = '"a text"', "'a text'"
     length = record.max_length
@@ -238,52 +249,112 @@ def export_section(record: ExportRecord) -> str:
     )
 
 
+def _rows_note(cost: QuantizationCost) -> str:
+    """Whether the rows that judge int8 had a say in the choice of the version."""
+    match cost.judged_on:
+        case None:  # a record before format 2
+            return ""
+        case "other-rows":
+            return " These rows had no say in what stays in float."
+        case "rows-that-rejected" | "same-rows":
+            return " These rows had a say in what stays in float, so the cost may be higher."
+
+
 def bench_section(record: BenchRecord) -> str:
-    """The section on size and speed: a table."""
-    heads, rows = bench_cells(record)
-    return "\n".join(
-        [
-            "## Size and speed",
-            "",
+    """The section on size and speed: its tables."""
+    lines = ["## Size and speed", ""]
+    for heads, rows in bench_tables(record):
+        lines += [
             f"| {' | '.join(heads)} |",
             "| --- |" + " ---: |" * (len(heads) - 1),
             *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            bench_note(record),
         ]
-    )
+    return "\n".join([*lines, bench_note(record)])
 
 
-def bench_cells(record: BenchRecord) -> tuple[list[str], list[list[str]]]:
-    """The column heads and the rows of a benchmark's table."""
-    heads = ["", "parameters", "MB", "ms per text", "95th percentile"]
-    heads += [f"texts/s in batches of {record.batch_size}", "times as fast, one at a time"]
-    heads += ["in batches"]
+Cells = tuple[list[str], list[list[str]]]
+"""The column heads and the rows of a table."""
+
+
+def bench_tables(record: BenchRecord) -> tuple[Cells, Cells]:
+    """A benchmark's tables: sizes and times, and how many times as fast the models are."""
+    models = record.models
+    tokens = all(row.mean_tokens is not None for row in models)
+    heads = ["", "parameters", "MB", *(["tokens per text"] * tokens), "ms per text"]
+    heads += ["95th percentile", f"texts/s in batches of {record.batch_size}"]
     rows = [
         [
             row.name,
             f"{row.parameters / 1e6:.1f} M" if row.parameters else "–",
             f"{row.bytes / 1e6:.1f}",
+            *([f"{row.mean_tokens:.0f}"] if tokens else []),
             f"{row.median_ms:.1f}",
             f"{row.p95_ms:.1f}",
             f"{row.texts_per_second:.0f}",
-            *(
-                f"{speedup.median:.1f} ({speedup.low:.1f} to {speedup.high:.1f})"
-                for speedup in (row.times_as_fast.alone, row.times_as_fast.together)
-            ),
         ]
-        for row in record.models
+        for row in models
     ]
-    return heads, rows
+    ratio_heads = ["times as fast", f"as {models[0].name}", "in batches"]
+    same_runtime = len({row.runtime for row in models if row.same_runtime is not None}) > 1
+    if same_runtime:
+        ratio_heads += ["as the first model in the same runtime", "in batches"]
+    ratios = [
+        [
+            row.name,
+            *_ratios(row.times_as_fast),
+            *(_ratios(row.same_runtime) if same_runtime else []),
+        ]
+        for row in models
+    ]
+    return (heads, rows), (ratio_heads, ratios)
+
+
+def _ratios(speedups: Speedups | None) -> list[str]:
+    """The cells of one text at a time and of batches: median (minimum to maximum)."""
+    if speedups is None:
+        return ["–", "–"]
+    return [
+        f"{one.median:.1f} ({one.low:.1f} to {one.high:.1f})"
+        for one in (speedups.alone, speedups.together)
+    ]
 
 
 def bench_note(record: BenchRecord) -> str:
     """A few sentences on how a benchmark was made."""
+    models = record.models
+    texts = f"Texts: {record.rows}, {_cut_text(record)}."
+    sentences = [
+        f"Medians, tokenizing included; {record.threads} threads, {record.processor}.",
+        texts,
+        f"The models were measured in turns; ratios: median of {record.rounds} rounds (minimum to "
+        "maximum).",
+    ]
+    if record.max_tokens is not None and any(row.runtime == "int8" for row in models):
+        sentences.append(
+            "int8 files run the texts of a batch one by one, so that no answer depends on the "
+            "other texts."
+        )
+    if any(row.temporary for row in models):
+        sentences.append(
+            "The exported files of the first model were made for this measurement only; what int8 "
+            "costs it in score was not measured."
+        )
+    return " ".join(sentences)
+
+
+def _cut_text(record: BenchRecord) -> str:
+    """How long the texts were for the models."""
+    if record.max_tokens is None:  # a record before format 2
+        about = f"{record.mean_tokens:.0f} tokens on average, " if record.mean_tokens else ""
+        return f"{about}but each model cut them at its own limit"
+    limits = [row.own_limit for row in record.models if row.own_limit is not None]
+    shortest = limits and record.max_tokens == min(limits)
+    cut = max(row.cut or 0 for row in record.models)
     return (
-        f"Medians, tokenizing included; {record.threads} threads, {record.processor}. Texts: "
-        f"{record.rows}, {record.mean_tokens:.0f} tokens on average. The models were measured in "
-        f"turns; ratios are to {record.models[0].name}: median of {record.rounds} rounds "
-        "(minimum to maximum)."
+        f"the same for every model, cut at {record.max_tokens} tokens"
+        f"{', the shortest limit of these models' if shortest else ''} ({cut:.1%} of the texts "
+        "were cut)"
     )
 
 

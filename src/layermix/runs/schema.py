@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 from layermix.errors import Note
 from layermix.runs.layout import RESULT
 
-FORMAT = 1
+FORMAT = 2
 """The version of the layout that this code writes; it reads this one and all older ones."""
 
 
@@ -403,7 +403,13 @@ class BenchRow(Part):
         median_ms: Milliseconds for one text at a time, tokenizing included.
         p95_ms: The same, 95th percentile.
         texts_per_second: In batches, tokenizing included; median over rounds.
-        times_as_fast: Against the first model.
+        times_as_fast: Against the first model as the first row runs it.
+        same_runtime: Against the first model run by the same runtime; None if that was not
+            measured, and in records before format 2.
+        mean_tokens: Per text as this model got it; None in records before format 2.
+        cut: Share of the texts that were cut, in [0, 1].
+        own_limit: At which `predict` cuts texts for this model, in tokens.
+        temporary: Whether its exported file was made for the measurement only.
     """
 
     name: str
@@ -414,6 +420,11 @@ class BenchRow(Part):
     p95_ms: float
     texts_per_second: float
     times_as_fast: Speedups
+    same_runtime: Speedups | None = None
+    mean_tokens: float | None = None
+    cut: float | None = None
+    own_limit: int | None = None
+    temporary: bool = False
 
 
 class BenchRecord(Record):
@@ -423,7 +434,9 @@ class BenchRecord(Record):
         models: The first one is compared with.
         rows: Where the texts came from, in words.
         texts: How many there were.
-        mean_tokens: Per text, as the models get it.
+        max_tokens: At which the texts were cut for every model. None in records before format 2,
+            where each model cut them at its own limit.
+        mean_tokens: Per text, as the last model got it; in records before format 2 only.
         rounds: How often everything was measured.
         batch_size: Texts per batch.
         written: ISO 8601, UTC.
@@ -435,7 +448,8 @@ class BenchRecord(Record):
     models: tuple[BenchRow, ...] = Field(min_length=1)
     rows: str
     texts: int | None = None
-    mean_tokens: float
+    max_tokens: int | None = None
+    mean_tokens: float | None = None
     rounds: int
     batch_size: int
     written: str | None = None
@@ -463,8 +477,40 @@ class Parity(Part):
     other_answers: int
 
 
+class QuantizationTry(Part):
+    """One int8 version that was made and measured.
+
+    Attributes:
+        in_float: How many parts of the network were left in float beside the last product.
+        steering_drop: Lost points on the rows that choose the version.
+        drop: Lost points on the rows that judge it.
+    """
+
+    in_float: int
+    steering_drop: float
+    drop: float
+
+
+class BatchEffect(Part):
+    """What changes if the int8 file gets the same rows in batches of like length.
+
+    Attributes:
+        batch_size: Rows per batch.
+        drop: Lost points against float32, on the rows that judge.
+        other_answers: Rows with another prediction than one by one, of all rows.
+        max_change: Largest change of a probability, of all rows.
+    """
+
+    batch_size: int
+    drop: float
+    other_answers: int
+    max_change: float
+
+
 class QuantizationCost(Part):
-    """What int8 costs on labelled rows.
+    """What int8 costs on labelled rows, run one by one as layermix serves it.
+
+    Records before format 2 measured batches of 32, on the rows that had chosen the version.
 
     Attributes:
         metric: The score.
@@ -476,6 +522,12 @@ class QuantizationCost(Part):
         high: Upper end.
         same_answers: Share of rows with the same prediction.
         in_float: Parts of the network left in float beside the last product.
+        steering_rows: How many rows chose the version.
+        judged_on: Rows that had no say in the choice (`other-rows`); rows that turned the first
+            version down (`rows-that-rejected`); or those that chose (`same-rows`), where there
+            were too few to split.
+        tries: Every version that was made, in order; the last one is meant above.
+        in_batches: What changes in batches.
     """
 
     metric: str
@@ -487,6 +539,10 @@ class QuantizationCost(Part):
     high: float
     same_answers: float
     in_float: tuple[str, ...]
+    steering_rows: int | None = None
+    judged_on: Literal["other-rows", "rows-that-rejected", "same-rows"] | None = None
+    tries: tuple[QuantizationTry, ...] = ()
+    in_batches: BatchEffect | None = None
 
 
 class FileSizes(Part):

@@ -21,6 +21,9 @@ from layermix.runs.reader import RunFiles
 from layermix.serving.evaluate import labelled_texts
 from layermix.serving.predictor import Predictor
 
+ENOUGH = 200
+"""Labelled rows that must remain on each side if those that judge are split from the others."""
+
 
 @dataclass(frozen=True)
 class EvaluationRows:
@@ -46,6 +49,20 @@ class EvaluationRows:
         """One or two texts per row."""
         parts = [name for name in ("text", "text_pair") if name in self.texts.column_names]
         return list(zip(*(self.texts[name][:] for name in parts), strict=True))
+
+    def steering_and_judging(
+        self, seed: int = 0
+    ) -> tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]:
+        """Indices of labelled rows by which a version is chosen, and of those that judge it.
+
+        The two are random halves if each has `ENOUGH` rows. Otherwise both are all labelled rows.
+        """
+        labelled = np.flatnonzero(self.labels != UNLABELLED)
+        if len(labelled) < 2 * ENOUGH:
+            return labelled, labelled
+        drawn = np.random.default_rng(seed).permutation(labelled)
+        half = len(drawn) // 2
+        return np.sort(drawn[:half]), np.sort(drawn[half:])
 
 
 def run_of(source: str) -> Path | None:

@@ -9,15 +9,16 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,8 +35,16 @@ from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
 from layermix.runs.layout import CARD, EXPORT
 from layermix.runs.model_card import export_section, with_section
-from layermix.runs.schema import FORMAT, ExportRecord, FileSizes, Parity, QuantizationCost
-from layermix.serving.evaluation_rows import EvaluationRows, evaluation_rows
+from layermix.runs.schema import (
+    FORMAT,
+    BatchEffect,
+    ExportRecord,
+    FileSizes,
+    Parity,
+    QuantizationCost,
+    QuantizationTry,
+)
+from layermix.serving.evaluation_rows import ENOUGH, EvaluationRows, evaluation_rows
 from layermix.serving.predictor import (
     ONNX_FILES,
     OnnxRunner,
@@ -57,6 +66,9 @@ TOLERANCE = 1e-3
 ALONE = 16
 """Rows that are also compared one by one, without padding."""
 
+BATCH = 32
+"""Rows per batch, the default of `predict`."""
+
 PROBED = 128
 """Rows on which the effect of every quantised part is measured."""
 
@@ -73,19 +85,17 @@ class _TokenizedRows:
         self._collate = Collator(predictor.tokenizer)
 
     def logits(self, run: Runner, what: str) -> Floats:
-        """The logits of all rows, (N, C), computed in batches."""
-        return logits_of(run, self.tokens, self._collate, track=self.reporter.track, what=what)
+        """The logits of all rows, (N, C), computed in batches of `BATCH` rows of like length."""
+        track = self.reporter.track
+        return logits_of(run, self.tokens, self._collate, BATCH, track=track, what=what)
 
     def alone(self, run: Runner) -> Floats:
         """The logits of the first `ALONE` rows, computed one by one."""
-        return logits_of(run, self._first(ALONE), self._collate, 1)
+        return logits_of(run, self.tokens.select(range(len(self.tokens))[:ALONE]), self._collate, 1)
 
-    def some(self, run: Runner) -> Floats:
-        """The logits of the first `PROBED` rows."""
-        return logits_of(run, self._first(PROBED), self._collate)
-
-    def _first(self, count: int) -> Dataset:
-        return self.tokens.select(range(min(count, len(self.tokens))))
+    def at(self, run: Runner, rows: Sequence[int]) -> Floats:
+        """The logits of some rows."""
+        return logits_of(run, self.tokens.select(rows), self._collate, BATCH)
 
 
 def export(
@@ -209,14 +219,42 @@ def parity_text(parity: Parity) -> str:
 
 
 def cost_text(cost: QuantizationCost) -> str:
-    """A sentence on what int8 costs."""
+    """A few sentences on what int8 costs, on which rows, and what batches change."""
     no_loss = "; the interval contains 0, so no loss is shown" if cost.low <= 0 <= cost.high else ""
     in_float = f", {len(cost.in_float)} parts left in float" if cost.in_float else ""
-    return (
+    sentences = [
         f"int8{in_float}: {cost.metric} {cost.int8:.4f} instead of {cost.float32:.4f} on "
         f"{cost.rows} rows, a drop of {cost.drop:.2f} points (95 % interval over rows "
         f"{cost.low:.2f} to {cost.high:.2f}{no_loss})"
-    )
+    ]
+    if told := _rows_text(cost):
+        sentences.append(told)
+    if effect := cost.in_batches:
+        sentences.append(
+            f"In batches of {effect.batch_size}, the drop would be {effect.drop:.2f} points, "
+            f"{effect.other_answers} predictions would differ and a probability would move by up "
+            f"to {effect.max_change:.3f}; layermix therefore runs int8 row by row"
+        )
+    return ". ".join(sentences)
+
+
+def _rows_text(cost: QuantizationCost) -> str:
+    """A sentence on whether the rows that judge int8 also chose the version."""
+    match cost.judged_on:
+        case None:  # a record before format 2
+            return ""
+        case "other-rows":
+            return f"{cost.steering_rows} other rows chose what stays in float"
+        case "rows-that-rejected":
+            return (
+                "These rows rejected the version without such parts "
+                f"({cost.tries[0].drop:.2f} points), so this drop may be too low"
+            )
+        case "same-rows":
+            return (
+                "The same rows chose what stays in float, so this drop may be too low; with "
+                f"{2 * ENOUGH} labelled rows or more, half of them only judge"
+            )
 
 
 # -- float32 ---------------------------------------------------------------------------------------
@@ -329,42 +367,78 @@ def compare(expected: Floats, exported: Floats, alone: int = 0) -> Parity:
 # -- int8 ------------------------------------------------------------------------------------------
 
 
+def write_int8(float32: Path, quantized: Path, work: Path) -> None:
+    """Write an int8 version of a float32 file, with all parts in int8 and without a check.
+
+    Args:
+        float32: The file.
+        quantized: The file to write.
+        work: A folder for an intermediate file.
+    """
+    with _silent():
+        quantizer = Quantizer(float32, work)
+        quantizer.write(quantized, quantizer.parts)
+
+
 def _quantise(
     float32: Path, quantized: Path, rows: _TokenizedRows, before: Floats, max_drop: float
 ) -> QuantizationCost:
     """Write the int8 file; if it costs too much, once more with the worst parts left in float.
 
+    One half of the labelled rows chooses between the two versions and the parts, the other half
+    judges, where there are enough. Rows are run one by one, as layermix serves int8.
+
     Raises:
-        ExportError: If it still costs more than `max_drop` points.
+        ExportError: If it still costs more than `max_drop` points on the rows that judge.
     """
     classes = before.shape[1]
+    steering, judging = rows.rows.steering_and_judging()
+    tries: list[QuantizationTry] = []
     with tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
         with _silent():
             quantizer = Quantizer(float32, Path(scratch))
 
-        def attempt(in_float: tuple[str, ...]) -> QuantizationCost:
+        def attempt(in_float: tuple[str, ...], judged_on: str) -> QuantizationCost:
             with _silent():
                 quantizer.write(quantized, set(quantizer.parts) - set(in_float))
-            after = rows.logits(OnnxRunner(quantized, classes), "int8")
-            cost = measure_cost(before, after, rows.rows, in_float)
+            after = rows.logits(OnnxRunner(quantized, classes, one_by_one=True), "int8")
+            cost = measure_cost(before, after, rows.rows, in_float, judging)
+            steering_drop = _drop(before, after, rows.rows, steering)
+            tries.append(
+                QuantizationTry(in_float=len(in_float), steering_drop=steering_drop, drop=cost.drop)
+            )
+            cost = cost.model_copy(
+                update={
+                    "steering_rows": len(steering),
+                    "judged_on": judged_on,
+                    "tries": tuple(tries),
+                    "in_batches": _in_batches(quantized, rows, before, after, judging),
+                }
+            )
             rows.reporter.say(cost_text(cost))
             return cost
 
-        first = attempt(())
-        if first.drop <= max_drop:
+        judged_on = "same-rows" if np.array_equal(steering, judging) else "other-rows"
+        first = attempt((), judged_on)
+        chosen = first.tries[0].steering_drop <= max_drop
+        if chosen and first.drop <= max_drop:
             return first
         rows.reporter.say(
             f"more than {max_drop:g} points, so the effect of each quantised part is measured"
         )
         file = Path(scratch) / "part.onnx"
+        probed = steering[:PROBED]
         effect: dict[str, float] = {}
         for part in rows.reporter.track(quantizer.parts, len(quantizer.parts), "part by part"):
             with _silent():
                 quantizer.write(file, (part,))
-            change = softmax(rows.some(OnnxRunner(file, classes))) - softmax(before[:PROBED])
-            effect[part] = float(np.abs(change).mean())
+            after = rows.at(OnnxRunner(file, classes, one_by_one=True), probed.tolist())
+            effect[part] = float(np.abs(softmax(after) - softmax(before[probed])).mean())
         kept = -(-len(effect) // KEPT_IN_FLOAT)
-        second = attempt(tuple(sorted(effect, key=lambda part: -effect[part])[:kept]))
+        worst = tuple(sorted(effect, key=lambda part: -effect[part])[:kept])
+        if chosen and judged_on == "other-rows":  # only the judging rows can have turned it down
+            judged_on = "rows-that-rejected"
+        second = attempt(worst, judged_on)
     if second.drop <= max_drop:
         return second
     raise ExportError(
@@ -376,22 +450,61 @@ def _quantise(
 
 
 def measure_cost(
-    before: Floats, after: Floats, rows: EvaluationRows, in_float: tuple[str, ...] = ()
+    before: Floats,
+    after: Floats,
+    rows: EvaluationRows,
+    in_float: tuple[str, ...] = (),
+    at: NDArray[np.integer[Any]] | None = None,
 ) -> QuantizationCost:
-    """The cost of replacing logits `before` by `after`, (N, C) each, on the labelled rows."""
-    known = rows.labels != UNLABELLED
-    labels, first, second = rows.labels[known], before.argmax(-1)[known], after.argmax(-1)[known]
+    """The cost of replacing logits `before` by `after`, (N, C) each, on labelled rows.
+
+    Args:
+        before: Of the float32 file.
+        after: Of the int8 file.
+        rows: The N rows.
+        in_float: Parts that the int8 file left in float.
+        at: Indices of labelled rows; all of them if None.
+    """
+    if at is None:
+        at = np.flatnonzero(rows.labels != UNLABELLED)
+    labels, first, second = rows.labels[at], before[at].argmax(-1), after[at].argmax(-1)
     drop = row_bootstrap(first, second, labels, rows.metric)
     return QuantizationCost(
         metric=rows.metric,
-        rows=int(known.sum()),
-        float32=metrics.scores(before[known], labels)[rows.metric],
-        int8=metrics.scores(after[known], labels)[rows.metric],
+        rows=len(at),
+        float32=metrics.scores(before[at], labels)[rows.metric],
+        int8=metrics.scores(after[at], labels)[rows.metric],
         drop=100 * drop.difference,
         low=100 * drop.low,
         high=100 * drop.high,
         same_answers=float((first == second).mean()),
         in_float=in_float,
+    )
+
+
+def _drop(
+    before: Floats, after: Floats, rows: EvaluationRows, at: NDArray[np.integer[Any]]
+) -> float:
+    """Points that the score loses on labelled rows, given by their indices."""
+    labels = rows.labels[at]
+    first, second = (metrics.scores(one[at], labels)[rows.metric] for one in (before, after))
+    return 100 * (first - second)
+
+
+def _in_batches(
+    quantized: Path,
+    rows: _TokenizedRows,
+    before: Floats,
+    after: Floats,
+    judging: NDArray[np.integer[Any]],
+) -> BatchEffect:
+    """What batches of rows of like length change in the answers of an int8 file."""
+    batched = rows.logits(OnnxRunner(quantized, before.shape[1]), "int8 in batches")
+    return BatchEffect(
+        batch_size=BATCH,
+        drop=_drop(before, batched, rows.rows, judging),
+        other_answers=int((batched.argmax(-1) != after.argmax(-1)).sum()),
+        max_change=float(np.abs(softmax(batched) - softmax(after)).max()),
     )
 
 

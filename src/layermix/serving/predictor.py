@@ -35,13 +35,18 @@ class OnnxRunner:
         file: One exported by `layermix export`, or by another tool in the same form.
         classes: Number of logits that it must give.
         threads: Processor threads; torch's number if None.
+        one_by_one: Run the rows of a batch one by one, without padding. Answers of a file with
+            dynamic int8 would otherwise depend on the batch: it scales an activation by the largest
+            value in the whole batch.
 
     Raises:
         ModelError: If the file is damaged, or has other inputs or outputs.
         ConfigError: If onnxruntime is not installed.
     """
 
-    def __init__(self, file: Path, classes: int, threads: int | None = None) -> None:
+    def __init__(
+        self, file: Path, classes: int, threads: int | None = None, *, one_by_one: bool = False
+    ) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -72,21 +77,31 @@ class OnnxRunner:
                 f"wanted input_ids, optionally {' and '.join(MODEL_INPUTS[1:])}, and one "
                 f"logit for each of {classes} classes"
             )
-        self.file = file
+        self.file, self.one_by_one = file, one_by_one
 
     def __call__(self, batch: Batch) -> Floats:
-        """Run one batch."""
+        """The logits of one batch, (B, C)."""
         feeds = {  # without token_type_ids all tokens belong to the first text
             name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
             for name in self.inputs
         }
+        if not self.one_by_one:
+            return self._run(feeds)
+        mask = batch["attention_mask"].numpy().astype(bool)
+        rows = (
+            {name: values[row : row + 1, kept] for name, values in feeds.items()}
+            for row, kept in enumerate(mask)
+        )
+        return np.concatenate([self._run(row) for row in rows])
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Floats:
         try:
             logits: Floats = self.session.run(None, feeds)[0]
         except Exception as error:  # the runtime's own exceptions
             reason = str(error).partition("\n")[0]
             raise ModelError(
                 f"{self.file}: onnxruntime cannot run it on a batch of shape "
-                f"{tuple(batch['input_ids'].shape)} ({reason}); export it again"
+                f"{feeds['input_ids'].shape} ({reason}); export it again"
             ) from error
         return logits
 
@@ -102,6 +117,7 @@ class Predictor:
         tokenizer: Its own.
         label_names: Class names by index.
         max_length: The longest input in training; if unknown, the longest that it takes, in tokens.
+        longest: The longest input that it takes, in tokens.
         text_columns: Those it was trained on; empty if unknown.
         taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
@@ -114,6 +130,7 @@ class Predictor:
     tokenizer: PreTrainedTokenizerBase
     label_names: tuple[str, ...]
     max_length: int
+    longest: int
     text_columns: tuple[str, ...]
     taught: str | None = None
     split_off: bool = False
@@ -136,16 +153,22 @@ class Predictor:
 
     def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
         """Class indices (B,) of texts or pairs, in one batch."""
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        inputs = self.tokenizer(
-            *columns,
-            truncation=True,
-            max_length=self.max_length,
-            padding=True,
-            return_tensors="pt",
-        )
-        classes: NDArray[np.intp] = self.run(inputs).argmax(-1)
+        classes: NDArray[np.intp] = self.run(self.encode(texts)).argmax(-1)
         return classes
+
+    def encode(self, texts: Sequence[tuple[str, ...]]) -> Batch:
+        """Texts or pairs, cut at `max_length`, as one padded batch."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        return dict(
+            self.tokenizer(
+                *columns,
+                truncation=True,
+                max_length=self.max_length,
+                padding=True,
+                return_attention_mask=True,
+                return_tensors="pt",
+            )
+        )
 
 
 def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
@@ -172,7 +195,7 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     config, tokenizer = described(source, str(folder))
     names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     _check_head(source, config, names)
-    run = OnnxRunner(folder / ONNX_FILES[runtime], len(names))
+    run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
     return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
 
 
@@ -238,7 +261,7 @@ def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
 
 def _trained(
     source: str, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, tuple[str, ...], str | None, bool]:
+) -> tuple[int, int, tuple[str, ...], str | None, bool]:
     """What a run wrote into config.json, in the order of `Predictor`; `max_length` within limits.
 
     Raises:
@@ -256,4 +279,4 @@ def _trained(
         ) from None
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)
-    return length, entry.text_columns, entry.taught, entry.split_off
+    return length, longest, entry.text_columns, entry.taught, entry.split_off

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from datasets import Dataset
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -27,8 +28,10 @@ from layermix.config import DataConfig, DistillConfig
 from layermix.console import Reporter
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
+from layermix.runs.schema import ExportRecord
 from layermix.serving.evaluate import evaluate
 from layermix.serving.evaluation_rows import EvaluationRows, evaluation_rows
 from layermix.serving.export import compare, cost_text, export, measure_cost
@@ -276,17 +279,117 @@ def test_two_exports_to_one_place(model: Path) -> None:
     assert not (model / "onnx").exists()
 
 
+# -- int8 as it is served --
+
+
+def test_an_int8_answer_does_not_depend_on_the_other_texts(run: Path, tmp_path: Path) -> None:
+    draw = random.Random(2)
+    texts = [" ".join(draw.choices("abcdefghnoxyz", k=draw.randint(1, 12))) for _ in range(24)]
+    shuffled = draw.sample(texts, len(texts))
+    found = []
+    for name, lines, size in (("one", texts, 1), ("many", texts, 24), ("mixed", shuffled, 7)):
+        source, out = tmp_path / f"{name}.txt", tmp_path / f"{name}.jsonl"
+        source.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        predict(str(run), str(source), str(out), runtime="int8", batch_size=size)
+        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        found.append({row["text"]: (row["p_0"], row["p_1"]) for row in rows})
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_cost_is_that_of_rows_one_by_one_and_batches_are_told(run: Path) -> None:
+    record = ExportRecord.from_json((run / "student/onnx/export.json").read_text(encoding="utf-8"))
+    cost = record.int8
+    assert cost is not None
+    assert cost.in_batches is not None
+    predictor = open_predictor(str(run), "int8")
+    rows = evaluation_rows(str(run), NO_DATA, predictor, QUIET)
+    alone = np.concatenate([predictor.run(predictor.encode([text])) for text in rows.tuples])
+    assert cost.int8 == pytest.approx((alone.argmax(-1) == rows.labels).mean())
+    assert cost.in_batches.batch_size == 32
+    assert cost.in_batches.max_change > 0
+    told = f"a probability would move by up to {cost.in_batches.max_change:.3f}"
+    assert told in cost_text(cost)
+    card = (run / "student/README.md").read_text(encoding="utf-8")
+    assert "Run one text at a time." in card
+
+
+# -- rows that choose, and rows that judge --
+
+
+def test_rows_that_judge_int8_do_not_choose_it_where_there_are_enough() -> None:
+    labels = [UNLABELLED if row % 5 == 0 else row % 2 for row in range(600)]
+    rows = EvaluationRows(Dataset.from_dict({"label": labels}), "accuracy", "rows")
+    steering, judging = rows.steering_and_judging()
+    again = rows.steering_and_judging()
+    assert (len(steering), len(judging)) == (240, 240)
+    assert not set(steering) & set(judging)
+    assert (rows.labels[np.concatenate([steering, judging])] != UNLABELLED).all()
+    assert (steering == again[0]).all()
+    assert (judging == again[1]).all()
+    few = EvaluationRows(Dataset.from_dict({"label": labels[:499]}), "accuracy", "rows")
+    steering, judging = few.steering_and_judging()
+    assert len(steering) == 399
+    assert (steering == judging).all()
+
+
+def test_an_export_says_which_rows_judge(run: Path, model: Path, tmp_path: Path) -> None:
+    record = ExportRecord.from_json((run / "student/onnx/export.json").read_text(encoding="utf-8"))
+    assert record.int8 is not None
+    assert (record.int8.judged_on, record.int8.rows) == ("same-rows", 40)
+    assert "The same rows chose" in cost_text(record.int8)
+    lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "rows.csv").write_text("\n".join([*lines, *lines[1:] * 6, ""]), encoding="utf-8")
+    _, record = export(str(model), rows_of(model), int8=True, max_drop=100)
+    cost = record.int8
+    assert cost is not None
+    assert (cost.judged_on, cost.rows, cost.steering_rows) == ("other-rows", 210, 210)
+    assert "210 other rows chose what stays in float" in cost_text(cost)
+    assert [(one.in_float, one.drop) for one in cost.tries] == [(0, cost.drop)]
+
+
+def test_rows_that_turn_a_version_down_are_no_longer_neutral(
+    spoiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Int8 gives one class only: rows of that class like it, and those of the other do not."""
+    found = {}
+    for steering_class in (0, 1):
+
+        def by_class(rows: EvaluationRows, kind: int = steering_class) -> Any:
+            return np.flatnonzero(rows.labels == kind), np.flatnonzero(rows.labels != kind)
+
+        monkeypatch.setattr(EvaluationRows, "steering_and_judging", by_class)
+        _, record = export(str(spoiled), rows_of(spoiled), int8=True, max_drop=50, force=True)
+        cost = record.int8
+        assert cost is not None
+        assert [one.in_float > 0 for one in cost.tries] == [False, True]
+        assert cost.judged_on is not None
+        found[cost.judged_on] = cost
+        made = shutil.copyfile(spoiled / "onnx/model.onnx", tmp_path / "model.onnx")
+        monkeypatch.setattr(  # torch needs seconds to make the same file again
+            "layermix.serving.export.write_onnx",
+            lambda _, file, made=made: shutil.copyfile(made, file),
+        )
+    assert set(found) == {"rows-that-rejected", "other-rows"}
+    first = found["rows-that-rejected"].tries[0]
+    assert first.steering_drop <= 50 < first.drop
+    told = cost_text(found["rows-that-rejected"])
+    assert f"rejected the version without such parts ({first.drop:.2f} points)" in told
+
+
 # -- int8 that costs too much --
 
 
-def test_what_hurts_most_is_left_in_float_at_the_second_try(
-    bert: Make, tokenizer: BertTokenizer, tmp_path: Path
-) -> None:
+@pytest.fixture
+def spoiled(bert: Make, tokenizer: BertTokenizer, tmp_path: Path) -> Path:
     """One huge embedding of a word that no row has leaves int8 nothing to tell the others apart."""
-    spoiled = bert(2, seed=3)
+    model = bert(2, seed=3)
     with torch.no_grad():
-        spoiled.bert.embeddings.word_embeddings.weight[tokenizer.vocab["z"]] = 1e4
-    folder = saved(spoiled, tokenizer, tmp_path)
+        model.bert.embeddings.word_embeddings.weight[tokenizer.vocab["z"]] = 1e4
+    return saved(model, tokenizer, tmp_path)
+
+
+def test_what_hurts_most_is_left_in_float_at_the_second_try(spoiled: Path) -> None:
+    folder = spoiled
     reporter, said = Reporter(), io.StringIO()
     reporter.console.file = said
     _, record = export(str(folder), rows_of(folder), int8=True, max_drop=5, reporter=reporter)
