@@ -129,7 +129,7 @@ BATCH_SIZE = click.option(
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Rows per forward pass.",
+    help="Rows per forward pass; an int8 file always runs row by row.",
 )
 RUNTIME = click.option(
     "--runtime",

@@ -255,9 +255,9 @@ def _rows_note(cost: QuantizationCost) -> str:
         case None:  # a record before format 2
             return ""
         case "other-rows":
-            return " These rows had no say in what stays in float."
+            return " These rows had no say in the choice of this version."
         case "rows-that-rejected" | "same-rows":
-            return " These rows had a say in what stays in float, so the cost may be higher."
+            return " These rows had a say in the choice of this version, so the cost may be higher."
 
 
 def bench_section(record: BenchRecord) -> str:

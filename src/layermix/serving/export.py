@@ -244,15 +244,15 @@ def _rows_text(cost: QuantizationCost) -> str:
         case None:  # a record before format 2
             return ""
         case "other-rows":
-            return f"{cost.steering_rows} other rows chose what stays in float"
+            return f"{cost.steering_rows} other rows chose this version"
         case "rows-that-rejected":
             return (
-                "These rows rejected the version without such parts "
+                "These rows rejected the version with all parts in int8 "
                 f"({cost.tries[0].drop:.2f} points), so this drop may be too low"
             )
         case "same-rows":
             return (
-                "The same rows chose what stays in float, so this drop may be too low; with "
+                "The same rows chose this version, so this drop may be too low; with "
                 f"{2 * ENOUGH} labelled rows or more, half of them only judge"
             )
 

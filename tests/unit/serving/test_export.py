@@ -343,7 +343,7 @@ def test_an_export_says_which_rows_judge(run: Path, model: Path, tmp_path: Path)
     cost = record.int8
     assert cost is not None
     assert (cost.judged_on, cost.rows, cost.steering_rows) == ("other-rows", 210, 210)
-    assert "210 other rows chose what stays in float" in cost_text(cost)
+    assert "210 other rows chose this version" in cost_text(cost)
     assert [(one.in_float, one.drop) for one in cost.tries] == [(0, cost.drop)]
 
 
@@ -373,7 +373,7 @@ def test_rows_that_turn_a_version_down_are_no_longer_neutral(
     first = found["rows-that-rejected"].tries[0]
     assert first.steering_drop <= 50 < first.drop
     told = cost_text(found["rows-that-rejected"])
-    assert f"rejected the version without such parts ({first.drop:.2f} points)" in told
+    assert f"rejected the version with all parts in int8 ({first.drop:.2f} points)" in told
 
 
 # -- int8 that costs too much --
