@@ -501,7 +501,7 @@ def filling(_: Path) -> None:
     from layermix.models.inference import moved
     from layermix.models.live_teacher import LiveTeacher
     from layermix.teacher_cache.cached_teacher import _by_length, fill, find_store, row_keys
-    from layermix.teacher_cache.store import Identity
+    from layermix.teacher_cache.manifest import Identity
 
     teacher, _student = step.models("paper")
     rows = step.tokens(teacher.tokenizer).splits["train"]
@@ -531,7 +531,7 @@ def filling(_: Path) -> None:
             torch.backends.cuda.enable_cudnn_sdp(False)
             alone(f"{name}, without cuDNN's attention")
             torch.backends.cuda.enable_cudnn_sdp(True)
-    identity = Identity(name, layers, False, wide, 2, "float16", str(dtype)[6:])
+    identity = Identity(name, layers, False, wide, 2, "float16", str(dtype)[6:], "bench")
     with tempfile.TemporaryDirectory() as folder:
         store, keys = find_store(Path(folder), identity, print), row_keys(rows)
         started = step.settled()

@@ -124,7 +124,7 @@ def layermix(
     from layermix.models.inference import moved
     from layermix.models.live_teacher import LiveTeacher
     from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
-    from layermix.teacher_cache.store import Identity
+    from layermix.teacher_cache.manifest import Identity
 
     teacher, student = models(which)
     rows = tokens(teacher.tokenizer).splits["train"]
@@ -147,7 +147,14 @@ def layermix(
     )
     collate = Collator(teacher.tokenizer)
     identity = Identity(
-        which, LAYERS[which], False, source.hidden_size, 2, "float16", str(objective.precision)[6:]
+        which,
+        LAYERS[which],
+        False,
+        source.hidden_size,
+        2,
+        "float16",
+        str(objective.precision)[6:],
+        "bench",
     )
     started = time.perf_counter()
     store, keys = find_store(cache, identity, print), row_keys(rows)

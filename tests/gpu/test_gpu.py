@@ -26,7 +26,7 @@ from layermix.models.encoder import HFEncoder
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
-from layermix.teacher_cache.store import Identity
+from layermix.teacher_cache.manifest import Identity
 
 from ..tiny_configs import whole
 
@@ -37,7 +37,7 @@ pytestmark = [
 
 DEVICE = default_device()
 NEEDS = Needs((3, 1), embedding=True)
-EXACT = Identity("teacher", (3, 1), True, 32, 2, "float32", "float32")
+EXACT = Identity("teacher", (3, 1), True, 32, 2, "float32", "float32", "setup")
 EPOCHS, ROWS, BATCH = 3, 60, 4
 KILLED_AFTER = (ROWS // BATCH + 1) + 7  # lines of the history: in the second epoch
 PATIENCE = 120.0  # seconds, for one process

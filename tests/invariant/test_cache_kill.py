@@ -210,13 +210,14 @@ import resource, sys
 from pathlib import Path
 import torch
 from layermix.teacher_cache.cached_teacher import CachedTeacher
-from layermix.teacher_cache.store import Identity, SignalStore
+from layermix.teacher_cache.manifest import Identity
+from layermix.teacher_cache.store import SignalStore
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 before = anonymous()
 store = SignalStore(Path(sys.argv[1]), Identity("t", (0, 1, 2, 3), False, 768, 2, "float16",
-                                               "float32"), sys.exit)
+                                               "float32", "setup"), sys.exit)
 keys = list(store.places)
 teacher = CachedTeacher(store, range(len(keys)), keys, 12)
 mapped = store.bytes_on_disk
@@ -240,9 +241,10 @@ def test_a_cache_larger_than_memory_is_read_with_little(
     tmp_path: Path, number: int, reads: int
 ) -> None:
     """Sparse files, so that they take no room; the limit would kill what loads the store."""
-    from layermix.teacher_cache.store import FORMAT, Identity, _stamp
+    from layermix.teacher_cache.manifest import FORMAT, Identity, Manifest, Shard
+    from layermix.teacher_cache.store import stamp
 
-    identity = Identity("t", (0, 1, 2, 3), False, 768, 2, "float16", "float32")
+    identity = Identity("t", (0, 1, 2, 3), False, 768, 2, "float16", "float32", "setup")
     rows, tokens = 400, 128
     entries = {}
     for shard in range(number):
@@ -255,15 +257,15 @@ def test_a_cache_larger_than_memory_is_read_with_little(
         }
         file = tmp_path / f"{shard:016x}.safetensors"
         _sparse(file, small, rows * tokens * 4 * 768)
-        entries[file.name] = {
-            "bytes": file.stat().st_size,
-            "sha256": "",
-            "rows": rows,
-            "tokens": rows * tokens,
-            "written": _stamp(file),
-        }
-    manifest = {"format": FORMAT, "identity": identity.__dict__, "shards": entries}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        entries[file.name] = Shard(
+            bytes=file.stat().st_size,
+            sha256="0" * 64,
+            rows=rows,
+            tokens=rows * tokens,
+            written=stamp(file),
+        )
+    manifest = Manifest(format=FORMAT, identity=identity, shards=entries)
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
     done = subprocess.run(
         [sys.executable, "-c", READER, str(tmp_path), str(reads)],
         capture_output=True,

@@ -1,5 +1,6 @@
 """The commands `cache build`, `info`, `verify` and `prune`: the teacher's signals on disk."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def verify_command(**options: Any) -> None:
     problems = [
         f"{store.folder / name}: {problem}"
         for store in checked
-        for name, problem in verify(store.folder).items()
+        for name, problem in verify(store).items()
     ]
     for line in problems:
         click.echo(line)
@@ -92,10 +93,18 @@ def verify_command(**options: Any) -> None:
         sys.exit(1)
 
 
+def _number(_context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuses nan, which passes every range check, and infinity."""
+    if not math.isfinite(value):
+        raise click.BadParameter(f"found {value}, wanted a number of 0 or more", param=parameter)
+    return value
+
+
 @command("prune", quiet=False)
 @click.option(
     "--days",
     type=click.FloatRange(min=0),
+    callback=_number,
     metavar="X",
     default=30,
     show_default=True,
@@ -103,15 +112,20 @@ def verify_command(**options: Any) -> None:
 )
 @CACHE_FOLDER
 def prune_command(days: float, **options: Any) -> None:
-    """Delete stores that are no longer used; a run that needs one computes it again."""
+    """Delete stores that are no longer used; a run that needs one computes it again.
+
+    Only files that layermix made are deleted.
+    """
     root = _cache_root(options)
     from layermix.teacher_cache.maintenance import prune
 
-    removed, busy = prune(root, days)
-    for store in busy:
+    pruned = prune(root, days)
+    for store in pruned.busy:
         click.echo(f"{store.folder} is in use by a run, so it was kept")
-    size = sum(store.bytes_on_disk for store in removed)
-    click.echo(f"removed {len(removed)} store(s), {size / 1e9:.2f} GB, from {root}")
+    size = sum(store.bytes_on_disk for store in pruned.removed)
+    click.echo(f"removed {len(pruned.removed)} store(s), {size / 1e9:.2f} GB, from {root}")
+    for folder, reason in pruned.kept.items():
+        click.echo(f"{folder}: the folder was kept: {reason}")
 
 
 for subcommand in (build_command, info_command, verify_command, prune_command):

@@ -8,12 +8,14 @@ layers asked for are kept.
 
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -228,3 +230,42 @@ def fingerprint(model: PreTrainedModel) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+NOT_COMPUTED = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "finetuning_task",
+    "id2label",
+    "label2id",
+    "layermix",
+    "problem_type",
+    "task_specific_params",
+    "torch_dtype",
+    "transformers_version",
+)
+"""Entries of a config that name or describe; what a model computes does not depend on them."""
+
+
+def setup_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of everything but the weights that decides what a model computes for given tokens.
+
+    That is the model's class, its config without names, its number format and attention function,
+    how the tokenizer pads, and the version of transformers, which holds the model's code. Versions
+    of torch are left out: they differ by rounding.
+    """
+    config = model.config.to_dict()
+    setup = {
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "config": {name: value for name, value in config.items() if name not in NOT_COMPUTED},
+        "dtype": str(model.dtype),
+        "attention": model.config._attn_implementation,
+        "padding": [
+            tokenizer.padding_side,
+            tokenizer.pad_token_id,
+            tokenizer.pad_token_type_id,
+        ],
+        "transformers": transformers.__version__,
+    }
+    return hashlib.sha256(json.dumps(setup, sort_keys=True, default=str).encode()).hexdigest()

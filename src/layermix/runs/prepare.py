@@ -1,7 +1,7 @@
 """What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +18,9 @@ from layermix.errors import ConfigError, ModelError, WeakTeacherError
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
 from layermix.models.inference import TorchRunner, finite, logits_of
-from layermix.models.tokenizers import same_tokens
+from layermix.models.tokenizers import equal_inputs, equal_padding
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
-
-PROBES = 100
-"""Training texts on which two tokenizers must agree to be called the same."""
 
 
 def prepare(
@@ -49,12 +46,11 @@ def prepare(
         ConfigError: If the wanted length is more than the models take.
     """
     prepare_process()  # the teacher's products come first
-    columns = [name for name in ("text", "text_pair") if name in texts.splits["train"].column_names]
-    probed = texts.splits["train"][:PROBES]
-    probes = list(zip(*(probed[name] for name in columns), strict=True))
-    same = same_tokens(teacher.tokenizer, student.tokenizer, probes)
+    tokenizers = teacher.tokenizer, student.tokenizer
+    equal = equal_inputs(*tokenizers, _text_batches(texts))
     loss = config.loss
-    if (loss.hidden_weight or loss.embedding_weight or loss.attention_weight) and not same:
+    of_tokens = loss.hidden_weight or loss.embedding_weight or loss.attention_weight
+    if of_tokens and "input_ids" not in equal:
         raise ModelError(
             "the tokenizers of teacher and student differ, so their hidden states stand for "
             "different tokens; use --loss.hidden_weight 0 --loss.embedding_weight 0 "
@@ -62,7 +58,7 @@ def prepare(
             "or a student with the teacher's tokenizer (--student.layers copies its blocks)"
         )
     # BERT and DistilBERT have the same tokens, but only BERT is told which text a token is from.
-    shared = same and same_tokens(teacher.tokenizer, student.tokenizer, probes, MODEL_INPUTS)
+    shared = equal == set(MODEL_INPUTS) and equal_padding(*tokenizers)
     limit = min(teacher.max_length, student.max_length)
     teacher_tokenizer = None if shared else teacher.tokenizer
     prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
@@ -95,6 +91,15 @@ def prepare(
         teacher_scores=scores,
         notes=notes,
     )
+
+
+def _text_batches(texts: TextData) -> Iterator[list[list[str]]]:
+    """Yields the texts of all splits in batches: a list of texts, or one of each text of a pair."""
+    for rows in texts.splits.values():
+        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
+        for start in range(0, len(rows), 1000):
+            batch = rows[start : start + 1000]
+            yield [list(batch[name]) for name in columns]
 
 
 def check_teacher(

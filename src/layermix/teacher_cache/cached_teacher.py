@@ -1,4 +1,4 @@
-"""A teacher that reads its signals from a store, and the function that fills the store."""
+"""Reads the teacher's signals from a store, and fills the store."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,29 +9,22 @@ import torch
 from layermix.core.signals import Batch, Signal, Teacher
 from layermix.errors import CacheError, ModelError
 from layermix.models.encoder import MODEL_INPUTS
-from layermix.teacher_cache.store import (
-    SHARD_BYTES,
-    Identity,
-    Place,
-    Row,
-    SignalStore,
-    identity_of,
-    row_key,
-)
+from layermix.teacher_cache.manifest import Identity, read_manifest, store_folders
+from layermix.teacher_cache.store import SHARD_BYTES, Place, Row, SignalStore, row_key
 
 FILL_TOKENS = 4096
-"""Tokens per batch when a store is filled: large products, and little padding by sorting."""
+"""Tokens per batch when a store is filled, sorted by length: large products, little padding."""
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`progress(items, total, what)` yields the items and shows how many are done."""
+"""`progress(items, total, what)` yields the items and shows how many of them are done."""
 Collate = Callable[[list[Any]], Batch]
 _TEACHER = "teacher_"  # prefix of the inputs of a teacher whose tokenizer is not the student's
 
 
 class CachedTeacher:
-    """Looks up stored signals by `row_id` and pads them with zeros as the batch is padded.
+    """Looks up stored signals by `row_id`; pads them with zeros where the batch has padding.
 
-    Only the rows of the batch are copied; the rest of the store stays mapped from its files.
+    Copies the rows of the batch only; the rest of the store stays mapped from its files.
 
     Args:
         store: Must hold every row.
@@ -57,17 +50,17 @@ class CachedTeacher:
         self.places = {row: store.places[key] for row, key in zip(row_ids, keys, strict=True)}
 
     def __call__(self, batch: Batch) -> Signal:
-        """The signal of a batch, in float32.
+        """Returns the signal of a batch, in float32.
 
         Raises:
-            ModelError: If a row is unknown, or has another number of tokens than it was stored
-                with.
+            ModelError: If a row is unknown, or has another number of tokens than it had when it
+                was stored.
         """
         mask = batch.get("teacher_inputs", batch)["attention_mask"].bool()
         rows = batch["row_id"].tolist()
         places = [self._place(row) for row in rows]
-        found, starts = mask.sum(-1).tolist(), mask.int().argmax(-1).tolist()
-        for row, place, tokens in zip(rows, places, found, strict=True):
+        lengths, starts = mask.sum(-1).tolist(), mask.int().argmax(-1).tolist()
+        for row, place, tokens in zip(rows, places, lengths, strict=True):
             if place.tokens != tokens:
                 raise ModelError(
                     f"row {row} has {tokens} tokens in the batch, but {place.tokens} when it was "
@@ -108,13 +101,19 @@ def row_keys(rows: Any) -> list[bytes]:
 
 
 def find_store(root: Path, identity: Identity, say: Callable[[str], None]) -> SignalStore:
-    """Opens the store of this identity, or another one that holds more layers."""
+    """Opens the store of this identity, or another one that holds more layers.
+
+    Raises:
+        CacheError: If the store's folder is a link.
+    """
     own = root / identity.name
-    if not own.exists() and root.is_dir():
-        for folder in sorted(root.iterdir()):
-            other = identity_of(folder)
-            if other is not None and folder.name == other.name and other.serves(identity):
-                return SignalStore(folder, other, say)
+    if not own.exists():
+        for folder in store_folders(root):
+            manifest, _ = read_manifest(folder)
+            if manifest is None or manifest.identity.name != folder.name:
+                continue
+            if manifest.identity.serves(identity):
+                return SignalStore(folder, manifest.identity, say)
     return SignalStore(own, identity, say)
 
 
@@ -129,17 +128,17 @@ def fill(
 ) -> None:
     """Computes the teacher's signals for every row that the store lacks, and stores them.
 
-    May be stopped at any time: shards already written are kept and not computed again.
+    It may be stopped at any time: shards that are written are kept and not computed again.
 
     Args:
-        store: Is written to.
+        store: To write to.
         teacher: Provides `store.identity.needs`.
         rows: Tokenised rows with `length`.
         keys: Their `row_key`s.
         collate: Rows -> padded batch.
         progress: Shows how many batches are done.
-        batches: Indices of the rows that go through the teacher together; if None, rows of similar
-            length, about `FILL_TOKENS` tokens per batch.
+        batches: Indices of rows, one list per batch of the teacher; if None, rows of similar length
+            are batched, about `FILL_TOKENS` tokens each.
 
     Raises:
         CacheError: If a value does not fit the store's dtype, or the disk is full.
@@ -174,7 +173,7 @@ def fill(
 def _planned(
     store: SignalStore, index_of: Mapping[bytes, int], lengths: Sequence[int]
 ) -> list[list[int]]:
-    """The batches that a stopped process had planned, then batches of the other rows, by length."""
+    """Returns the batches that a stopped filling had planned, then the other rows by length."""
     left = [
         [index_of[key] for key in batch]
         for batch in store.left_plan()
@@ -186,16 +185,14 @@ def _planned(
 
 
 def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Batches of rows of similar length, longest first, so that too little memory fails at once.
+    """Returns batches of rows of similar length; the longest first, so that it fails early.
 
     Examples:
         >>> _by_length([0, 1, 2, 3], [9, 3000, 1000, 1000])
         [[1], [2, 3, 0]]
     """
     batches: list[list[int]] = []
-    room = (
-        0  # rows that still fit into the batch; each is padded to the first, which is the longest
-    )
+    room = 0  # rows that the batch still takes; each is padded to the first, the longest
     for length, index in sorted(zip(lengths, indices, strict=True), key=lambda pair: -pair[0]):
         if room == 0:
             batches.append([])
@@ -206,7 +203,7 @@ def _by_length(indices: Sequence[int], lengths: Sequence[int]) -> list[list[int]
 
 
 def _stored(signal: Signal, keys: Sequence[bytes], identity: Identity) -> list[Row]:
-    """The rows of a batch in the form in which they are stored, without padding."""
+    """Returns the rows of a batch as they are stored, without padding."""
     parts = [] if signal.hidden is None else list(signal.select(identity.layers))
     names = [f"layer {layer}" for layer in identity.layers]
     if identity.embedding:

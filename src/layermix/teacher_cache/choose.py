@@ -1,9 +1,11 @@
-"""Where a run's teacher signals come from: the cache, filled first, or the teacher on every batch.
+"""Chooses where a run's teacher signals come from: the cache, filled first, or a live teacher.
 
-The size is worked out and told before anything is computed.
+Says how large the signals are before anything is computed, and why a teacher runs live.
 """
 
+import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from layermix.core.signals import Batch, Needs, Teacher
 from layermix.data.prepared import PreparedData
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
-from layermix.models.encoder import Classifier, HFEncoder
+from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
-from layermix.teacher_cache.store import Identity, SignalStore, free_bytes
+from layermix.teacher_cache.manifest import Identity, file_size, own_files, store_folders
+from layermix.teacher_cache.store import SignalStore, free_bytes
 
 PROBED = 64
 """Rows on which a bfloat16 pass of the teacher must predict what a float32 pass predicts."""
@@ -31,7 +34,7 @@ SPARE_BYTES = 2**30
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """Where stores are: as configured, else `$LAYERMIX_CACHE`, else the user's cache folder."""
+    """Returns the configured cache folder, else `$LAYERMIX_CACHE`, else one in the user's cache."""
     if config.folder is not None:
         return Path(config.folder)
     if own := os.environ.get("LAYERMIX_CACHE"):
@@ -41,37 +44,37 @@ def cache_folder(config: CacheConfig) -> Path:
 
 @dataclass(frozen=True)
 class Size:
-    """What the signals of some rows take on disk, and how much of it is there.
+    """The size of the signals of some rows, and how much of it is stored.
 
     Attributes:
-        rows: Different rows.
-        tokens: Their tokens.
+        rows: Number of different rows.
+        tokens: Number of their tokens.
         total: Bytes.
-        there: Bytes that need not be computed.
+        stored: Bytes that need not be computed.
     """
 
     rows: int
     tokens: int
     total: int
-    there: int
+    stored: int
 
     @classmethod
     def of(cls, store: SignalStore, keys: list[bytes], lengths: list[int]) -> "Size":
-        """Count every row once, however often its text occurs."""
+        """Counts every row once, however often its text occurs."""
         identity = store.identity
         tokens = dict(zip(keys, lengths, strict=True))
 
         def size(counts: list[int]) -> int:
             return sum(counts) * identity.token_bytes + len(counts) * identity.row_bytes
 
-        there = [count for key, count in tokens.items() if key in store]
+        stored = [count for key, count in tokens.items() if key in store]
         counts = list(tokens.values())
-        return cls(len(counts), sum(counts), size(counts), size(there))
+        return cls(len(counts), sum(counts), size(counts), size(stored))
 
     @property
     def missing(self) -> int:
         """Bytes that must be computed and written."""
-        return self.total - self.there
+        return self.total - self.stored
 
 
 def signals_for(
@@ -81,37 +84,47 @@ def signals_for(
     config: DistillConfig,
     reporter: Reporter,
 ) -> Teacher:
-    """The teacher of a run: read from the cache if it has room, else live on every batch.
+    """Returns the teacher of a run: read from the cache if it has room, else live on every batch.
+
+    Either computes in bfloat16 only if its predictions stay the same (`agree`).
 
     Args:
-        prepared: Whose training rows are asked for.
+        prepared: Its training rows are those that the teacher is asked for.
         teacher: Frozen by this call.
-        objective: Says what is needed.
-        config: Its section cache is read.
-        reporter: Is told the size first, then why the teacher runs live if it does.
+        objective: Decides which signals are needed.
+        config: Its sections cache and training are read.
+        reporter: Shows the size first, or why the teacher runs live.
 
     Raises:
         CacheError: If the cache cannot be written, or cannot hold a value.
     """
     needs = objective.teacher_needs
-    encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
-    live = LiveTeacher(encoder, needs, choose_precision(config.training.precision))
+    agreed = functools.cache(functools.partial(agree, prepared, teacher, reporter))
+    reason = _not_stored(needs, config.cache)
+    if not reason:
+        store, size = open_cache(prepared, teacher, needs, config, reporter, agreed)
+        reason = no_room(store, size, config.cache)
+        if not reason:
+            reporter.say(
+                f"teacher signals: {_described(store, size)}, computed in "
+                f"{store.identity.precision}: {size.total / 1e9:.2f} GB, of which "
+                f"{size.stored / size.total:.0%} is in {store.folder}"
+            )
+            return filled(prepared, teacher, store, reporter)
+    precision = choose_precision(config.training.precision)
+    if precision == torch.bfloat16 and not agreed():
+        precision = torch.float32
+    reporter.say(f"{reason}: the teacher runs live on every batch, in {str(precision)[6:]}")
+    return LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs, precision)
+
+
+def _not_stored(needs: Needs, config: CacheConfig) -> str:
+    """Why signals are not stored, whatever room there is; empty if they are."""
     if needs.padding:
-        reporter.say("the hidden loss looks at padding, so the teacher runs live on every batch")
-        return live
+        return "the hidden loss needs the teacher's outputs at padding, which are not stored"
     if needs.attention:
-        reporter.say(
-            "the attention loss needs scores of all pairs of tokens, which are not stored: the "
-            "teacher runs live on every batch"
-        )
-        return live
-    if not config.cache.use:
-        reporter.say("cache.use is off: the teacher runs live on every batch")
-        return live
-    store, size = open_cache(prepared, teacher, needs, config, reporter)
-    if not fits(store, size, config.cache, reporter):
-        return live
-    return filled(prepared, teacher, store, reporter)
+        return "the attention loss needs scores of all pairs of tokens, which are not stored"
+    return "" if config.use else "cache.use is off"
 
 
 def open_cache(
@@ -120,20 +133,23 @@ def open_cache(
     needs: Needs,
     config: DistillConfig,
     reporter: Reporter,
+    agreed: Callable[[], bool] | None = None,
 ) -> tuple[SignalStore, Size]:
-    """Open the store for these signals and say what they take; nothing is written.
+    """Opens the store for these signals and returns it with their size; writes nothing.
 
     Args:
-        prepared: Whose training rows are asked for.
-        teacher: Whose signals they are.
-        needs: Which of them.
+        prepared: Its training rows are those that the teacher is asked for.
+        teacher: The teacher.
+        needs: Which signals.
         config: Its section cache is read.
-        reporter: Is told.
+        reporter: Shows problems.
+        agreed: Whether bfloat16 leaves the teacher's predictions as they are; by default `agree`.
     """
     assert prepared.teacher_fingerprint is not None  # set by `prepare`
     rows = prepared.splits["train"]
     keys = row_keys(rows)
     root = cache_folder(config.cache)
+    collate = prepared.collate
     precise = Identity(
         teacher=prepared.teacher_fingerprint,
         layers=needs.layers,
@@ -142,62 +158,73 @@ def open_cache(
         classes=len(teacher.label_names),
         dtype=config.cache.dtype,
         precision="float32",
+        setup=setup_fingerprint(teacher.model, collate.teacher_tokenizer or collate.tokenizer),
     )
+    agreed = agreed or functools.partial(agree, prepared, teacher, reporter)
     store = find_store(root, precise, reporter.say)
     if choose_precision(config.cache.precision) == torch.bfloat16:
         rough = find_store(root, replace(precise, precision="bfloat16"), reporter.say)
-        if all(key in rough for key in keys) or agree(prepared, teacher, reporter):
+        if all(key in rough for key in keys) or agreed():
             store = rough
-    size = Size.of(store, keys, list(_lengths(rows)))
+    return store, Size.of(store, keys, list(_lengths(rows)))
+
+
+def no_room(store: SignalStore, size: Size, config: CacheConfig) -> str:
+    """Returns why the missing signals may not be written; empty if they may.
+
+    Logits alone are not stored instead: the teacher's live pass gives them with the hidden states.
+
+    Args:
+        store: From `open_cache`.
+        size: Of the signals.
+        config: Its limit is read.
+    """
+    if not size.missing:
+        return ""
+    needed = (
+        f"teacher signals of {_described(store, size)} need {size.missing / 1e9:.2f} GB more in "
+        f"{store.folder.parent}"
+    )
+    if config.max_gb == 0:
+        return f"{needed}, but cache.max_gb is 0"
+    used = _used(store, cache_folder(config))
+    free = free_bytes(store.folder) + store.leftover_bytes
+    limit = ""
+    if size.missing > config.max_gb * 1e9 - used:
+        limit = f"of cache.max_gb {config.max_gb:g}, {used / 1e9:.2f} GB are used"
+    elif size.missing > free - SPARE_BYTES:
+        limit = f"{free / 1e9:.2f} GB are free, of which {SPARE_BYTES / 1e9:.2f} are left to others"
+    if not limit:
+        return ""
+    return (
+        f"{needed}, but {limit} (fewer layers, by --mix.teacher_layers, need less; `layermix cache "
+        "prune` makes room)"
+    )
+
+
+def _used(store: SignalStore, root: Path) -> int:
+    """Bytes of all stores' files; of this store's, only those that the next filling keeps."""
+    folders = {store.folder, *store_folders(root)}
+    total = sum(file_size(file) for folder in folders for file in own_files(folder))
+    return total - store.leftover_bytes
+
+
+def _described(store: SignalStore, size: Size) -> str:
     identity = store.identity
     layers = f"{len(identity.layers)} layers × {identity.width}" if identity.layers else "no layers"
-    reporter.say(
-        f"teacher signals: {size.rows:,} texts, {size.tokens:,} tokens, {layers} in "
-        f"{identity.dtype}, computed in {identity.precision}: {size.total / 1e9:.2f} GB, of which "
-        f"{size.there / size.total:.0%} is in {store.folder}"
-    )
-    return store, size
-
-
-def fits(store: SignalStore, size: Size, config: CacheConfig, reporter: Reporter) -> bool:
-    """Whether what is missing may be written; else the reason is told.
-
-    The teacher's live pass gives logits and hidden states together, so to keep the logits alone
-    would save nothing: below the whole there is only the live teacher.
-    """
-    used = sum(
-        file.stat().st_size
-        for file in cache_folder(config).rglob("*.safetensors")
-        if file.is_file()
-    )
-    room = {
-        f"cache.max_gb {config.max_gb:g}, of which {used / 1e9:.2f} GB are used": config.max_gb
-        * 1e9
-        - used,
-        f"the {free_bytes(store.folder) / 1e9:.2f} GB that are free, less {SPARE_BYTES / 1e9:.2f} "
-        "to spare": free_bytes(store.folder) - SPARE_BYTES,
-    }
-    for limit, left in room.items():
-        if size.missing > max(0, left):
-            reporter.say(
-                f"they need {size.missing / 1e9:.2f} GB more, which does not fit into {limit}: the "
-                "teacher runs live on every batch. Fewer layers (--mix.teacher_layers) need less; "
-                "`layermix cache prune` makes room"
-            )
-            return False
-    return True
+    return f"{size.rows:,} texts, {size.tokens:,} tokens, {layers} in {identity.dtype}"
 
 
 def filled(
     prepared: PreparedData, teacher: Classifier, store: SignalStore, reporter: Reporter
 ) -> CachedTeacher:
-    """Compute what is missing, and read from now on.
+    """Computes the signals that the store lacks; returns the teacher that reads them.
 
     Args:
-        prepared: Whose training rows are asked for.
+        prepared: Its training rows are those that the teacher is asked for.
         teacher: Asked for what the store lacks.
         store: From `open_cache`.
-        reporter: Shows how far it is.
+        reporter: Shows progress.
     """
     rows = prepared.splits["train"]
     keys = row_keys(rows)
@@ -231,7 +258,7 @@ def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bo
 
 
 def _lengths(rows: Any) -> Any:
-    """Tokens of each row as the teacher is given it."""
+    """Tokens of each row, by the teacher's tokenizer."""
     own = "teacher_input_ids"
     return [len(ids) for ids in rows[own]] if own in rows.column_names else list(rows["length"])
 

@@ -1,37 +1,51 @@
-"""Teacher signals on disk: shards of rows, written whole, checked when opened, read in place.
+"""Teacher signals on disk: shards of rows, written completely, checked when opened, read in place.
 
-A store is one folder for one way to compute signals (`Identity`); in it a row is known by the hash
-of its tokens (`row_key`), so any split, order or subset of texts finds what is there, and a changed
-text finds nothing. No padding is stored. What is not in the manifest, or does not match it, is
-never read: it is computed again.
+A store is one folder for one way to compute signals (`Identity`). It finds a row by the hash of the
+row's tokens (`row_key`), so any split, order or subset of texts finds what is stored, and a changed
+text finds nothing. Padding is not stored. A file that is not in the manifest, or does not match it,
+is never read: its rows are computed again.
 """
 
 import hashlib
-import json
+import math
 import os
 import shutil
+import stat
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import BaseModel, TypeAdapter
 from safetensors.torch import save
 from torch import Tensor
 
 from layermix.atomic import LockedError, lock, whole_file, write_text
-from layermix.core.signals import Needs
 from layermix.errors import CacheError
+from layermix.teacher_cache.manifest import (
+    FORMAT,
+    KEY_BYTES,
+    LOCK,
+    MANIFEST,
+    PLAN,
+    Count,
+    Identity,
+    Manifest,
+    Shard,
+    file_size,
+    own_files,
+    plan_json,
+    read_manifest,
+    read_plan,
+)
 
-FORMAT = 1
-MANIFEST, PLAN, LOCK = "manifest.json", "plan.json", "lock"
 SHARD_BYTES = 2**27
-"""About how large a shard becomes: what is lost if one is damaged, or held while one is made."""
-KEY_BYTES = 16
+"""About the size of a shard: lost if one is damaged, held in memory while one is made."""
+MISMATCH = "its content does not match its manifest"
 _DTYPES = {
     "U8": torch.uint8,
     "I32": torch.int32,
@@ -41,64 +55,8 @@ _DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What makes the numbers of a store.
-
-    Attributes:
-        teacher: The `fingerprint` of its weights.
-        layers: Numbers of the blocks whose outputs are stored.
-        embedding: Whether the embedding output is stored, too.
-        width: Hidden size, D.
-        classes: Number of logits, C.
-        dtype: How hidden states are stored: float16, bfloat16 or float32 (logits always float32).
-        precision: How they were computed: float32 or bfloat16.
-    """
-
-    teacher: str
-    layers: tuple[int, ...]
-    embedding: bool
-    width: int
-    classes: int
-    dtype: str
-    precision: str
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def needs(self) -> Needs:
-        """What a store of this kind can give."""
-        return Needs(self.layers, self.embedding)
-
-    @property
-    def token_bytes(self) -> int:
-        """What a token takes on disk."""
-        return (len(self.layers) + self.embedding) * self.width * self.storage.itemsize
-
-    @property
-    def row_bytes(self) -> int:
-        """What a row takes beside its tokens: key, number of tokens, logits."""
-        return KEY_BYTES + 4 + 4 * self.classes
-
-    @property
-    def storage(self) -> torch.dtype:
-        """`dtype` as torch names it."""
-        found = getattr(torch, self.dtype)
-        assert isinstance(found, torch.dtype)
-        return found
-
-    def serves(self, wanted: "Identity") -> bool:
-        """Whether a store of this kind holds all that one of the other would."""
-        same = asdict(self) | {"layers": wanted.layers, "embedding": wanted.embedding}
-        return same == asdict(wanted) and not wanted.needs.missing_from(self.needs)
-
-
 class Place(NamedTuple):
-    """Where a row stands: shard and row in it, first token in the shard, number of tokens."""
+    """Where a row is: shard and row in it, first token in the shard, number of tokens."""
 
     shard: int
     row: int
@@ -116,7 +74,7 @@ class Row(NamedTuple):
 
 
 def row_key(columns: Sequence[Sequence[int]]) -> bytes:
-    """The hash of a row's own inputs to the teacher, such as token ids and token types.
+    """Returns the hash of a row's own inputs to the teacher, such as token ids and token types.
 
     Examples:
         >>> row_key([[1, 2]]) == row_key([[1, 2]]), row_key([[1, 2]]) == row_key([[1], [2]])
@@ -130,34 +88,51 @@ def row_key(columns: Sequence[Sequence[int]]) -> bytes:
 
 
 class SignalStore:
-    """A folder of shards, opened: what is whole is mapped into memory, the rest is told and left.
+    """An open store: memory-maps complete shards; reports damaged ones and leaves them out.
 
     Args:
-        folder: It need not be there yet; nothing is written before `filling`.
-        identity: What its signals are made from.
-        say: Is told of every shard that cannot be believed.
+        folder: Need not exist; nothing is written before `filling`.
+        identity: What its signals are computed from.
+        say: Called with one sentence per problem.
+
+    Raises:
+        CacheError: If the folder or its lock is a link.
     """
 
     def __init__(self, folder: Path, identity: Identity, say: Callable[[str], None]) -> None:
         self.folder, self.identity, self.say = folder, identity, say
+        for path in (folder, folder / LOCK):
+            if path.is_symlink():
+                raise CacheError(
+                    f"{path}: found a link, wanted a {'folder' if path == folder else 'file'} that "
+                    "layermix made; remove the link, or choose another --cache.folder"
+                )
         self._load()
 
     def _load(self) -> None:
-        self._seen, problem = read_manifest(self.folder)
-        shards = dict(self._seen or {})
+        self._manifest, problem = read_manifest(self.folder)
+        if self._manifest is not None and self._manifest.identity != self.identity:
+            self._manifest, problem = None, "it belongs to another store"
         if problem:
             self.say(f"{self.folder / MANIFEST}: {problem}; its signals are computed again")
-        for name, wrong in damaged(self.folder, shards).items():
-            rows = shards.pop(name)["rows"]
-            self.say(f"{self.folder / name}: {wrong}; its {rows} rows are computed again")
-        self.shards: dict[str, Any] = shards
+        self.shards: dict[str, Shard] = {}
         self._mapped: list[dict[str, Tensor]] = []
         self.places: dict[bytes, Place] = {}
-        for name in shards:
-            self._map(name)
+        shards = {} if self._manifest is None else self._manifest.shards
+        problems = damaged(self.folder, shards)
+        for name, shard in shards.items():
+            problem = problems.get(name) or self._map(name, shard)
+            if problem:
+                self.say(
+                    f"{self.folder / name}: {problem}; its {shard.rows} rows are computed again"
+                )
 
-    def _map(self, name: str) -> None:
-        tensors = _mapped(self.folder / name)
+    def _map(self, name: str, shard: Shard) -> str:
+        """Maps a shard and finds its rows; returns what is wrong with it, if anything."""
+        try:
+            tensors = _mapped(self.folder / name, self.identity, shard)
+        except (OSError, ValueError):
+            return MISMATCH
         keys, counts = tensors["keys"].numpy().tobytes(), tensors["counts"].tolist()
         start = 0
         for row, tokens in enumerate(counts):
@@ -165,79 +140,93 @@ class SignalStore:
             self.places[key] = Place(len(self._mapped), row, start, tokens)
             start += tokens
         self._mapped.append(tensors)
+        self.shards[name] = shard
+        return ""
 
     def __contains__(self, key: bytes) -> bool:
         return key in self.places
 
     def logits(self, place: Place) -> Tensor:
-        """The logits of a row, (C,), float32."""
+        """Returns the logits of a row, (C,), float32."""
         return self._mapped[place.shard]["logits"][place.row]
 
     def hidden(self, place: Place) -> Tensor:
-        """(S, T, D): block outputs in order, the embedding output last; a view of the file."""
-        per_token = (len(self.identity.layers) + self.identity.embedding) * self.identity.width
+        """Returns block outputs in order, then the embedding output, (S, T, D); a view."""
+        per_token = self.identity.token_values
         flat = self._mapped[place.shard]["hidden"]
         row = flat[place.start * per_token : (place.start + place.tokens) * per_token]
         return row.view(-1, place.tokens, self.identity.width)
 
     @property
     def bytes_on_disk(self) -> int:
-        """Of all shards that are whole."""
-        return sum(entry["bytes"] for entry in self.shards.values())
+        """Bytes of all complete shards."""
+        return sum(shard.bytes for shard in self.shards.values())
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Be the only one that writes; what another process has added meanwhile is read first.
+        """Holds the lock for writing; first reads what another process has added meanwhile.
+
+        Removes incomplete and damaged files of layermix's own; other files stay.
 
         Raises:
             CacheError: If the folder cannot be made.
         """
         with ExitStack() as held:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                try:
-                    held.enter_context(lock(self.folder / LOCK, wait=False))
-                except LockedError:
-                    self.say(f"{self.folder}: waiting for another process that fills this store")
-                    held.enter_context(lock(self.folder / LOCK))
+                self._take_lock(held)
             except OSError as error:
                 raise CacheError(
                     f"{self.folder}: cannot be written ({error.strerror}); choose another "
                     "--cache.folder, or --no-cache.use"
                 ) from error
-            if read_manifest(self.folder)[0] != self._seen:
+            if read_manifest(self.folder)[0] != self._manifest:
                 self._load()
-            for file in self.folder.iterdir():
-                if file.name not in (MANIFEST, PLAN, LOCK, *self.shards):
-                    file.unlink()  # incomplete or damaged
+            for file in self._leftovers():
+                file.unlink(missing_ok=True)
             yield
 
+    def _take_lock(self, held: ExitStack) -> None:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # `cache prune` has just removed the folder
+                try:
+                    held.enter_context(lock(self.folder / LOCK, wait=False))
+                except LockedError:
+                    self.say(f"{self.folder}: waiting for another process that fills this store")
+                    held.enter_context(lock(self.folder / LOCK))
+                return
+
+    def _leftovers(self) -> list[Path]:
+        """Files of layermix's own that are incomplete or damaged."""
+        kept = {MANIFEST, PLAN, LOCK, *self.shards}
+        return [file for file in own_files(self.folder) if file.name not in kept]
+
+    @property
+    def leftover_bytes(self) -> int:
+        """Bytes of incomplete and damaged files, which the next filling removes."""
+        return sum(file_size(file) for file in self._leftovers())
+
     def left_plan(self) -> list[list[bytes]]:
-        """The batches of keys that a process meant to fill in when it was stopped; else none."""
-        try:
-            plan = json.loads((self.folder / PLAN).read_text(encoding="utf-8"))
-            return [[bytes.fromhex(key) for key in batch] for batch in plan]
-        except (OSError, ValueError, TypeError):
-            return []
+        """Returns the batches of row keys that a stopped filling had planned; else none."""
+        return read_plan(self.folder)
 
     def leave_plan(self, batches: Sequence[Sequence[bytes]]) -> None:
-        """Note the batches to come, so that after a stop they are made up in the same way.
+        """Writes the batches to come, so that a stopped filling continues with the same batches.
 
-        What a row's signals are depends, in the last bits, on the rows beside it.
+        The last bits of a row's signals depend on the rows in its batch.
         """
-        plan = [[key.hex() for key in batch] for batch in batches]
-        with self._writing(len(plan)):
-            write_text(self.folder / PLAN, json.dumps(plan))
+        with self._writing(len(batches)):
+            write_text(self.folder / PLAN, plan_json([list(batch) for batch in batches]))
 
     def drop_plan(self) -> None:
-        """Everything is there."""
+        """Removes the plan of a filling that is complete."""
         (self.folder / PLAN).unlink(missing_ok=True)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Write rows as a shard, whole or not at all; call it within `filling`.
+        """Writes rows as a shard, completely or not at all; call it within `filling`.
 
         Raises:
-            CacheError: If it cannot be written, as when the disk is full.
+            CacheError: If it cannot be written, for example because the disk is full.
         """
         keys = b"".join(row.key for row in rows)
         tensors = {
@@ -255,16 +244,15 @@ class SignalStore:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            entry = {
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "rows": len(rows),
-                "tokens": sum(row.tokens for row in rows),
-                "written": _stamp(self.folder / name),
-            }
-            self._write_manifest({**self.shards, name: entry})
-        self.shards[name] = entry
-        self._map(name)
+            shard = Shard(
+                bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                rows=len(rows),
+                tokens=sum(row.tokens for row in rows),
+                written=stamp(self.folder / name),
+            )
+            self._write_manifest({**self.shards, name: shard})
+        self._map(name, shard)
 
     @contextmanager
     def _writing(self, size: int) -> Iterator[None]:
@@ -279,99 +267,120 @@ class SignalStore:
                 "--cache.folder, or --no-cache.use"
             ) from error
 
-    def _write_manifest(self, shards: dict[str, Any]) -> None:
-        manifest = {"format": FORMAT, "identity": asdict(self.identity), "shards": shards}
-        write_text(self.folder / MANIFEST, json.dumps(manifest, indent=1))
-        self._seen = shards
+    def _write_manifest(self, shards: dict[str, Shard]) -> None:
+        manifest = Manifest(format=FORMAT, identity=self.identity, shards=shards)
+        write_text(self.folder / MANIFEST, manifest.model_dump_json(indent=1))
+        self._manifest = manifest
 
     def used(self) -> None:
-        """Note that a run reads it, for `cache prune`; a read-only store stays as it is."""
+        """Records that a run reads the store, for `cache prune`, unless the store is read-only."""
         with suppress(OSError):
-            os.utime(self.folder / LOCK)
+            os.utime(self.folder / LOCK, follow_symlinks=False)
 
     def renew_stamps(self) -> None:
-        """Note when the shards were last written, after they have been checked in full.
+        """Records when the shards were last written, after a full check of them.
 
-        To be called while no other process fills the store.
+        Call it while no other process fills the store.
         """
-        for name, entry in self.shards.items():
-            entry["written"] = _stamp(self.folder / name)
-        self._write_manifest(self.shards)
+        shards = self.shards.items()
+        self._write_manifest(
+            {
+                name: shard.model_copy(update={"written": stamp(self.folder / name)})
+                for name, shard in shards
+            }
+        )
 
 
-def read_manifest(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The shards that a folder should hold, and what is wrong with its manifest, if anything."""
-    file = folder / MANIFEST
-    if not file.is_file():
-        strays = list(folder.glob("*.safetensors")) if folder.is_dir() else []
-        return None, f"it is gone, and {len(strays)} shards with it" if strays else ""
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        known = manifest["format"] == FORMAT and isinstance(manifest["shards"], dict)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        return None, "it cannot be read"
-    return manifest["shards"], ""
+def damaged(folder: Path, shards: Mapping[str, Shard], *, full: bool = False) -> dict[str, str]:
+    """Returns what is wrong with the shards that do not match their manifest, by name.
 
-
-def identity_of(folder: Path) -> Identity | None:
-    """What a store is made from; None if it cannot be known."""
-    try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["identity"]
-        return Identity(**found | {"layers": tuple(found["layers"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def damaged(folder: Path, shards: dict[str, Any], *, full: bool = False) -> dict[str, str]:
-    """What is wrong with the shards, by name.
-
-    A shard that has not been written to since its checksum was taken is believed, unless `full`.
+    Args:
+        folder: Of the store.
+        shards: From its manifest.
+        full: Hash all shards; otherwise only those written to since their checksum was taken.
     """
 
     def check(name: str) -> str:
-        file, entry = folder / name, shards[name]
-        if not file.is_file():
-            return "it is gone"
-        if (size := file.stat().st_size) != entry["bytes"]:
-            return f"found {size:,} bytes, wanted {entry['bytes']:,}"
-        if full or _stamp(file) != entry["written"]:
-            with file.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != entry["sha256"]:
-                    return "its content has changed (wrong checksum)"
+        file, shard = folder / name, shards[name]
+        try:
+            status = file.lstat()
+            if not stat.S_ISREG(status.st_mode):
+                return "found a link, folder or device, wanted a file"
+            if status.st_size != shard.bytes:
+                return f"found {status.st_size:,} bytes, wanted {shard.bytes:,}"
+            if full or stamp(file) != shard.written:
+                with file.open("rb") as stream:
+                    if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
+                        return "its content has changed (wrong checksum)"
+        except FileNotFoundError:
+            return "it is missing"
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
         return ""
 
     with ThreadPoolExecutor() as pool:  # hashing and reading release the interpreter lock
-        found = dict(zip(shards, pool.map(check, shards), strict=True))
-    return {name: wrong for name, wrong in found.items() if wrong}
+        problems = dict(zip(shards, pool.map(check, shards), strict=True))
+    return {name: problem for name, problem in problems.items() if problem}
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Returns the time of a file's last change in nanoseconds, and its inode."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_ino
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where a folder is, or would be made."""
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    """Returns the free space where a folder is, or would be made."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
 
 
-def _mapped(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file: pages are read when they are used, and stay the file's.
+class _TensorEntry(BaseModel):
+    """A tensor in the header of a safetensors file."""
 
-    safetensors itself maps files so that they could be written to, which a limit on a process's
-    memory counts in full.
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
+
+
+_HEADER = TypeAdapter(dict[str, _TensorEntry])
+_HEADER_BYTES = 2**16
+
+
+def _mapped(file: Path, identity: Identity, shard: Shard) -> dict[str, Tensor]:
+    """Maps the tensors of a shard; their pages are read when they are used.
+
+    safetensors itself maps files as writable, which a limit on a process's memory counts in full.
+
+    Raises:
+        ValueError: If the file does not hold the tensors that such a shard has.
     """
     content = np.memmap(file, mode="r")
     size = int.from_bytes(content[:8].tobytes(), "little")
-    found = {}
-    for name, entry in json.loads(content[8 : 8 + size].tobytes()).items():
-        first, last = entry["data_offsets"]
+    if size > _HEADER_BYTES:
+        raise ValueError(f"a header of {size} bytes")
+    header = _HEADER.validate_json(content[8 : 8 + size].tobytes())
+    expected = {
+        "keys": (torch.uint8, (shard.rows, KEY_BYTES)),
+        "counts": (torch.int32, (shard.rows,)),
+        "logits": (torch.float32, (shard.rows, identity.classes)),
+    }
+    if identity.token_values:
+        expected["hidden"] = (identity.storage, (shard.tokens * identity.token_values,))
+    if {
+        name: (_DTYPES.get(entry.dtype), entry.shape) for name, entry in header.items()
+    } != expected:
+        raise ValueError("other tensors")
+    tensors = {}
+    for name, (dtype, shape) in expected.items():
+        first, last = header[name].data_offsets
         part = content[8 + size + first : 8 + size + last]
+        if len(part) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"a tensor of {len(part)} bytes")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # nobody writes
-            flat = torch.frombuffer(part, dtype=_DTYPES[entry["dtype"]])
-        found[name] = flat.view(entry["shape"])
-    return found
-
-
-def _stamp(file: Path) -> list[int]:
-    status = file.stat()
-    return [status.st_mtime_ns, status.st_ino]
+            tensors[name] = torch.frombuffer(part, dtype=dtype).view(shape)
+    counts = tensors["counts"]
+    if counts.min() < 0 or counts.sum() != shard.tokens:
+        raise ValueError("other numbers of tokens")
+    return tensors

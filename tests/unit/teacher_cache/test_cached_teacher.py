@@ -19,11 +19,12 @@ from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache import cached_teacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
-from layermix.teacher_cache.store import Identity, SignalStore
+from layermix.teacher_cache.manifest import Identity
+from layermix.teacher_cache.store import SignalStore
 
 NEEDS = Needs((3, 1), embedding=True)
 ROWS = 41
-EXACT = Identity("teacher", (3, 1), True, 32, 2, "float32", "float32")
+EXACT = Identity("teacher", (3, 1), True, 32, 2, "float32", "float32", "setup")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What is in a store is what was put there; what is damaged is told, and never read."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,22 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
+from layermix.atomic import lock
 from layermix.errors import CacheError
-from layermix.teacher_cache.store import (
-    LOCK,
-    MANIFEST,
-    PLAN,
-    Identity,
-    Row,
-    SignalStore,
-    damaged,
-    identity_of,
-    read_manifest,
-    row_key,
-)
+from layermix.teacher_cache.manifest import LOCK, MANIFEST, PLAN, Identity, Shard, read_manifest
+from layermix.teacher_cache.store import Row, SignalStore, damaged, row_key
 
-IDENTITY = Identity("teacher", (3, 1), True, 4, 2, "float16", "float32")
+IDENTITY = Identity("teacher", (3, 1), True, 4, 2, "float16", "float32", "setup")
 
 
 def row(number: int, tokens: int) -> Row:
@@ -66,11 +59,11 @@ def check(store: SignalStore, rows: Sequence[Row]) -> None:
         assert place.tokens == one.tokens
 
 
-def shards(folder: Path) -> list[str]:
-    """Names in the order in which they were written."""
-    found, _ = read_manifest(folder)
-    assert found is not None
-    return list(found)
+def shards(folder: Path) -> dict[str, Shard]:
+    """Shards in the order in which they were written."""
+    manifest, _ = read_manifest(folder)
+    assert manifest is not None
+    return manifest.shards
 
 
 def test_rows_come_back_bit_for_bit(folder: Path) -> None:
@@ -79,7 +72,9 @@ def test_rows_come_back_bit_for_bit(folder: Path) -> None:
     check(store, ROWS)
     assert row_key([[99]]) not in store
     assert store.bytes_on_disk == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    assert store.identity == identity_of(folder)
+    manifest, _ = read_manifest(folder)
+    assert manifest is not None
+    assert manifest.identity == store.identity
 
 
 def test_what_was_just_added_can_be_read_at_once(tmp_path: Path) -> None:
@@ -120,9 +115,10 @@ def test_another_identity_has_another_name_and_none_serves_a_stranger() -> None:
         replace(IDENTITY, classes=3),
         replace(IDENTITY, dtype="float32"),
         replace(IDENTITY, precision="bfloat16"),
+        replace(IDENTITY, setup="other"),
     ]
     assert len({one.name for one in [IDENTITY, *others]}) == len(others) + 1
-    assert [IDENTITY.serves(one) for one in others] == [False, True, True] + [False] * 4
+    assert [IDENTITY.serves(one) for one in others] == [False, True, True] + [False] * 5
     assert not IDENTITY.serves(replace(IDENTITY, layers=(3, 2)))
     assert not replace(IDENTITY, embedding=False).serves(IDENTITY)
 
@@ -137,18 +133,27 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-7])
 
 
+LINK = "found a link, folder or device, wanted a file"
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (flip, "its content has changed (wrong checksum)"),
     (cut, "found {short:,} bytes, wanted {size:,}"),
-    (Path.unlink, "it is gone"),
+    (Path.unlink, "it is missing"),
+    (lambda file: file.rename(file.with_name("x")) and file.symlink_to("x"), LINK),
 ]
+
+
+def edit(manifest: Path, **identity: object) -> None:
+    """Change the identity in a manifest."""
+    content = json.loads(manifest.read_text())
+    content["identity"] |= identity
+    manifest.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(("damage", "told"), DAMAGES)
 def test_a_damaged_shard_is_told_and_only_its_rows_are_lost(
     folder: Path, damage: Callable[[Path], None], told: str
 ) -> None:
-    file = folder / shards(folder)[1]
+    file = folder / list(shards(folder))[1]
     size = file.stat().st_size
     damage(file)
     store, said = opened(folder)
@@ -167,16 +172,14 @@ def test_a_damaged_shard_is_told_and_only_its_rows_are_lost(
 
 
 def test_a_change_that_leaves_the_time_as_it_was_is_found_by_a_full_check(folder: Path) -> None:
-    file = folder / shards(folder)[2]
+    file = folder / list(shards(folder))[2]
     before = file.stat()
     with file.open("r+b") as stream:
         stream.seek(before.st_size - 3)
         stream.write(b"\xff")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    found, _ = read_manifest(folder)
-    assert found is not None
-    assert damaged(folder, found) == {}
-    assert damaged(folder, found, full=True) == {
+    assert damaged(folder, shards(folder)) == {}
+    assert damaged(folder, shards(folder), full=True) == {
         file.name: "its content has changed (wrong checksum)"
     }
 
@@ -196,10 +199,15 @@ def test_a_copied_store_is_checked_in_full_until_its_stamps_are_renewed(folder: 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (Path.unlink, "it is gone, and 3 shards with it"),
-        (lambda file: file.write_text("{"), "it cannot be read"),
-        (lambda file: file.write_text("[]"), "it cannot be read"),
-        (lambda file: file.write_text('{"format": 0, "shards": {}}'), "it cannot be read"),
+        (Path.unlink, "it is missing, so 3 shards cannot be used"),
+        (lambda file: file.write_text("{"), "it is not a manifest of layermix (Invalid JSON"),
+        (lambda file: file.write_text("[]"), "it is not a manifest of layermix (Input should"),
+        (
+            lambda file: file.write_text('{"format": 1, "shards": {}}'),
+            "found format 1, wanted 2: another version of layermix wrote it",
+        ),
+        (lambda file: edit(file, setup="other"), "it belongs to another store"),
+        (lambda file: file.unlink() or file.symlink_to("/dev/zero"), LINK),
     ],
 )
 def test_without_its_manifest_nothing_is_believed(
@@ -207,18 +215,19 @@ def test_without_its_manifest_nothing_is_believed(
 ) -> None:
     damage(folder / MANIFEST)
     store, said = opened(folder)
-    assert said == [f"{folder / MANIFEST}: {told}; its signals are computed again"]
+    (line,) = said
+    assert line.startswith(f"{folder / MANIFEST}: {told}")
+    assert line.endswith("; its signals are computed again")
     assert not store.places
-    assert identity_of(folder) is None
     add(store, ROWS)
     assert len(list(folder.glob("*.safetensors"))) == 1  # the strays are removed
     check(opened(folder)[0], ROWS)
 
 
 def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
-    torn = folder / "0123.safetensors.writing"
+    torn = folder / f".{'01' * 8}.safetensors.writing"
     torn.write_bytes(b"torn")
-    stray = folder / "4567.safetensors"
+    stray = folder / f"{'45' * 8}.safetensors"
     stray.write_bytes(b"renamed, but not in the manifest yet")
     store, said = opened(folder)
     assert not said
@@ -227,6 +236,84 @@ def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
     assert not stray.exists()
     assert {file.name for file in folder.iterdir()} == {MANIFEST, LOCK, *shards(folder)}
     check(store, ROWS)
+
+
+def test_other_files_in_the_folder_stay(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    (folder / "4567.safetensors").write_text("mine")
+    (folder / "deep").mkdir()
+    (folder / f"{'45' * 8}.safetensors").symlink_to(folder / "notes.txt")
+    before = {path.name for path in folder.iterdir()}
+    add(opened(folder)[0])
+    assert {path.name for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", LOCK])
+def test_a_link_in_place_of_the_folder_or_its_lock_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").touch()
+    link = tmp_path / "store" / name
+    link.parent.mkdir(exist_ok=True)
+    if name:
+        link.symlink_to(tmp_path / "precious")
+    else:
+        link.rmdir() if link.exists() else None
+        link.symlink_to(tmp_path)
+    with pytest.raises(
+        CacheError, match=r"found a link, wanted a (folder|file) that layermix made"
+    ):
+        opened(tmp_path / "store")
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """Change the tensors of the first shard, and give the manifest its new size and checksum."""
+    content = json.loads((folder / MANIFEST).read_text())
+    name, shard = next(iter(content["shards"].items()))
+    tensors = load((folder / name).read_bytes())
+    change(tensors)
+    data = save(tensors)
+    (folder / name).write_bytes(data)
+    shard |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(content))
+    return folder / name
+
+
+CHANGES: list[Callable[[dict[str, torch.Tensor]], object]] = [
+    lambda tensors: tensors.pop("keys"),
+    lambda tensors: tensors.update(logits=torch.zeros(4, 3)),
+    lambda tensors: tensors.update(hidden=tensors["hidden"].float()),
+    lambda tensors: tensors["counts"].fill_(2**30),
+    lambda tensors: tensors["counts"][0].sub_(9) and tensors["counts"][1].add_(9),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_shard_whose_tensors_do_not_match_is_computed_again(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    file = rewritten(folder, change)
+    store, said = opened(folder)
+    assert said == [
+        f"{file}: its content does not match its manifest; its 4 rows are computed again"
+    ]
+    check(store, ROWS[4:])
+    add(store, ROWS[:4])
+    check(opened(folder)[0], ROWS)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"\xff" * 100, (90).to_bytes(8, "little") + b"[" * 90]
+)
+def test_a_shard_that_is_no_safetensors_file_is_computed_again(
+    folder: Path, content: bytes
+) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    name, shard = next(iter(manifest["shards"].items()))
+    (folder / name).write_bytes(content)
+    shard |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    store, said = opened(folder)
+    assert len(said) == 1
+    check(store, ROWS[4:])
 
 
 def test_a_plan_is_left_and_read_and_dropped(folder: Path) -> None:
@@ -240,7 +327,19 @@ def test_a_plan_is_left_and_read_and_dropped(folder: Path) -> None:
         assert other.left_plan() == plan
         other.drop_plan()
     assert other.left_plan() == []
-    (folder / PLAN).write_text("[[1]]")
+    for content in (
+        "[[1]]",
+        "[" * 10**5,
+        '[["00"]]',
+        '[["zz"]]',
+        "{}",
+        "\udcff",
+        "[[" + "9" * 5000,
+    ):
+        (folder / PLAN).write_text(content, errors="surrogateescape")
+        assert other.left_plan() == []
+    (folder / PLAN).unlink()
+    (folder / PLAN).symlink_to("/dev/zero")
     assert other.left_plan() == []
 
 
@@ -265,6 +364,29 @@ def test_one_fills_while_the_other_waits_and_then_sees_it(folder: Path) -> None:
     thread.join()
     assert said == [f"{folder}: waiting for another process that fills this store"]
     assert seen == [[True] * 4]
+
+
+def test_a_store_that_is_pruned_while_another_waits_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / IDENTITY.name
+    add(opened(folder)[0], ROWS[:4])
+    waiting, said = opened(folder)
+    done = []
+
+    def fill() -> None:
+        with waiting.filling():
+            assert not waiting.places
+            waiting.add(ROWS[4:8])
+            done.append(True)
+
+    thread = threading.Thread(target=fill)
+    with lock(folder / LOCK):
+        thread.start()
+        while not said:
+            thread.join(0.01)
+        shutil.rmtree(folder)
+    thread.join()
+    assert done
+    check(opened(folder)[0], ROWS[4:8])
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -296,4 +418,4 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(
     assert "(No space left on device; 0.012 MB are free). The 12 rows written" in str(caught.value)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     check(opened(folder)[0], ROWS)
-    assert json.loads((folder / MANIFEST).read_text())["format"] == 1
+    assert json.loads((folder / MANIFEST).read_text())["format"] == 2
