@@ -107,8 +107,8 @@ def test_verify_finds_a_flipped_byte_and_the_next_build_mends_it(
     (shard.parent / "manifest.json").unlink()
     done = cli("cache", "verify", where)
     assert done.code == 1
-    assert "manifest.json: it is gone, and 1 shards with it\n" in done.out
-    assert "its manifest cannot be read" in cli("cache", "info", where).out
+    assert "manifest.json: it is missing, so 1 shards cannot be used\n" in done.out
+    assert "unusable, see below" in cli("cache", "info", where).out
 
 
 def test_a_store_that_was_stopped_before_its_first_shard_is_not_damaged(
@@ -130,6 +130,66 @@ def test_prune_removes_what_is_not_used(cli: Any, folder: Path) -> None:
     assert "40.0 days ago" in cli("cache", "info", where).out
     assert cli("cache", "prune", where).out == f"removed 1 store(s), 0.00 GB, from {folder}\n"
     assert [file.name for file in folder.iterdir()] == ["notes"]
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "-1", "soon"])
+def test_prune_takes_a_number_of_days_only(cli: Any, folder: Path, days: str) -> None:
+    done = cli("cache", "prune", "--days", days, f"--cache.folder={folder}")
+    assert done.code == 2
+    assert "Invalid value for '--days': " in done.err
+    assert [store.name for store in folder.iterdir() if STORE.fullmatch(store.name)]
+
+
+def test_a_malformed_manifest_stops_no_command(
+    cli: Any, folder: Path, teacher: Path, data: Path
+) -> None:
+    """Neither its own store's, nor another's."""
+    (own,) = folder.iterdir()
+    bad = folder / "d2acab8960ad0316"
+    bad.mkdir()
+    (bad / "lock").touch()
+    for store in (bad, own):
+        manifest = store / "manifest.json"
+        manifest.write_text('{"format": 2, "identity": {}, "shards": {"a.safetensors": "x"}}')
+        line = f"{manifest}: it is not a manifest of layermix (identity.teacher: Field required)\n"
+        done = cli("cache", "info", f"--cache.folder={folder}")
+        assert (done.code, line in done.out) == (0, True)
+        done = cli("cache", "verify", f"--cache.folder={folder}")
+        assert (done.code, line in done.out) == (1, True)
+    done = cli("cache", "build", *wanted(teacher, data, folder))
+    assert done.code == 0, done.err
+    assert "its signals are computed again" in done.err
+    assert "100%" in cli("cache", "build", *wanted(teacher, data, folder)).err
+    assert "removed 2 store(s)" in cli("cache", "prune", "--days=0", f"--cache.folder={folder}").out
+    assert not list(folder.iterdir())
+
+
+def test_a_link_in_place_of_a_store_is_refused(
+    cli: Any, folder: Path, teacher: Path, data: Path, tmp_path: Path
+) -> None:
+    (own,) = folder.iterdir()
+    for file in own.iterdir():
+        file.unlink()
+    own.rmdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").touch()
+    own.symlink_to(tmp_path / "out")
+    done = cli("cache", "build", *wanted(teacher, data, folder))
+    assert done.code == 2
+    assert f"{own}: found a link, wanted a folder that layermix made; remove the link" in done.err
+    assert cli("cache", "info", f"--cache.folder={folder}").out.startswith("no teacher signals")
+    assert "removed 0" in cli("cache", "prune", "--days=0", f"--cache.folder={folder}").out
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_prune_says_what_it_kept(cli: Any, folder: Path) -> None:
+    (own,) = folder.iterdir()
+    (own / "notes.txt").touch()
+    done = cli("cache", "prune", "--days=0", f"--cache.folder={folder}")
+    assert done.out.endswith(
+        f"{own}: the folder was kept: it holds files that layermix did not make: notes.txt\n"
+    )
+    assert [file.name for file in own.iterdir()] == ["notes.txt"]
 
 
 def test_verify_does_not_wait_for_a_store_that_is_being_filled(cli: Any, folder: Path) -> None:

@@ -1,14 +1,61 @@
-"""Tokenizers are equal if they tokenize equally."""
+"""Tokenizers are equal if they make the same of every text."""
 
-from transformers import BertTokenizer
+from collections.abc import Iterator
 
-from layermix.models.tokenizers import same_tokens
+import pytest
+from transformers import BertTokenizer, DistilBertTokenizer
+
+from layermix.models.encoder import MODEL_INPUTS
+from layermix.models.tokenizers import equal_inputs, equal_padding
+
+ALL = frozenset(MODEL_INPUTS)
+LOWER, CAPITALS = [["a b", "c"], ["c d", "e"]], [["a b", "c"], ["C d", "e"]]
 
 
-def test_tokenizers_are_the_same_if_they_give_the_same(tokenizer: BertTokenizer) -> None:
+def never() -> Iterator[list[list[str]]]:
+    yield pytest.fail("tokenizers of equal settings need no texts")
+
+
+def test_tokenizers_of_equal_settings_are_the_same_without_a_text(tokenizer: BertTokenizer) -> None:
+    copy = BertTokenizer(vocab=tokenizer.get_vocab())
+    copy("a b c", truncation=True, max_length=3, padding="max_length")  # leaves a state behind
+    assert equal_inputs(tokenizer, tokenizer, never()) == ALL
+    assert equal_inputs(tokenizer, copy, never()) == ALL
+
+
+def test_other_vocabularies_or_sides_are_told_without_a_text(tokenizer: BertTokenizer) -> None:
     words = tokenizer.get_vocab()
-    probes = [("a b", "C d"), ("e", "f")]
-    assert same_tokens(tokenizer, BertTokenizer(vocab=words), probes)
-    assert not same_tokens(tokenizer, BertTokenizer(vocab={**words, "new": len(words)}), probes)
-    assert not same_tokens(tokenizer, BertTokenizer(vocab=words, do_lower_case=False), probes)
-    assert not same_tokens(tokenizer, BertTokenizer(vocab=words, padding_side="left"), probes)
+    for other in (
+        BertTokenizer(vocab={**words, "new": len(words)}),
+        BertTokenizer(vocab=words, padding_side="left"),
+        BertTokenizer(vocab=words, truncation_side="left"),
+    ):
+        assert equal_inputs(tokenizer, other, never()) == frozenset()
+
+
+def test_tokenizers_of_other_settings_are_compared_on_every_text(tokenizer: BertTokenizer) -> None:
+    cased = BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=False)
+    assert equal_inputs(tokenizer, cased, [LOWER]) == ALL
+    assert "input_ids" not in equal_inputs(tokenizer, cased, [LOWER, CAPITALS])
+    assert "input_ids" not in equal_inputs(tokenizer, cased, [LOWER] * 200 + [CAPITALS])
+
+
+def test_equal_tokens_with_other_token_types_are_told(tokenizer: BertTokenizer) -> None:
+    other = DistilBertTokenizer(vocab=tokenizer.get_vocab())
+    assert equal_inputs(tokenizer, other, [LOWER]) == {"input_ids", "attention_mask"}
+
+
+def test_a_tokenizer_without_a_fast_one_is_compared_on_every_text(
+    tokenizer: BertTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = BertTokenizer(vocab=tokenizer.get_vocab())
+    monkeypatch.setattr(BertTokenizer, "backend_tokenizer", None)
+    with pytest.raises(pytest.fail.Exception):
+        equal_inputs(tokenizer, copy, never())
+
+
+def test_padding_is_compared_apart_from_tokens(tokenizer: BertTokenizer) -> None:
+    words = tokenizer.get_vocab()
+    assert equal_padding(tokenizer, BertTokenizer(vocab=words))
+    assert not equal_padding(tokenizer, BertTokenizer(vocab=words, pad_token="[MASK]"))
+    assert not equal_padding(tokenizer, BertTokenizer(vocab=words, padding_side="left"))

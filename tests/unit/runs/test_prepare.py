@@ -172,6 +172,43 @@ def test_the_same_tokens_with_other_segments_are_encoded_for_each(
     assert "teacher_inputs" not in shared.collate([shared.splits["train"][0]])
 
 
+def test_a_tokenizer_that_differs_in_a_late_text_alone_is_another_one(
+    pair: tuple[Classifier, Classifier], tokenizer: BertTokenizer
+) -> None:
+    teacher, student = pair
+    cased = BertTokenizer(vocab=tokenizer.get_vocab(), do_lower_case=False)
+    other = Classifier(student.model, cased, "STUDENT")
+    lines = [f"{a} {b} {c}" for a in LETTERS[:2] for b in LETTERS for c in LETTERS[:4]]
+    rows = [{"text": line, "label": n % 2} for n, line in enumerate(lines)]
+    plain = from_splits({"train": rows[:150], "validation": rows[150:]})
+    assert "teacher_inputs" not in batch_of(prepare_tiny((teacher, other), plain))
+    rows[140] = {"text": "A capital", "label": 1}
+    late = from_splits({"train": rows[:150], "validation": rows[150:]})
+    with pytest.raises(ModelError, match="the tokenizers of teacher and student differ"):
+        prepare_tiny((teacher, other), late)
+    apart = prepare_tiny((teacher, other), late, loss=LOGITS_ONLY)
+    assert "teacher_inputs" in batch_of(apart)
+    row = apart.splits["train"][140]
+    assert row["teacher_input_ids"] == teacher.tokenizer("A capital")["input_ids"]
+    assert row["input_ids"] == cased("A capital")["input_ids"] != row["teacher_input_ids"]
+
+
+def test_each_model_is_padded_by_its_own_tokenizer(
+    pair: tuple[Classifier, Classifier], tokenizer: BertTokenizer, texts: Texts
+) -> None:
+    teacher, student = pair
+    other = BertTokenizer(vocab=tokenizer.get_vocab(), pad_token="[MASK]")
+    batch = batch_of(prepare_tiny((teacher, Classifier(student.model, other, "S")), texts()))
+    padding = batch["attention_mask"] == 0
+    assert padding.any()
+    assert (batch["input_ids"][padding] == other.mask_token_id).all()
+    assert (batch["teacher_inputs"]["input_ids"][padding] == tokenizer.pad_token_id).all()
+
+
+def batch_of(prepared: PreparedData) -> dict[str, Any]:
+    return prepared.collate([prepared.splits["train"][row] for row in range(6)])
+
+
 PAIRS = [(f"{a} {b}", f"{b} {a} {a}") for a, b in zip(LETTERS[:12], LETTERS[12:24], strict=True)]
 
 

@@ -15,15 +15,16 @@ from layermix.core.objective import build_objective
 from layermix.core.signals import Needs, Teacher
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData
-from layermix.models.encoder import Classifier, HFEncoder
+from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.live_teacher import LiveTeacher
+from layermix.models.loading import load_classifier
 from layermix.models.students import copy_blocks
 from layermix.runs.pipeline import distill_from
 from layermix.runs.prepare import prepare
 from layermix.teacher_cache import choose
 from layermix.teacher_cache.cached_teacher import CachedTeacher
 from layermix.teacher_cache.choose import agree, cache_folder, open_cache, signals_for
-from layermix.teacher_cache.store import LOCK, MANIFEST
+from layermix.teacher_cache.manifest import LOCK, MANIFEST
 
 ROWS = 26
 
@@ -106,16 +107,24 @@ def test_attention_scores_are_not_stored(ask: Ask, tmp_path: Path) -> None:
     loss = config.loss.model_copy(update={"attention_weight": 1})
     found, (told,) = ask(config.model_copy(update={"loss": loss}))
     assert isinstance(found, LiveTeacher)
-    assert told.startswith("the attention loss needs scores of all pairs of tokens")
+    assert told == (
+        "the attention loss needs scores of all pairs of tokens, which are not stored: the teacher "
+        "runs live on every batch, in float32"
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("cache", "free", "told"),
     [
-        ({"max_gb": 0}, 10**12, "cache.max_gb 0, of which 0.00 GB are used"),
-        ({}, 2**30 + 10, "the 1.07 GB that are free, less 1.07 to spare"),
-        ({"use": False}, 10**12, "cache.use is off: the teacher runs live on every batch"),
+        (
+            {"max_gb": 0},
+            10**12,
+            "need 0.00 GB more in {folder}, but cache.max_gb is 0: the teacher",
+        ),
+        ({"max_gb": 1e-9}, 10**12, "of cache.max_gb 1e-09, 0.00 GB are used (fewer layers, by"),
+        ({}, 2**30 + 10, "1.07 GB are free, of which 1.07 are left to others (fewer layers, by"),
+        ({"use": False}, 10**12, "cache.use is off: the teacher"),
     ],
 )
 def test_what_does_not_fit_is_asked_for_live_and_said(
@@ -129,8 +138,9 @@ def test_what_does_not_fit_is_asked_for_live_and_said(
     monkeypatch.setattr(choose, "free_bytes", lambda _: free)
     found, said = ask(settings(tmp_path, **cache))
     assert isinstance(found, LiveTeacher)
-    assert told in said[-1]
-    assert "the teacher runs live on every batch" in said[-1]
+    (line,) = said
+    assert told.format(folder=tmp_path) in line
+    assert line.endswith(": the teacher runs live on every batch, in float32")
     assert not list(tmp_path.iterdir())
 
 
@@ -147,6 +157,31 @@ def test_the_space_used_counts_all_stores(ask: Ask, tmp_path: Path) -> None:
     assert "cache.max_gb 1.7e-05" in said[-1]
     found, _ = ask(settings(tmp_path, max_gb=1))
     assert isinstance(found, CachedTeacher)
+
+
+def test_the_space_used_counts_stores_only(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "a-model").mkdir()
+    (tmp_path / "a-model" / "model.safetensors").write_bytes(bytes(10**6))
+    found, _ = ask(settings(tmp_path, max_gb=1e-3))
+    assert isinstance(found, CachedTeacher)
+
+
+@pytest.mark.parametrize("limit", ["max_gb", "free"])
+def test_a_damaged_shard_is_not_counted_as_used(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Its rows are computed again, and it is removed before they are written."""
+    found, _ = ask(settings(tmp_path))
+    assert isinstance(found, CachedTeacher)
+    (shard,) = tmp_path.rglob("*.safetensors")
+    size = shard.stat().st_size
+    shard.write_bytes(bytes(size))
+    if limit == "free":
+        monkeypatch.setattr(choose, "free_bytes", lambda _: choose.SPARE_BYTES + 10)
+    more = {"max_gb": (size + 2000) / 1e9} if limit == "max_gb" else {}
+    found, said = ask(settings(tmp_path, **more))
+    assert isinstance(found, CachedTeacher), said
+    assert shard.read_bytes() != bytes(size)
 
 
 def test_training_is_the_same_with_and_without_the_cache(
@@ -190,7 +225,7 @@ def test_a_damaged_shard_is_said_and_mended_by_the_next_run(ask: Ask, tmp_path: 
     assert shard.read_bytes() == content
     (found.store.folder / MANIFEST).unlink()
     _, said = ask(settings(tmp_path))
-    assert "it is gone, and 1 shards with it; its signals are computed again" in said[0]
+    assert "it is missing, so 1 shards cannot be used; its signals are computed again" in said[0]
     assert shard.read_bytes() == content
 
 
@@ -218,6 +253,67 @@ def test_bfloat16_is_taken_if_the_predictions_stay_the_same(
         again, size = open_cache(prepared, teacher, Needs((1,)), config, reporter)
         assert again.identity == store.identity
         assert size.missing == 0
+
+
+@pytest.mark.parametrize("cache", [{"use": False}, {"max_gb": 0, "precision": "bf16"}], ids=str)
+@pytest.mark.parametrize("same", [True, False])
+def test_a_live_teacher_computes_in_bfloat16_only_if_the_predictions_stay_the_same(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: dict[str, Any], same: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(choose, "agree", lambda *_: asked.append(1) or same)
+    config = settings(tmp_path, **cache)
+    training = config.training.model_copy(update={"precision": "bf16"})
+    found, said = ask(config.model_copy(update={"training": training}))
+    assert isinstance(found, LiveTeacher)
+    assert found.precision == (torch.bfloat16 if same else torch.float32)
+    assert asked == [1]
+    assert said[-1].endswith(f"live on every batch, in {'bfloat16' if same else 'float32'}")
+
+
+OTHER_SETUPS: list[dict[str, Any]] = [
+    {"hidden_act": "relu"},
+    {"num_attention_heads": 4},
+    {"layer_norm_eps": 1e-5},
+]
+
+
+@pytest.mark.parametrize("change", [*OTHER_SETUPS, {"padding_side": "left"}], ids=str)
+def test_teachers_of_equal_weights_that_compute_otherwise_have_stores_of_their_own(
+    teacher: Classifier, data: TextData, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    config, reporter = settings(tmp_path), Listening()
+    if "padding_side" in change:
+        tokenizer = BertTokenizer(vocab=teacher.tokenizer.get_vocab(), **change)
+        other = replace(teacher, tokenizer=tokenizer)
+    else:
+        model_config = type(teacher.model.config)(**{**teacher.model.config.to_dict(), **change})
+        model = BertForSequenceClassification(model_config)
+        model.load_state_dict(teacher.model.state_dict())
+        other = replace(teacher, model=model)
+    stores = []
+    for one in (teacher, other):
+        prepared = prepare(one, copy_blocks(one, 2), data, config, reporter)
+        store, size = open_cache(prepared, one, Needs((1,)), config, reporter)
+        assert size.stored == 0
+        choose.filled(prepared, one, store, reporter)
+        stores.append(store)
+    assert stores[0].identity.teacher == stores[1].identity.teacher
+    assert stores[0].folder != stores[1].folder
+
+
+def test_names_and_places_do_not_change_the_store(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    teacher.model.config.layermix = {"max_length": 8}
+    teacher.model.config.id2label = {0: "no", 1: "yes"}
+    teacher.model.save_pretrained(tmp_path / "elsewhere")
+    teacher.tokenizer.save_pretrained(tmp_path / "elsewhere")
+    loaded = load_classifier(str(tmp_path / "elsewhere"))
+    teacher.model.config.layermix = None
+    teacher.model.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    setups = {setup_fingerprint(one.model, one.tokenizer) for one in (teacher, loaded)}
+    assert len(setups) == 1
 
 
 def test_a_prediction_that_bfloat16_changes_is_found(
