@@ -344,8 +344,9 @@ class CacheConfig(Section):
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format in which hidden states are stored."""
     precision: Precision = "auto"
-    """Precision in which the signals are computed; auto: bf16 where the hardware supports it and
-    the teacher's predictions stay the same, else fp32."""
+    """Precision in which stored signals are computed; auto: bf16 where the hardware supports it and
+    the teacher's predictions stay the same, else fp32. A live teacher uses training.precision,
+    after the same check."""
 
 
 class Run(Section):
