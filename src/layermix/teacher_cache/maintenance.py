@@ -127,6 +127,8 @@ def verify(store: StoreInfo) -> dict[str, str]:
     that is being filled, and reports that.
     """
     folder, identity = store.folder, store.identity
+    if not folder.is_dir():  # another process has just pruned it; a lock would make it again
+        return {}
     try:
         with lock(folder / LOCK, wait=False):
             manifest, problem = read_manifest(folder)
@@ -145,8 +147,6 @@ def verify(store: StoreInfo) -> dict[str, str]:
     except LockedError:
         return {LOCK: "a process is filling this store, so it was not checked; try again later"}
     except OSError as error:
-        if not folder.exists():  # another process has just pruned it
-            return {}
         return {error.filename or MANIFEST: f"the store cannot be checked ({error.strerror})"}
 
 
@@ -169,7 +169,7 @@ def prune(root: Path, days: float) -> Pruned:
     """Removes the stores that no run has opened for so many days, and only layermix's own files."""
     pruned = Pruned()
     for store in stores(root):
-        if store.idle_days < days:
+        if store.idle_days < days or not store.folder.is_dir():  # or another process was faster
             continue
         try:
             with lock(store.folder / LOCK, wait=False):
@@ -180,8 +180,7 @@ def prune(root: Path, days: float) -> Pruned:
             pruned.busy.append(store)
             continue
         except OSError as error:
-            if store.folder.exists():
-                pruned.kept[store.folder] = f"it cannot be removed ({error.strerror})"
+            pruned.kept[store.folder] = f"it cannot be removed ({error.strerror})"
             continue
         pruned.removed.append(store)
         if strangers := foreign_entries(store.folder):

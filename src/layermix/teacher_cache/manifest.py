@@ -6,6 +6,7 @@ another size than a store has. Whatever does not fit the schema is one problem, 
 
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -213,7 +214,7 @@ def store_folders(root: Path) -> Iterator[Path]:
     """
     try:
         folders = sorted(root.iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for folder in folders:
         named = _STORE.fullmatch(folder.name) and not folder.is_symlink()
@@ -228,8 +229,11 @@ def own_files(folder: Path) -> list[Path]:
 
 def foreign_entries(folder: Path) -> list[Path]:
     """Returns what else is in a store's folder: other names, links, folders."""
-    own = own_files(folder)
-    return [path for path in _entries(folder) if path not in own]
+    return [
+        path
+        for path in _entries(folder)
+        if not (_OWN_FILE.fullmatch(path.name) and _is_file(path)) and os.path.lexists(path)
+    ]
 
 
 def file_size(file: Path) -> int:
