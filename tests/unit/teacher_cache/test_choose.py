@@ -1,5 +1,6 @@
 """Which teacher a run gets, and what is said of it before the work."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,7 +288,8 @@ def test_teachers_of_equal_weights_that_compute_otherwise_have_stores_of_their_o
         tokenizer = BertTokenizer(vocab=teacher.tokenizer.get_vocab(), **change)
         other = replace(teacher, tokenizer=tokenizer)
     else:
-        model_config = type(teacher.model.config)(**{**teacher.model.config.to_dict(), **change})
+        model_config = copy.deepcopy(teacher.model.config)
+        model_config.update(change)
         model = BertForSequenceClassification(model_config)
         model.load_state_dict(teacher.model.state_dict())
         other = replace(teacher, model=model)
