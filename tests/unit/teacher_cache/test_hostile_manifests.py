@@ -85,7 +85,7 @@ def holds(make_store: Callable[..., Path], data: Any) -> None:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_hostile_manifest_does_no_harm(make_store: Callable[..., Path], data: Any) -> None:
     holds(make_store, data)
 
