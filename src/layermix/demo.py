@@ -6,6 +6,7 @@ Finished runs in its folder are read, not repeated; a demo that was stopped cont
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from layermix.config import DistillConfig, TeachConfig, to_yaml
@@ -226,8 +227,9 @@ def table_text(table: Mapping[str, Any]) -> str:
             "Smaller differences do not show which student is better.",
             "",
             "Next:",
-            f"  see a report        layermix report {out}/learned",
-            f"  score the student   layermix evaluate {out}/learned --data {out}/data",
+            f"  see a report        layermix report {quote(f'{out}/learned')}",
+            f"  score the student   layermix evaluate {quote(f'{out}/learned')} "
+            f"--data {quote(f'{out}/data')}",
             f"  use the student     {out}/learned/student (a plain transformers model)",
             "  your own data       layermix teach --model minilm --data FOLDER --out TEACHER",
             "                      layermix distill --teacher TEACHER --data FOLDER --out RUN",

@@ -251,7 +251,8 @@ def test_rows_that_cannot_be_read_are_told_once_the_others_are_labelled(
         "Error: 3 of 5 rows could not be read:\n"
         f"  {source}:3: the text is empty (column 'review')\n"
         f"  {source}:4: too many fields: 2, wanted 1\n"
-        f"  {source}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8\n"
+        f"  {source}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8, or give its "
+        "encoding with --data.encoding\n"
         f"All other rows were labelled. The output is in {out}, in the order of the input; the "
         "rows that could not be read stand there without text and label.\n"
     )

@@ -12,6 +12,7 @@ from layermix.cli.options import (
     DATA,
     JSON,
     MODEL,
+    READING,
     RUNTIME,
     config_options,
     extra_needed,
@@ -67,7 +68,7 @@ def evaluate_command(
 )
 @RUNTIME
 @BATCH_SIZE
-@config_options(TeachConfig, only=("data.text_columns", "data.quoting"))
+@config_options(TeachConfig, only=READING)
 def predict_command(
     model: str,
     file: str,
@@ -96,6 +97,8 @@ def predict_command(
         text_columns=data.text_columns,
         input_format=input_format,
         quoting=data.quoting,
+        header=data.header,
+        encoding=data.encoding,
         force=force,
         runtime=runtime,
         batch_size=batch_size,

@@ -139,8 +139,11 @@ RUNTIME = click.option(
     help="Run the model with PyTorch, or with onnxruntime on a file that `layermix export` made "
     "(float32 or int8).  [default: torch if the folder has weights, else onnx, else int8]",
 )
+READING = ("data.text_columns", "data.quoting", "data.header", "data.encoding")
+"""Fields that say how texts are read."""
 DATA = config_options(
-    TeachConfig, only=("data.path", "data.text_columns", "data.label_column", "data.quoting")
+    TeachConfig,
+    only=("data.path", "data.label_column", "data.label_names", "data.skip_labels", *READING),
 )
 
 

@@ -1,5 +1,6 @@
 """Commands that run a study, many runs and their comparison: `study` and `reproduce`."""
 
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -122,5 +123,5 @@ def _run_study(
         results = folder.results_file
         click.echo(
             f"The results are in {results}, the runs in cells/ beside it.\n"
-            f"Next: layermix report {results}"
+            f"Next: layermix report {shlex.quote(str(results))}"
         )

@@ -1,5 +1,6 @@
 """Commands that train: `teach`, `distill`, and `demo`, which does both."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def teach_command(
         print_json(result.record.to_dict())
         return
     click.echo(score_table(result.record))
-    click.echo(f"\nNext: layermix distill --teacher {out} --data DATA --out RUN")
+    click.echo(f"\nNext: layermix distill --teacher {shlex.quote(str(out))} --data DATA --out RUN")
 
 
 @command("distill", stopped=RESUMABLE, is_run=True)
@@ -90,10 +91,11 @@ def distill_command(
         print_json(result.record.to_dict())
         return
     click.echo(score_table(result.record))
+    run = shlex.quote(str(out))
     click.echo(
         f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
-        f"Next: layermix report {out}    or    layermix predict {out} FILE    or    "
-        f"layermix evaluate {out} --data DATA"
+        f"Next: layermix report {run}    or    layermix predict {run} FILE    or    "
+        f"layermix evaluate {run} --data DATA"
     )
 
 

@@ -51,6 +51,24 @@ def _expand(value: str, info: ValidationInfo) -> str:
     return expanded
 
 
+def _text_encoding(value: str) -> str:
+    """The name of an encoding in which ASCII text is the same bytes as in UTF-8.
+
+    Raises:
+        ValueError: If Python does not know it, or it is of another kind, such as UTF-16.
+    """
+    ascii = "".join(map(chr, range(128)))
+    try:
+        if ascii.encode().decode(value) == ascii:
+            return value
+    except (LookupError, ValueError):
+        pass
+    raise ValueError(
+        f"found {value!r}, wanted the name of an encoding that Python knows and that contains "
+        "ASCII, such as utf-8, cp1252 or gb18030; save files in other encodings as UTF-8"
+    )
+
+
 Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
 """A path or hub name as text, with `~` and `$VARIABLE` expanded."""
 Integers = Annotated[
@@ -170,9 +188,20 @@ class DataConfig(OneWord):
     """One text column, or two for text pairs. By default found by common names, such as text."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
     """The label column. By default found by common names, such as label."""
+    label_names: Words | None = None
+    """Names of the labels: in the order of the integers 0, 1, …, such as bad,good, or as
+    LABEL=CLASS for each label, such as 1=bad,2=good."""
+    skip_labels: Words | None = None
+    """Leave out the rows with these labels, such as -1, which marks rows without a label in data
+    sets of the hub."""
     quoting: Literal["auto", "quoted", "raw"] = "auto"
     """TSV only: quote marks delimit fields (quoted) or belong to the text (raw, as in GLUE); auto
     decides by the file."""
+    header: bool = True
+    """CSV and TSV only: the first line has the names of the columns. With --no-data.header it is a
+    row, and the columns are called 1, 2, 3, …"""
+    encoding: Annotated[str, AfterValidator(_text_encoding)] = "utf-8"
+    """Encoding of text files, such as cp1252 (Western Windows), latin-1 or gb18030."""
     task: str | None = None
     """Name of a known task, which sets the metrics (see `layermix list`). By default guessed from
     the path."""

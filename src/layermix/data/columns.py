@@ -1,4 +1,4 @@
-"""Which columns hold the texts and the label, and whether the texts are usable."""
+"""Finds the columns with the texts and the label, and checks the texts."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,21 +34,23 @@ _MISSING = "missing_text_column"
 
 
 def find_label_column(table: Table, given: str | None) -> str | None:
-    """The label column as given, or by its usual names; None, and a problem, where unclear."""
+    """Returns the label column, given or found by name; None, and a problem, if it is unclear."""
     if given is not None:
         return given
     names = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
     if len(names) == 1:
         return names[0]
     fault = f"several label columns, {listed(names)}" if names else "no label column found"
-    table.add_problem(f"{fault}; {table.column_names()}; name it with --data.label_column NAME")
+    table.add_problem(
+        f"{fault}; {table.column_names()}; name it with --data.label_column NAME{table.hint}"
+    )
     return None
 
 
 def find_text_columns(
     table: Table, given: Sequence[str] | None, label: str | None
 ) -> tuple[str, ...] | None:
-    """The text columns as given, or by their usual names; None, and a problem, where unclear."""
+    """Returns the text columns, given or found by name; None, and a problem, if unclear."""
     if given is not None:
         if len(given) not in (1, 2) or len({*given, label}) != len(given) + 1:
             table.add_problem(
@@ -76,13 +78,13 @@ def find_text_columns(
     choices = " or ".join(map(listed, possible))
     fault = f"several possible text columns, {choices}" if possible else "no text column found"
     table.add_problem(
-        f"{fault}; {table.column_names()}; name one or two with --data.text_columns A,B"
+        f"{fault}; {table.column_names()}; name one or two with --data.text_columns A,B{table.hint}"
     )
     return None
 
 
 def has_text_columns(table: Table, columns: tuple[str, ...]) -> bool:
-    """Whether a table has these text columns; those that it lacks are a problem."""
+    """Returns whether a table has these text columns; missing ones are a problem."""
     if table.plain and len(columns) > 1:
         table.diagnostics.add(
             table.source,
@@ -92,13 +94,14 @@ def has_text_columns(table: Table, columns: tuple[str, ...]) -> bool:
         return False
     missing = [name for name in columns if name not in table.columns]
     if missing and not table.plain:
-        table.add_problem(f"no column {listed(missing)}; {table.column_names()}", code=_MISSING)
+        fault = f"no column {listed(missing)}; {table.column_names()}{table.hint}"
+        table.add_problem(fault, code=_MISSING)
         return False
     return True
 
 
 def check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
-    """The texts of a table's rows; those that are not usable are problems."""
+    """Returns the texts of a table's rows; texts that cannot be used are problems."""
     names = ("text",) if table.plain else columns
     values = [table.columns[name]() for name in names]
     for name, column in zip(columns, values, strict=True):
@@ -126,7 +129,7 @@ def _text_fault(value: Any) -> str | None:
 def columns_for_model(
     model: str, trained: tuple[str, ...], given: tuple[str, ...] | None
 ) -> Iterator[tuple[str, ...] | None]:
-    """The text columns to read for a trained model: as given, else as trained, else unknown.
+    """Yields the text columns to read for a model: as given, else as trained, else None.
 
     Where a column that was not given is missing, the error says why the column was wanted.
 

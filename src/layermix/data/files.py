@@ -24,6 +24,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from layermix.config import DataConfig
 from layermix.data.tables import (
     NO_COLUMNS,
     NO_ROWS,
@@ -37,7 +38,7 @@ from layermix.errors import DataError
 Quoting = Literal["auto", "quoted", "raw"]
 
 OnNote = Callable[[str], None]
-"""Takes a sentence worth telling the user."""
+"""Takes a note for the user."""
 
 FORMATS = ("tsv", "csv", "jsonl", "json", "parquet", "txt")
 """File endings that are read: `json` as JSON lines, `txt` as one text per line."""
@@ -48,6 +49,7 @@ BLOCK = 1024
 LONGEST_RECORD = 10_000
 """Lines after which a quoted field that is still open is taken for a stray quote mark."""
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NEVER_CLOSED = "never closed"
 _NOT_PARQUET = "not readable as Parquet"
 
@@ -82,12 +84,18 @@ class Reader:
     no_rows: str = NO_ROWS
 
 
-def read_file(path: Path, quoting: Quoting, diagnostics: Diagnostics) -> Table | None:
-    """A whole file as one table; None, and a problem, where it cannot be read or has no columns."""
+def read_file(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Table | None:
+    """Returns a whole file as one table; None, and a problem, if it cannot be read."""
     blocks: list[Table] = []
     try:
         with open_file(
-            path, diagnostics, quoting=quoting, sample=sys.maxsize, note=diagnostics.notes.append
+            path,
+            diagnostics,
+            quoting=config.quoting,
+            header=config.header,
+            encoding=config.encoding,
+            sample=sys.maxsize,
+            note=diagnostics.notes.append,
         ) as reader:
             for block in reader.blocks(None):
                 diagnostics.update(block.table.diagnostics)
@@ -117,10 +125,12 @@ def open_file(
     *,
     format: str | None = None,
     quoting: Quoting = "auto",
+    header: bool = True,
+    encoding: str = "utf-8",
     sample: int,
     note: OnNote,
 ) -> Iterator[Reader]:
-    """Open a file, or a binary stream such as `sys.stdin.buffer`, to read it once.
+    """Opens a file, or a binary stream such as `sys.stdin.buffer`, to read it once.
 
     Args:
         source: Its path, or the stream.
@@ -128,6 +138,8 @@ def open_file(
         format: One of `FORMATS`; by default the file's ending. A stream is by default `jsonl` if
             its first line is a JSON object, else `txt`.
         quoting: As in `DataConfig.quoting`.
+        header: As in `DataConfig.header`.
+        encoding: As in `DataConfig.encoding`.
         sample: Lines of a TSV file from which it is judged whether quote marks delimit fields.
         note: Called with how quote marks were read, if there are any, and with what separates the
             fields of a CSV, if it is not the comma.
@@ -157,23 +169,28 @@ def open_file(
             )
         if not start[-1]:
             diagnostics.fail(name, "the file is empty")
+        if start[0].startswith(_LFS_POINTER):
+            diagnostics.fail(
+                name, "found a Git LFS pointer in place of the data; run `git lfs pull` there"
+            )
         if format == "parquet":
             yield _parquet(name, stack.enter_context(_seekable(start, file)), diagnostics)
             return
         if start[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             diagnostics.fail(name, "found UTF-16, wanted UTF-8; save it as UTF-8")
-        lines = _Lines(name, chain(start, file))
-        count = partial(_count_rows, path, format in ("csv", "tsv"))
+        lines = _Lines(name, chain(start, file), encoding)
+        count = partial(_count_rows, path, header and format in ("csv", "tsv"))
         if format == "txt":
             yield _plain(lines, diagnostics, count)
         elif format in ("csv", "tsv"):
-            yield _delimited(lines, format, quoting, sample, note, diagnostics, count)
+            delimited = _Delimited(lines, format, quoting, header, sample, note)
+            yield delimited.reader(diagnostics, count)
         else:
             yield _json_lines(lines, start, diagnostics, count)
 
 
 def _first_lines(file: BinaryIO) -> list[bytes]:
-    """The lines up to the first that is not blank, without a byte order mark; [b""] if none."""
+    """Returns the lines up to the first with text, without byte order mark; [b""] if none."""
     lines: list[bytes] = []
     for line in file:
         lines.append(line if lines else line.removeprefix(codecs.BOM_UTF8))
@@ -183,7 +200,7 @@ def _first_lines(file: BinaryIO) -> list[bytes]:
 
 
 def _guess_format(line: bytes) -> str:
-    """The format of a stream: `jsonl` if its first line is a JSON object, else `txt`."""
+    """Returns the format of a stream: `jsonl` if its first line is a JSON object, else `txt`."""
     try:
         return "jsonl" if isinstance(json.loads(line), dict) else "txt"
     except (ValueError, RecursionError):
@@ -191,7 +208,7 @@ def _guess_format(line: bytes) -> str:
 
 
 def _count_rows(path: Path | None, headed: bool) -> int | None:
-    """The rows of a text file by its newlines; None where reading it would use it up."""
+    """Counts the rows of a text file by its newlines; None if it can be read only once."""
     if path is None or not path.is_file():
         return None
     lines, end = 0, b"\n"
@@ -227,25 +244,26 @@ class _Lines:
     Never `splitlines`, which also splits at rare characters.
     """
 
-    def __init__(self, source: str, lines: Iterable[bytes]) -> None:
+    def __init__(self, source: str, lines: Iterable[bytes], encoding: str) -> None:
         self.source = source
         self._lines = lines
+        self._encoding = encoding
         self._faults: deque[tuple[int, str]] = deque()
 
     def __iter__(self) -> Iterator[str]:
         for number, raw in enumerate(self._lines, 1):
             line = raw.removesuffix(b"\n")
             try:
-                yield line.decode()
+                yield line.decode(self._encoding)
             except UnicodeDecodeError as error:
-                fault = f"invalid UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}"
-                self._faults.append((number, f"{fault}); save the file as UTF-8"))
-                yield line.decode(errors="replace")  # so that the rest of the line is checked too
+                self._faults.append((number, _wrong_bytes(line, error, self._encoding)))
+                # So that the rest of the line is checked too.
+                yield line.decode(self._encoding, errors="replace")
 
     def well_formed(
         self, records: Iterable[_Record], diagnostics: Diagnostics
     ) -> Iterator[_Record]:
-        """The records with content; faults, and bytes up to the last record's end, are problems."""
+        """Yields the records with content; faults and invalid bytes are problems."""
         for record in records:
             while self._faults and self._faults[0][0] <= record.last:
                 number, fault = self._faults.popleft()
@@ -260,15 +278,51 @@ class _Lines:
         records: Iterator[_Record],
         make_table: Callable[[list[_Record], Diagnostics], Table],
     ) -> Iterator[Block]:
-        """The remaining records in blocks."""
+        """Yields the remaining records in blocks."""
         while block := list(islice(records, BLOCK)):
             diagnostics = Diagnostics()
             good = list(self.well_formed(block, diagnostics))
             yield Block([record.first for record in block], make_table(good, diagnostics))
 
 
+def _wrong_bytes(line: bytes, error: UnicodeDecodeError, encoding: str) -> str:
+    """Returns the problem of a line in another encoding than the expected one."""
+    utf8 = codecs.lookup(encoding).name == "utf-8"
+    where = f"(byte 0x{line[error.start]:02x} at column {error.start + 1})"
+    fault = f"invalid {'UTF-8' if utf8 else encoding} {where}"
+    if utf8 and _looks_western(line):
+        return (
+            f"{fault}; the bytes look like cp1252: give --data.encoding cp1252, or save the file "
+            "as UTF-8"
+        )
+    return f"{fault}; save the file as UTF-8, or give its encoding with --data.encoding"
+
+
+def _looks_western(line: bytes) -> bool:
+    """Returns whether a line that is not UTF-8 looks like cp1252, as Western Windows writes it.
+
+    Examples:
+        >>> [_looks_western(text.encode("cp1252")) for text in ("café au lait", "“quoted” text")]
+        [True, True]
+        >>> _looks_western("жизнь ищи".encode("cp1251"))
+        False
+        >>> _looks_western("café cut within a letter: é".encode()[:-1])
+        False
+    """
+    try:
+        text = line.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    if not line.decode(errors="ignore").isascii():  # some of it is UTF-8
+        return False
+    if {*line} & {0xFE, 0xFF}:  # rare letters there, but usual in UTF-16 and in what is no text
+        return False
+    letters = [letter for letter in text if letter.isalpha()]
+    return sum(letter.isascii() for letter in letters) >= len(letters) / 2
+
+
 def _without_returns(lines: Iterable[str]) -> Iterator[str]:
-    """Drop the carriage returns of Windows' line ends, if the first line has one."""
+    """Drops the carriage returns of Windows' line ends, if the first line has one."""
     windows: bool | None = None
     for line in lines:
         if windows is None:
@@ -291,65 +345,114 @@ def _plain(lines: _Lines, diagnostics: Diagnostics, count: Callable[[], int | No
 # -- TSV and CSV -----------------------------------------------------------------------------------
 
 
-def _delimited(
-    lines: _Lines,
-    format: str,
-    quoting: Quoting,
-    sample: int,
-    note: OnNote,
-    diagnostics: Diagnostics,
-    count: Callable[[], int | None],
-) -> Reader:
-    source, texts = lines.source, iter(lines)
-    first = next(texts)
-    texts = chain([first], texts)
-    delimiter = "\t" if format == "tsv" else _csv_delimiter(source, first, note)
-    quoted, unjudged = format == "csv" or quoting == "quoted", False
-    if format == "tsv" and quoting == "auto":
-        head_lines = list(islice(texts, sample))
-        texts = chain(head_lines, texts)
-        complete = len(head_lines) < sample
-        marked, quoted = _judge_quoting(head_lines, complete)
-        unjudged = not marked
-        if marked:
-            where = "" if complete else f" of the first {sample:,} lines"
-            note(_quoting_note(source, f"{marked} fields{where}", quoted))
-    records = _without_blanks_at_end(
-        _quoted_records(texts, delimiter) if quoted else _raw_records(texts)
+@dataclass(frozen=True)
+class _Delimited:
+    """How a TSV or CSV file is read; the fields are those of `open_file`."""
+
+    lines: _Lines
+    format: str
+    quoting: Quoting
+    has_header: bool
+    sample: int
+    note: OnNote
+
+    def reader(self, diagnostics: Diagnostics, count: Callable[[], int | None]) -> Reader:
+        """Returns the reader; problems of the header go to `diagnostics`."""
+        lines, source, note = self.lines, self.lines.source, self.note
+        texts = iter(lines)
+        first = next(texts)
+        texts = chain([first], texts)
+        tabs = self.format == "tsv"
+        delimiter = "\t" if tabs else _csv_delimiter(source, first, self.has_header, note)
+        quoted, unjudged = not tabs or self.quoting == "quoted", False
+        if tabs and self.quoting == "auto":
+            head_lines = list(islice(texts, self.sample))
+            texts = chain(head_lines, texts)
+            complete = len(head_lines) < self.sample
+            marked, quoted = _judge_quoting(head_lines, complete)
+            unjudged = not marked
+            if marked:
+                where = "" if complete else f" of the first {self.sample:,} lines"
+                note(_quoting_note(source, f"{marked} fields{where}", quoted))
+        records = _without_blanks_at_end(
+            _quoted_records(texts, delimiter) if quoted else _raw_records(texts)
+        )
+        header, records = self._header(records, diagnostics)
+        hint = "" if not self.has_header or not _looks_like_data(header) else _HEADERLESS
+        for name, times in Counter(filter(None, header)).items():
+            if times > 1:
+                fault = f"the column {name!r} appears {times} times in the header{hint}"
+                diagnostics.add(source, fault, 1)
+        marks = 0  # fields seen so far that begin with a quote mark, which is text
+
+        def table(block: Sequence[_Record], diagnostics: Diagnostics) -> Table:
+            nonlocal marks
+            marks += 0 if quoted else sum(map(_marks, block))
+            return _from_fields(source, header, block, diagnostics, marks > 0)
+
+        def blocks(_: Sequence[str] | None) -> Iterator[Block]:
+            yield from lines.blocks(records, table)
+            if unjudged and marks:
+                note(_quoting_note(source, f"{marks} fields after line {self.sample:,}", False))
+
+        head = replace(_from_fields(source, header, (), diagnostics, False), hint=hint)
+        return Reader(head, blocks, count, "there is only a header, no rows")
+
+    def _header(
+        self, records: Iterator[_Record], diagnostics: Diagnostics
+    ) -> tuple[list[str], Iterator[_Record]]:
+        """Returns the names of the columns, and the records that are rows."""
+        first = list(islice(records, 1))
+        if self.has_header:
+            first = list(self.lines.well_formed(first, diagnostics))
+        if not first or first[0].fault:
+            if first:
+                diagnostics.add(self.lines.source, first[0].fault, first[0].first)
+            diagnostics.stop()
+        fields = first[0].content
+        if not self.has_header:
+            if not fields:
+                diagnostics.fail(self.lines.source, "a blank line, wanted the first row", 1)
+            return [str(number) for number in range(1, len(fields) + 1)], chain(first, records)
+        names = [name.strip() for name in fields]
+        if not any(names):
+            fault = "the header is blank, wanted the names of the columns"
+            diagnostics.fail(self.lines.source, fault, 1)
+        return names, records
+
+
+_HEADERLESS = (
+    "; line 1 looks like data, not like the names of columns: if the file has no header, give "
+    "--no-data.header, which calls the columns 1, 2, 3, …"
+)
+_LONGEST_NAME = 4
+"""Words that the name of a column may have."""
+
+
+def _looks_like_data(header: Sequence[str]) -> bool:
+    """Returns whether a header has a number or a sentence among its names.
+
+    Examples:
+        >>> _looks_like_data(["0", "1467810369", "NO_QUERY", "is upset that he can't come"])
+        True
+        >>> _looks_like_data(["v1", "v2", "", "date of birth"])
+        False
+    """
+    return any(
+        re.fullmatch(r"[+-]?[0-9]+([.,][0-9]+)?", name) or len(name.split()) > _LONGEST_NAME
+        for name in header
     )
-    header_row = list(lines.well_formed(islice(records, 1), diagnostics))
-    if not header_row:
-        diagnostics.stop()
-    header = [name.strip() for name in header_row[0].content]
-    if not any(header):
-        diagnostics.fail(source, "the header is blank, wanted the names of the columns", 1)
-    for name, times in Counter(filter(None, header)).items():
-        if times > 1:
-            diagnostics.add(source, f"the column {name!r} appears {times} times in the header", 1)
-    marks = 0  # fields seen so far that begin with a quote mark, which is text
-
-    def table(block: Sequence[_Record], diagnostics: Diagnostics) -> Table:
-        nonlocal marks
-        marks += 0 if quoted else sum(map(_marks, block))
-        return _from_fields(source, header, block, diagnostics, marks > 0)
-
-    def blocks(_: Sequence[str] | None) -> Iterator[Block]:
-        yield from lines.blocks(records, table)
-        if unjudged and marks:
-            note(_quoting_note(source, f"{marks} fields after line {sample:,}", False))
-
-    head = _from_fields(source, header, (), diagnostics, False)
-    return Reader(head, blocks, count, "there is only a header, no rows")
 
 
-def _csv_delimiter(source: str, header: str, note: OnNote) -> str:
-    """What separates the fields of a CSV.
+def _csv_delimiter(source: str, first: str, has_header: bool, note: OnNote) -> str:
+    """Returns what separates the fields of a CSV, judged from its first line.
 
     Where the comma is the decimal mark, spreadsheets write semicolons into their CSV.
     """
     for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
-        if "," not in header and delimiter in header:
-            note(f"{source}: fields are separated by {name}, as in its header")
+        if "," not in first and delimiter in first:
+            where = "its header" if has_header else "its first line"
+            note(f"{source}: fields are separated by {name}, as in {where}")
             return delimiter
     return ","
 
@@ -361,7 +464,7 @@ def _from_fields(
     diagnostics: Diagnostics,
     marked: bool,
 ) -> Table:
-    """Records as a table; those without a field for each column are problems."""
+    """Returns records as a table; those without a field for each column are problems."""
     hint = " (quote marks were read as text, see --data.quoting)" if marked else ""
     rows: list[list[str]] = []
     numbers: list[int] = []
@@ -396,13 +499,13 @@ def _without_blanks_at_end(records: Iterable[_Record]) -> Iterator[_Record]:
 
 
 def _raw_records(lines: Iterable[str]) -> Iterator[_Record]:
-    """TSV in which every line is a row and a quote mark is text."""
+    """Yields the records of TSV in which every line is a row and quote marks are text."""
     for number, line in enumerate(_without_returns(lines), 1):
         yield _Record(number, number, line.split("\t") if line else [])
 
 
 def _quoted_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
-    """Strict CSV. Of a record that is not well formed only the first line is given up."""
+    """Yields the records of strict CSV; of a malformed one, only the first line is skipped."""
     source = enumerate(lines, 1)
     again: deque[tuple[int, str]] = deque()  # lines that were read for a record that did not end
     taken: list[tuple[int, str]] = []
@@ -440,7 +543,7 @@ def _quoted_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
 
 
 def _judge_quoting(lines: Sequence[str], complete: bool) -> tuple[int, bool]:
-    """How many fields of a TSV begin with a quote mark, and whether these marks delimit fields.
+    """Returns how many fields of a TSV begin with a quote mark, and whether these delimit fields.
 
     Args:
         lines: All lines of the file, or the first ones.
@@ -461,18 +564,18 @@ def _judge_quoting(lines: Sequence[str], complete: bool) -> tuple[int, bool]:
 
 
 def _quoting_note(source: str, fields: str, quoted: bool) -> str:
-    """How a TSV file was read in which some fields begin with a quote mark."""
+    """Returns the note on how quote marks at the start of TSV fields were read."""
     how = "as quoted (raw" if quoted else "raw, as part of the text (quoted"
     return f"{source}: {fields} begin with a quote mark; read {how} is chosen with --data.quoting)"
 
 
 def _marks(record: _Record) -> int:
-    """How many fields of a raw record begin with a quote mark."""
+    """Returns how many fields of a raw record begin with a quote mark."""
     return sum(field.startswith('"') for field in record.content)
 
 
 def _looks_quoted(raw: Sequence[_Record], quoted: Sequence[_Record]) -> bool:
-    """Whether the quote marks of a TSV file delimit fields, or are text, as in GLUE.
+    """Returns whether the quote marks of a TSV file delimit fields; in GLUE they are text.
 
     If only one of the two readings gives every row the fields of the header, it is that one.
     Otherwise all fields that begin with a quote mark must be whole quoted fields, as some writer
@@ -538,7 +641,7 @@ def _json_lines(
 
 
 def _json_records(lines: Iterable[str]) -> Iterator[_Record]:
-    """One JSON value per line; blank lines are passed over."""
+    """Yields one JSON value per line; skips blank lines."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -564,7 +667,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _seekable(start: Sequence[bytes], file: BinaryIO) -> Iterator[BinaryIO]:
-    """The file from its beginning, as a copy on disk if it is a pipe."""
+    """Yields the file from its beginning, as a copy on disk if it is a pipe."""
     if file.seekable():
         file.seek(0)
         yield file
@@ -624,7 +727,7 @@ def _parquet(source: str, file: BinaryIO, diagnostics: Diagnostics) -> Reader:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """The names of the classes of each `ClassLabel` column that has some."""
+    """Returns the names of the classes of each `ClassLabel` column that has some."""
     return {  # one that was given only a number of classes calls them "0", "1", …
         column: feature.names
         for column, feature in features.items()
@@ -634,13 +737,13 @@ def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
 
 
 def arrow_columns(table: pa.Table) -> dict[str, Callable[[], list[Any]]]:
-    """The columns of an Arrow table as those of a `Table`."""
+    """Returns the columns of an Arrow table as those of a `Table`."""
     pairs = zip(table.column_names, table.columns, strict=True)
     return {name: column.to_pylist for name, column in pairs}
 
 
 def _row_faults(table: pa.Table) -> dict[int, str]:
-    """What is wrong with the values of some rows, such as bytes that are not UTF-8."""
+    """Returns row -> what is wrong with its values, such as bytes that are not UTF-8."""
     if not _fault(table):
         return {}
     faults = {row: _fault(table.slice(row, 1)) for row in range(len(table))}

@@ -1,4 +1,4 @@
-"""Texts to predict, read block by block.
+"""Reads texts to predict, block by block.
 
 A problem of the whole file is a `DataError` when it is opened. A row that cannot be read stands in
 its block as None, so that the rows keep their places; its problem is reported at the end.
@@ -51,12 +51,12 @@ class TextStream:
             _refuse_first(first)
 
     def __iter__(self) -> Iterator[list[Text | None]]:
-        """The rows by `BLOCK`, in their order; None is one that could not be read."""
+        """Yields the rows by `BLOCK`, in their order; None is a row that could not be read."""
         yield self._first
         yield from map(self._texts, self._blocks)
 
     def raise_unread(self, place: str) -> None:
-        """Raise an UnreadRowsError if a row could not be read; `place` is where the output is."""
+        """Raises an UnreadRowsError if a row could not be read; `place` is where the output is."""
         if self.unread:
             raise UnreadRowsError(
                 self._problems, self._total_problems, self.unread, self.rows, place
@@ -83,15 +83,19 @@ def open_texts(
     *,
     format: str | None = None,
     quoting: Quoting = "auto",
+    header: bool = True,
+    encoding: str = "utf-8",
     note: OnNote = lambda sentence: None,
 ) -> Iterator[TextStream]:
-    """Open texts to predict; a label column is neither needed nor read.
+    """Opens texts to predict; a label column is neither needed nor read.
 
     Args:
         source: A file, or an open binary stream such as `sys.stdin.buffer`.
         text_columns: One or two; found by their usual names if not given.
         format: As for `open_file`.
         quoting: As in `DataConfig.quoting`, but judged from the first `SAMPLE` lines.
+        header: As in `DataConfig.header`.
+        encoding: As in `DataConfig.encoding`.
         note: As for `open_file`.
 
     Raises:
@@ -99,7 +103,14 @@ def open_texts(
     """
     diagnostics = Diagnostics()
     with open_file(
-        source, diagnostics, format=format, quoting=quoting, sample=SAMPLE, note=note
+        source,
+        diagnostics,
+        format=format,
+        quoting=quoting,
+        header=header,
+        encoding=encoding,
+        sample=SAMPLE,
+        note=note,
     ) as reader:
         diagnostics.raise_problems()
         if reader.head.has_lines and not reader.head.columns:  # JSON lines without an object

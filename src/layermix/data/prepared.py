@@ -1,4 +1,4 @@
-"""The data of a run, ready to train on: tokens, held-out rows, what the teacher says of them."""
+"""The data of a run, ready to train on: tokens, held-out rows, the teacher's logits on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class PreparedData:
         teacher_fingerprint: Hash of the teacher's weights, computed once per run; None for `teach`.
         teacher_logits: The teacher's logits, (N, C), for each split but `train`; empty for `teach`.
         teacher_scores: The teacher's scores for each of these splits that has labelled rows.
-        notes: Sentences worth telling the user.
+        notes: Notes for the user.
         problem: The kind of label.
     """
 
@@ -51,13 +51,13 @@ class PreparedData:
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The splits that are scored after every epoch."""
+        """Returns the splits that are scored after every epoch."""
         return {
             name: self.splits[name] for name in ("validation", "holdout") if name in self.splits
         }
 
     @property
     def metric(self) -> str:
-        """The name of the score by which epochs are compared."""
+        """Returns the name of the score by which epochs are compared."""
         task = TASKS.get(self.texts.task or "")
         return (task.metrics if task else self.problem.default_scores)[0]

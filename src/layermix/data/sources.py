@@ -1,17 +1,25 @@
-"""Every source of labelled data becomes tables: files, a folder of them, a saved data set, the hub.
+"""Reads every source of labelled data into tables: files, folders, saved data sets, the hub.
 
-Values are taken as they are; which columns are texts and which labels make sense is decided in
-`texts.py`.
+A folder may hold a file per split, as shards or whole, a folder of files per split, or a folder of
+texts per split and class; or it has one folder that does, as a cloned data set repository. Values
+are taken as they are; `texts.py` checks texts and labels.
 """
 
-from collections.abc import Mapping
+import codecs
+import re
+import shlex
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from layermix.config import DataConfig
-from layermix.data.files import FORMATS, Quoting, arrow_columns, class_names, read_file
+from layermix.data.files import FORMATS, arrow_columns, class_names, read_file
 from layermix.data.splits import SPLIT_NAMES
 from layermix.data.tables import (
     NO_COLUMNS,
@@ -27,9 +35,15 @@ from layermix.errors import ConfigError, DataError
 Tables = dict[str, Table | None]
 """Split -> its table; None where reading failed, which is a problem in `Diagnostics`."""
 
+NO_CLASSES = ("unsup", *SPLIT_NAMES["unlabeled"])
+"""Folders of texts that are not those of a class."""
+
+SHARD = re.compile(r"(.+?)[-_.](\d+)-of-(\d+)(?:-[0-9a-f]+)?", re.ASCII)
+"""The name of one of several files of a split, such as `train-00000-of-00002`."""
+
 
 def read_tables(config: DataConfig, diagnostics: Diagnostics) -> tuple[Tables, str, str]:
-    """Read what a config names; the hub is asked only if no such path exists.
+    """Reads what a config names; asks the hub only if no such path exists.
 
     Returns:
         The tables, what the user named, and the name of a task that this may be.
@@ -51,24 +65,24 @@ def read_tables(config: DataConfig, diagnostics: Diagnostics) -> tuple[Tables, s
         )
     tables: Tables
     if config.train is None and path.is_dir():
-        tables, guess = _read_folder(path, config.quoting, diagnostics), path.resolve().name
+        tables, guess = _read_folder(path, config, diagnostics), path.resolve().name
     elif config.train is None and not path.exists():
         tables, guess = _read_hub(source, diagnostics)
     else:
         files = {"train": source, "validation": config.validation, "test": config.test}
         tables = {
-            split: read_file(Path(file), config.quoting, diagnostics)
+            split: read_file(Path(file), config, diagnostics)
             for split, file in files.items()
             if file is not None
         }
         guess = path.resolve().parent.name
     if config.unlabeled is not None:
-        tables["unlabeled"] = read_file(Path(config.unlabeled), config.quoting, diagnostics)
+        tables["unlabeled"] = read_file(Path(config.unlabeled), config, diagnostics)
     return tables, source, guess
 
 
 def tables_of(splits: Mapping[str, Any], source: str, diagnostics: Diagnostics) -> Tables:
-    """Turn data sets, or rows as dictionaries, by split into tables."""
+    """Returns tables of data sets, or of rows as dictionaries, by split."""
     tables: Tables = {}
     stems = {str(name): str(name).lower() for name in splits}
     for split, name in _pick_splits(stems, source, diagnostics).items():
@@ -77,7 +91,7 @@ def tables_of(splits: Mapping[str, Any], source: str, diagnostics: Diagnostics) 
 
 
 def _in_memory(rows: Any, source: str, diagnostics: Diagnostics) -> Table | None:
-    """A data set or rows as a table; None, and a problem, where there are no rows or columns."""
+    """Returns a data set or rows as a table; None, and a problem, if it has no rows or columns."""
     numbers = range(1, len(rows) + 1)
     if isinstance(rows, datasets.Dataset) and has_repeated_columns(
         source, rows.column_names, diagnostics
@@ -95,7 +109,7 @@ def _in_memory(rows: Any, source: str, diagnostics: Diagnostics) -> Table | None
     return table if table.columns else None
 
 
-def _read_folder(path: Path, quoting: Quoting, diagnostics: Diagnostics) -> Tables:
+def _read_folder(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Tables:
     if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
             saved = datasets.load_from_disk(str(path))
@@ -103,18 +117,153 @@ def _read_folder(path: Path, quoting: Quoting, diagnostics: Diagnostics) -> Tabl
             raise DataError([f"{path}: not readable as a saved data set: {error}"]) from error
         splits = saved if isinstance(saved, Mapping) else {"train": saved}
         return tables_of(splits, str(path), diagnostics)
-    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
-    stems = {  # what cannot be read is listed, never picked
-        file.name: file.stem.lower() if file.suffix[1:].lower() in FORMATS else "" for file in files
-    }
+    entries = _entries(path)
+    if not _has_training(entries):
+        folders = [paths[0] for paths in entries.values() if paths[0].is_dir()]
+        below = [folder for folder in folders if _has_training(_entries(folder))]
+        if len(below) > 1:
+            choices = " or ".join(f"--data {shlex.quote(str(folder))}" for folder in below)
+            raise DataError([f"{path}: several folders have a training split; give {choices}"])
+        if below:
+            diagnostics.notes.append(f"{path}: the splits are in {below[0]}")
+            path, entries = below[0], _entries(below[0])
     return {
-        split: read_file(path / name, quoting, diagnostics)
-        for split, name in _pick_splits(stems, str(path), diagnostics).items()
+        split: _read_split(entries[name], config, diagnostics)
+        for split, name in _pick_splits(_stems(entries), str(path), diagnostics).items()
     }
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _entries(folder: Path) -> dict[str, list[Path]]:
+    """Returns name -> file or folder; the shards of a split are one entry."""
+    entries: dict[str, list[Path]] = {}
+    for path in _visible(folder):
+        shard = SHARD.fullmatch(path.stem)
+        name = f"{shard[1]}-*-of-{shard[3]}{path.suffix}" if shard else path.name
+        entries.setdefault(name, []).append(path)
+    return entries
+
+
+def _stems(entries: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+    """Returns name -> what a split may be called, in lower case; empty if it cannot be one.
+
+    Folders count only if no file is a training split.
+    """
+    stems = {}
+    for name, paths in entries.items():
+        shard = SHARD.fullmatch(paths[0].stem)
+        readable = paths[0].suffix[1:].lower() in FORMATS and not paths[0].is_dir()
+        stems[name] = (shard[1] if shard else paths[0].stem).lower() if readable else ""
+    if not any(stem in SPLIT_NAMES["train"] for stem in stems.values()):
+        stems |= {name: name.lower() for name, paths in entries.items() if paths[0].is_dir()}
+    return stems
+
+
+def _has_training(entries: Mapping[str, Sequence[Path]]) -> bool:
+    return any(stem in SPLIT_NAMES["train"] for stem in _stems(entries).values())
+
+
+def _read_split(
+    paths: Sequence[Path], config: DataConfig, diagnostics: Diagnostics
+) -> Table | None:
+    """Returns the table of a file, of shards, or of a folder with files or with texts by class."""
+    first = paths[0]
+    if first.is_dir():
+        inside = _visible(first)
+        classes = [path for path in inside if path.is_dir() and any(path.glob("*.txt"))]
+        files = [path for path in inside if path.suffix[1:].lower() in FORMATS[:-1]]
+        if classes and not files:
+            return _read_texts(first, classes, config, diagnostics)
+        if not files or len({file.suffix.lower() for file in files}) > 1:
+            diagnostics.add(
+                str(first),
+                "wanted files of one format, or a folder of .txt files for each class; found "
+                f"{listed(path.name for path in inside) or 'nothing'}",
+            )
+            return None
+        return _joined(str(first), [read_file(file, config, diagnostics) for file in files])
+    if not (shard := SHARD.fullmatch(first.stem)):
+        return read_file(first, config, diagnostics)
+    total = int(shard[3])
+    if len(paths) != total:
+        diagnostics.add(
+            str(first.parent),
+            f"found {len(paths)} of the {total} files of the split {shard[1]}; wanted all: "
+            f"{listed(path.name for path in paths)}",
+        )
+        return None
+    source = str(first.with_name(f"{shard[1]}-*-of-{shard[3]}{first.suffix}"))
+    return _joined(source, [read_file(path, config, diagnostics) for path in paths])
+
+
+def _joined(source: str, parts: Sequence[Table | None]) -> Table | None:
+    """Returns the rows of several files as one table; None if a file could not be read."""
+    tables = [table for table in parts if table is not None]
+    if len(tables) < len(parts):
+        return None
+    starts = [0, *accumulate(len(table.numbers) for table in tables)]
+
+    def values(name: str) -> list[Any]:
+        columns = (
+            table.columns[name]() if name in table.columns else [None] * len(table.numbers)
+            for table in tables
+        )
+        return list(chain.from_iterable(columns))
+
+    def place(number: int) -> tuple[str, int]:
+        part = bisect_right(starts, number - 1) - 1
+        return tables[part].source, tables[part].numbers[number - 1 - starts[part]]
+
+    for table in tables:
+        if table.classes != tables[0].classes:
+            tables[0].diagnostics.add(
+                table.source, f"its classes are named otherwise than in {tables[0].source}"
+            )
+            return None
+    names = dict.fromkeys(chain.from_iterable(table.columns for table in tables))
+    columns = {name: partial(values, name) for name in names}
+    numbers = range(1, starts[-1] + 1)
+    return replace(tables[0], source=source, columns=columns, numbers=numbers, parts=place)
+
+
+def _read_texts(
+    folder: Path, classes: Sequence[Path], config: DataConfig, diagnostics: Diagnostics
+) -> Table | None:
+    """Returns a table of text files that stand in a folder for each class, such as aclImdb's."""
+    used = [path for path in classes if path.name.lower() not in NO_CLASSES]
+    if unused := [path.name for path in _visible(folder) if path not in used]:
+        diagnostics.notes.append(f"{folder}: not used: {listed(unused)}")
+    files = [file for path in used for file in sorted(path.glob("*.txt"))]
+    texts, read = list[str](), list[Path]()
+    for file in files:
+        try:
+            text = file.read_bytes().removeprefix(codecs.BOM_UTF8).decode(config.encoding)
+        except UnicodeDecodeError as error:
+            hint = "; give its encoding with --data.encoding"
+            diagnostics.add(str(file), f"cannot be read as {config.encoding}: {error.reason}{hint}")
+        except OSError as error:
+            diagnostics.add(str(file), f"cannot be read: {error.strerror or error}")
+        else:
+            texts.append(text.strip())
+            read.append(file)
+    if not read:
+        diagnostics.add(str(folder), NO_ROWS)
+        return None
+    return Table(
+        str(folder),
+        diagnostics,
+        {"text": partial(list, texts), "label": lambda: [file.parent.name for file in read]},
+        range(1, len(read) + 1),
+        has_lines=False,
+        parts=lambda number: (str(read[number - 1]), 0),
+    )
 
 
 def _read_hub(source: str, diagnostics: Diagnostics) -> tuple[Tables, str]:
-    """A hub data set `name` or `name:config`, and what its task may be called."""
+    """Returns a hub data set `name` or `name:config`, and what its task may be called."""
     if (
         source.startswith((".", "/", "~"))
         or source.count("/") > 1
@@ -139,7 +288,7 @@ def _read_hub(source: str, diagnostics: Diagnostics) -> tuple[Tables, str]:
 
 
 def _pick_splits(stems: Mapping[str, str], source: str, diagnostics: Diagnostics) -> dict[str, str]:
-    """Split -> the name to read for it, from names -> the same in lower case, no ending."""
+    """Returns split -> the name to read for it, from names -> what a split may be called."""
     picked: dict[str, str] = {}
     for split, usual in SPLIT_NAMES.items():
         names = [name for name, stem in stems.items() if stem in usual]

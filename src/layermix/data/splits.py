@@ -23,7 +23,7 @@ VALIDATION_SHARE = 0.1
 
 
 def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> Dataset:
-    """A split of `TextData`; its rows are numbered from `first_id`."""
+    """Returns a split of `TextData`; its rows are numbered from `first_id`."""
     columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
     if texts and len(texts[0]) == 2:
         columns["text_pair"] = [text[1] for text in texts]
@@ -34,7 +34,7 @@ def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> D
 
 
 def texts_of(split: Dataset) -> list[Text]:
-    """The texts of the rows."""
+    """Returns the texts of the rows."""
     columns = [name for name in ("text", "text_pair") if name in split.column_names]
     return list(zip(*(split[name][:] for name in columns), strict=True))
 
@@ -42,7 +42,7 @@ def texts_of(split: Dataset) -> list[Text]:
 def hold_out(
     split: Dataset, fraction: float, purpose: Literal["selection", "validation"] = "selection"
 ) -> tuple[Dataset, Dataset]:
-    """Split rows by a hash of their text alone: independent of seed, order and the other rows.
+    """Splits rows by a hash of their text alone: independent of seed, order and the other rows.
 
     Args:
         split: Has the columns `text` and perhaps `text_pair`.
@@ -76,7 +76,7 @@ def hold_out(
 
 
 def take(split: Dataset, rows: int) -> Dataset:
-    """The `rows` rows whose texts have the smallest hashes, in the order of `split`.
+    """Returns the `rows` rows whose texts have the smallest hashes, in the order of `split`.
 
     Raises:
         DataError: There are fewer rows.
@@ -90,7 +90,7 @@ def take(split: Dataset, rows: int) -> Dataset:
 
 
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
-    """A sha256 of the splits' names, texts and class indices, in their order."""
+    """Returns a sha256 of the splits' names, texts and class indices, in their order."""
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(f"{name} {len(split)}\n".encode())
@@ -100,7 +100,7 @@ def fingerprint(splits: Mapping[str, Dataset]) -> str:
 
 
 def texts_hash(split: Dataset) -> str:
-    """A sha256 of the texts of the rows, whatever their order."""
+    """Returns a sha256 of the texts of the rows, whatever their order."""
     digest = hashlib.sha256()
     for row in sorted(hashlib.sha256(_bytes(text)).digest() for text in texts_of(split)):
         digest.update(row)
@@ -108,12 +108,12 @@ def texts_hash(split: Dataset) -> str:
 
 
 def _bytes(text: Text) -> bytes:
-    """Unambiguous: each part is preceded by its length."""
+    """Returns a text as bytes, each part after its length, so that no two texts are the same."""
     parts = (part.encode() for part in text)
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def _hash(text: Text, salt: str) -> float:
-    """A number in [0, 1) that depends on the text and the salt alone."""
+    """Returns a number in [0, 1) that depends on the text and the salt alone."""
     digest = hashlib.sha256(f"layermix {salt}\n".encode() + _bytes(text)).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,7 +1,7 @@
 """Labelled data: checked texts and class indices by split, or one error that lists every problem.
 
 It puts together the steps: `sources.py` reads tables, `columns.py` finds texts and labels,
-`labels.py` makes class indices, `splits.py` holds out rows.
+`labels.py` reads labels, `classes.py` makes class indices, `splits.py` holds out rows.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from layermix.config import DataConfig
+from layermix.data.classes import class_indices, find_classes
 from layermix.data.columns import (
     Text,
     check_texts,
@@ -19,7 +20,7 @@ from layermix.data.columns import (
     find_text_columns,
     has_text_columns,
 )
-from layermix.data.labels import class_indices, find_classes, lacks_labels, read_labels
+from layermix.data.labels import LabelNames, lacks_labels, read_labels, without_labels
 from layermix.data.sources import Tables, read_tables, tables_of
 from layermix.data.splits import (
     SPLIT_NAMES,
@@ -30,7 +31,7 @@ from layermix.data.splits import (
     texts_hash,
     texts_of,
 )
-from layermix.data.tables import Diagnostics, Table, is_integer, joined, listed
+from layermix.data.tables import NO_ROWS, Diagnostics, Table, joined, listed
 from layermix.evaluation.metrics import UNLABELLED
 
 
@@ -44,7 +45,6 @@ class TextData:
             test rows that came with -1) and `row_id` (unique over all splits).
         text_columns: The one or two original names of the text columns.
         label_names: Class index -> name.
-        named: False if the names are only the integers that stood in the label column.
         task: The task, if named or found; found ones are rows of `TASKS`.
         source: What the user named.
         fingerprint: sha256 of the splits' names, texts and class indices: independent of place and
@@ -52,14 +52,13 @@ class TextData:
         train_hash: sha256 of the texts of the training rows, in whatever order, with those that
             were split off for validation.
         split_off: Whether the validation rows were split off from the training rows.
-        source_notes: Sentences worth telling the user, about how the source was read.
-        split_notes: The same about the training rows, and what other splits share with them.
+        source_notes: Notes for the user on how the source was read.
+        split_notes: Notes on the training rows, and on what other splits share with them.
     """
 
     splits: Mapping[str, Dataset]
     text_columns: tuple[str, ...]
     label_names: tuple[str, ...]
-    named: bool
     task: str | None
     source: str
     fingerprint: str
@@ -70,12 +69,12 @@ class TextData:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All notes."""
+        """Returns all notes."""
         return self.source_notes + self.split_notes
 
 
 def load_texts(config: DataConfig, classes: Sequence[str] = ()) -> TextData:
-    """Read and check what a config names: a folder, files, a saved `datasets` folder, or the hub.
+    """Reads and checks what a config names: a folder, files, a saved data set, or the hub.
 
     Args:
         config: `path`, or `train` and its companions. The hub is asked only if no such path exists.
@@ -97,6 +96,8 @@ def load_texts(config: DataConfig, classes: Sequence[str] = ()) -> TextData:
         diagnostics,
         text_columns=config.text_columns,
         label_column=config.label_column,
+        label_names=config.label_names,
+        skip_labels=config.skip_labels or (),
         task=config.task,
         guess=guess,
         source=source,
@@ -110,16 +111,18 @@ def from_splits(
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
+    skip_labels: Sequence[str] = (),
     task: str | None = None,
     source: str = "memory",
 ) -> TextData:
-    """Check data that are in memory already.
+    """Checks data that are in memory already.
 
     Args:
         splits: Split name -> a `datasets.Dataset`, or rows as dictionaries.
         text_columns: One or two; found by their usual names if not given.
         label_column: Found by its usual name if not given.
-        label_names: Class index -> name; integer labels are indices into it.
+        label_names: Names of the integer labels from 0, or LABEL=CLASS for each label.
+        skip_labels: Labels whose rows are left out, such as `-1`.
         task: Name of a known task.
         source: What to call the data.
 
@@ -129,8 +132,8 @@ def from_splits(
     Examples:
         >>> rows = [{"text": f"number {n}", "label": n % 2} for n in range(40)]
         >>> texts = from_splits({"train": rows[:30], "validation": rows[30:]})
-        >>> texts.label_names, texts.named, texts.splits["validation"][0]["row_id"]
-        (('0', '1'), False, 30)
+        >>> texts.label_names, texts.splits["validation"][0]["row_id"]
+        (('0', '1'), 30)
     """
     diagnostics = Diagnostics()
     return _check(
@@ -139,6 +142,7 @@ def from_splits(
         text_columns=text_columns,
         label_column=label_column,
         label_names=label_names,
+        skip_labels=skip_labels,
         task=task,
         source=source,
     )
@@ -151,11 +155,13 @@ def _check(
     text_columns: Sequence[str] | None,
     label_column: str | None,
     label_names: Sequence[str] | None = None,
+    skip_labels: Sequence[str] = (),
     task: str | None,
     guess: str = "",
     source: str,
     model_classes: Sequence[str] = (),
 ) -> TextData:
+    given = None if label_names is None else LabelNames.parse(label_names)
     readable = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
     for split, table in readable.items():
         if table.plain and split != "unlabeled":
@@ -168,6 +174,13 @@ def _check(
     columns = find_text_columns(headed[0], text_columns, label)
     if label is None or columns is None:
         diagnostics.stop()
+    if skip_labels:
+        readable = {
+            split: without_labels(table, label, skip_labels) for split, table in readable.items()
+        }
+        for table in readable.values():
+            if not table.numbers:
+                table.add_problem(f"{NO_ROWS} left without --data.skip_labels")
 
     texts: dict[str, list[Text]] = {}
     labels: dict[str, list[str | None]] = {}
@@ -176,14 +189,14 @@ def _check(
         if split == "test" and lacks_labels(table, label):
             labels[split] = [None] * len(texts[split])
         elif split != "unlabeled" and not table.plain:
-            labels[split] = read_labels(table, label, by_number=label_names is not None)
+            labels[split] = read_labels(table, label, given)
     classes = None
     if labels.get("train"):
         classes = find_classes(
             readable["train"],
             labels["train"],
             column=label,
-            label_names=label_names,
+            given=given,
             model_classes=model_classes,
             task=task,
             guess=guess,
@@ -211,7 +224,6 @@ def _check(
         splits=splits,
         text_columns=columns,
         label_names=classes.names,
-        named=not all(map(is_integer, classes.names)),
         task=classes.task,
         source=source,
         fingerprint=fingerprint(splits),
@@ -223,7 +235,7 @@ def _check(
 
 
 def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[str, Dataset]:
-    """The splits with a tenth of the training rows, read from `table`, as validation split."""
+    """Returns the splits with a tenth of the training rows, read from `table`, as validation."""
     train, validation = hold_out(splits["train"], VALIDATION_SHARE, "validation")
     table.diagnostics.notes.append(
         f"there is no validation split: {len(validation)} of {len(splits['train'])} training rows, "

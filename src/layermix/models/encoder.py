@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, check_layers
+from layermix.data.labels import read_class_names
 from layermix.errors import ModelError
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -219,8 +220,7 @@ def _output_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 def label_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Class names by index, from the model's config."""
-    names: Any = model.config.id2label
-    return tuple(str(names[index]) for index in range(len(names)))
+    return read_class_names(model.config.id2label or {})
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -1,5 +1,6 @@
 """A classifier's classes: names, order, and the last layer that computes their logits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,20 +9,18 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from layermix.data.labels import WAYS, is_numbered, match_labels
+from layermix.data.tables import is_integer, joined, listed, short
 from layermix.errors import ModelError
 from layermix.models.encoder import Classifier
 
 
-def align_labels(classifier: Classifier, names: Sequence[str], named: bool = True) -> Classifier:
+def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
     """Puts a classifier's classes into the order of `names` by permuting its last linear layer.
-
-    Placeholders (LABEL_0, …) match by index; a wrong order shows in the check of the teacher's
-    accuracy.
 
     Args:
         classifier: Its model is changed in place.
         names: The data's class names in the order of their indices.
-        named: False if `names` were made up from integer labels: other names then match by index.
 
     Returns:
         The classifier, with a note on what was changed.
@@ -30,7 +29,7 @@ def align_labels(classifier: Classifier, names: Sequence[str], named: bool = Tru
         ModelError: If the sets of classes differ.
     """
     own, wanted, model = classifier.label_names, tuple(names), classifier.model
-    order, note = class_order(classifier.source, own, wanted, named)
+    order, note = class_order(classifier.source, own, wanted)
     if not note:
         return classifier
     if order != sorted(order):
@@ -42,29 +41,46 @@ def align_labels(classifier: Classifier, names: Sequence[str], named: bool = Tru
     return replace(classifier, notes=(*classifier.notes, note))
 
 
-def class_order(
-    source: str, own: Sequence[str], names: Sequence[str], named: bool
-) -> tuple[list[int], str]:
+def class_order(source: str, own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str]:
     """Returns each data class's index in the model, and a note on the mapping.
+
+    Classes are matched by `match_labels`, as labels are. Names also match numbered classes
+    (LABEL_0, …) by position; a wrong order shows in the check of the teacher's accuracy.
 
     The note is empty if the classes agree already.
 
     Raises:
         ModelError: If the sets of classes differ.
     """
-    own, wanted = tuple(own), tuple(names)
-    if not classes_match(own, wanted, named):
-        raise ModelError(unequal_classes(source, own, wanted))
-    unchanged = list(range(len(own)))
-    if own == wanted:
-        return unchanged, ""
-    if set(own) == set(wanted):
-        order = [own.index(name) for name in wanted]
-        return (
-            order,
-            f"{source}: its classes {list(own)} were reordered to the data's order {list(wanted)}",
-        )
-    return unchanged, f"{source}: its classes {list(own)} match the data's {list(wanted)} by index"
+    matched = _matched(own, names)
+    if matched is None:
+        raise ModelError(unequal_classes(source, own, names))
+    order, how = matched
+    if tuple(own) == tuple(names):
+        return order, ""
+    if how:
+        pairs = joined(f"{short(own[order[at]])} = {short(name)}" for at, name in enumerate(names))
+        return order, f"{source}: its classes match the data's {how}: {pairs}"
+    return order, (
+        f"{source}: its classes {list(own)} were reordered to the data's order {list(names)}"
+    )
+
+
+def classes_match(own: Sequence[str], names: Sequence[str]) -> bool:
+    """Returns whether each class of the data is one class of a model, and the reverse."""
+    return _matched(own, names) is not None
+
+
+def _matched(own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str] | None:
+    """Returns each data class's index in the model, and in words how names that differ match."""
+    if len(own) != len(names) or len(set(own)) < len(own):
+        return None
+    match = match_labels(names, own)
+    if not match.unmatched and len(set(match.index.values())) == len(names):
+        return [match.index[name] for name in names], " and ".join(WAYS[way] for way in match.ways)
+    if is_numbered(own) and not match.index and not any(map(is_integer, names)):
+        return list(range(len(own))), "by position"
+    return None
 
 
 def name_classes(config: Any, names: Sequence[str]) -> None:
@@ -73,12 +89,17 @@ def name_classes(config: Any, names: Sequence[str]) -> None:
     config.label2id = {name: index for index, name in enumerate(names)}
 
 
-def classes_match(own: Sequence[str], names: Sequence[str], named: bool) -> bool:
-    """Whether classes correspond, by name or by index."""
-    by_index = not named or all(
-        name in (f"LABEL_{index}", str(index)) for index, name in enumerate(own)
-    )
-    return len(own) == len(names) and (by_index or set(own) == set(names))
+def check_class_names(source: str, names: Sequence[str]) -> None:
+    """Checks that no two classes have one name, so that each has a probability of its own.
+
+    Raises:
+        ModelError: With the names that occur more than once.
+    """
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise ModelError(
+            f"{source}: several of its {len(names)} classes are called {listed(repeated)}; give "
+            "each its own name in config.json (id2label and label2id)"
+        )
 
 
 def found_classes(own: Sequence[str]) -> str:
@@ -87,12 +108,15 @@ def found_classes(own: Sequence[str]) -> str:
 
 
 def unequal_classes(source: str, own: Sequence[str], names: Sequence[str] | None) -> str:
-    """The message that a model's classes are not the data's, with what to do."""
+    """Returns the message that a model's classes are not the data's, with what to do."""
     data = "" if names is None else f", the data have {list(names)}"
-    return (
+    message = (
         f"{source}: has {found_classes(own)}{data}; fine-tune it on these data first "
         "(`layermix teach`), or give a model with their classes"
     )
+    if own and names is not None and len(own) == len(names):
+        message += ", or say which label is which class with --data.label_names LABEL=CLASS,…"
+    return message
 
 
 def _last_linear(model: PreTrainedModel) -> nn.Linear:

@@ -17,10 +17,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from layermix.core.seeds import seeded
+from layermix.data.labels import read_class_names
 from layermix.errors import ModelError
 from layermix.models.encoder import Classifier, label_names
 from layermix.models.labels import (
     align_labels,
+    check_class_names,
     classes_match,
     found_classes,
     name_classes,
@@ -115,7 +117,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def load_classifier(
-    source: str, names: Sequence[str] | None = None, *, named: bool = True, seed: int | None = None
+    source: str, names: Sequence[str] | None = None, *, seed: int | None = None
 ) -> Classifier:
     """Loads a classifier and puts its classes into the order of the data.
 
@@ -124,7 +126,6 @@ def load_classifier(
     Args:
         source: Model folder, run folder, hub id, or `minilm`.
         names: The data's class names in the order of their indices; None keeps the model's own.
-        named: False if `names` were made up from integer labels: other names then match by index.
         seed: Of the new head that is made if the model has none for these classes; None makes that
             an error.
 
@@ -136,8 +137,8 @@ def load_classifier(
     folder = resolve_source(source)
     config, tokenizer = described(source, folder)
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
-    own = tuple(config.id2label[index] for index in range(config.num_labels)) if with_head else ()
-    new_head = not own if names is None else not classes_match(own, names, named)
+    own = read_class_names(config.id2label) if with_head else ()
+    new_head = not own if names is None else not classes_match(own, names)
     kind = config.problem_type or "single_label_classification"
     if names is not None and own and kind != "single_label_classification":
         if seed is None:
@@ -146,6 +147,8 @@ def load_classifier(
                 "fine-tune it on these data first (`layermix teach`)"
             )
         new_head = True
+    if seed is None or not new_head:
+        check_class_names(source, own)
     if new_head and seed is None:
         raise ModelError(unequal_classes(source, own, names))
     if new_head and names is not None:
@@ -170,7 +173,7 @@ def load_classifier(
     start = {"kind": "model", "from": source, "new_head": new_head}
     if not new_head:
         classifier = Classifier(model, tokenizer, source, start)
-        return classifier if names is None else align_labels(classifier, names, named)
+        return classifier if names is None else align_labels(classifier, names)
     classes = list(label_names(model))
     note = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
     return Classifier(model, tokenizer, source, start, (note,))
@@ -193,6 +196,10 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
             f"{source}: its config.json names the classes {config.id2label}, wanted one for each "
             f"number from 0 to {config.num_labels - 1}"
         )
+    try:
+        read_class_names(config.id2label)
+    except ValueError as error:
+        raise ModelError(f"{source}: the class names in its config.json: {error}") from None
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # transformers 5 makes an empty tokenizer where it finds no files
         raise ModelError(

@@ -106,7 +106,7 @@ def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
     if config.teacher.model is None:
         raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
     texts = load_texts(config.data)
-    teacher = load_classifier(config.teacher.model, texts.label_names, named=texts.named)
+    teacher = load_classifier(config.teacher.model, texts.label_names)
     return texts, teacher, make_student(config, teacher, texts)
 
 
@@ -142,7 +142,7 @@ def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) ->
     """
     wanted = config.student
     if wanted.model is not None:
-        return load_classifier(wanted.model, texts.label_names, named=texts.named, seed=config.seed)
+        return load_classifier(wanted.model, texts.label_names, seed=config.seed)
     if wanted.sizes:
         return fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
     return copy_blocks(teacher, wanted.layers, wanted.blocks)
@@ -211,8 +211,8 @@ def distill_from(
     reporter = reporter or Reporter(quiet=True)
     extensions = Extensions(mix, terms, alpha_learner, callbacks)
     run = _open(out, config, resume, restart, extensions)
-    teacher = align_labels(teacher, texts.label_names, texts.named)
-    student = align_labels(student, texts.label_names, texts.named)
+    teacher = align_labels(teacher, texts.label_names)
+    student = align_labels(student, texts.label_names)
     prepared = prepare(teacher, student, texts, config, reporter)
     return distill_prepared(
         prepared, teacher, student, config, run=run, reporter=reporter, extensions=extensions
@@ -367,7 +367,7 @@ def teach(
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
     _open(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
-    model = load_classifier(config.model, texts.label_names, named=texts.named, seed=config.seed)
+    model = load_classifier(config.model, texts.label_names, seed=config.seed)
     return teach_from(
         model, texts, config, out=out, resume=resume, restart=restart, reporter=reporter
     )
@@ -399,7 +399,7 @@ def teach_from(
     """
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)
-    model = align_labels(model, texts.label_names, texts.named)
+    model = align_labels(model, texts.label_names)
     prepared = tokenize_for(texts, config, model.max_length, model.tokenizer)
     for note in (*prepared.notes, *model.notes):
         reporter.say_once(note)

@@ -44,7 +44,7 @@ def evaluate(
     reporter = reporter or Reporter(quiet=True)
     predictor = open_predictor(model, runtime)
     texts, names = labelled_texts(data, predictor, reporter)
-    predictor = predictor.in_order(texts.label_names, texts.named)
+    predictor = predictor.in_order(texts.label_names)
     if predictor.note:
         reporter.say(predictor.note)
     collate = Collator(predictor.tokenizer)

@@ -124,7 +124,7 @@ def _of_data(
 ) -> EvaluationRows:
     """The user's rows, with the metric of the model's run, otherwise of their task."""
     texts, names = labelled_texts(data, predictor, reporter)
-    order, _ = class_order(predictor.source, predictor.label_names, texts.label_names, texts.named)
+    order, _ = class_order(predictor.source, predictor.label_names, texts.label_names)
     rows = texts.splits["validation"]
     labels = [order[label] if label != UNLABELLED else label for label in rows["label"]]
     rows = rows.remove_columns("label").add_column("label", labels)

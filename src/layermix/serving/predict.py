@@ -28,6 +28,8 @@ def predict(
     text_columns: tuple[str, ...] | None = None,
     input_format: str | None = None,
     quoting: Quoting = "auto",
+    header: bool = True,
+    encoding: str = "utf-8",
     force: bool = False,
     runtime: Runtime = "auto",
     batch_size: int = 32,
@@ -44,6 +46,8 @@ def predict(
         text_columns: If None, those that the model was trained on, or the usual names.
         input_format: Format of the input; by default that of the file's ending.
         quoting: As in `DataConfig.quoting`.
+        header: As in `DataConfig.header`.
+        encoding: As in `DataConfig.encoding`.
         force: Replace `out` if it exists.
         runtime: What runs the model.
         batch_size: Rows per forward pass.
@@ -72,7 +76,15 @@ def predict(
         with columns_for_model(model, predictor.text_columns, text_columns) as columns:
             source = sys.stdin.buffer if file == "-" else file
             texts = stack.enter_context(
-                open_texts(source, columns, format=input_format, quoting=quoting, note=reporter.say)
+                open_texts(
+                    source,
+                    columns,
+                    format=input_format,
+                    quoting=quoting,
+                    header=header,
+                    encoding=encoding,
+                    note=reporter.say,
+                )
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
         header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]

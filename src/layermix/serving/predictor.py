@@ -1,6 +1,7 @@
 """The ways to run a saved classifier, by batch: PyTorch, or onnxruntime on an exported file."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from layermix.core.signals import Batch
+from layermix.data.labels import read_class_names
 from layermix.errors import ConfigError, ModelError
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
-from layermix.models.labels import class_order
+from layermix.models.labels import check_class_names, class_order
 from layermix.models.loading import described, load_classifier, model_folder
 from layermix.runs.layout import EXPORT
 from layermix.runs.schema import ExportRecord, SavedModelEntry
@@ -136,13 +138,13 @@ class Predictor:
     split_off: bool = False
     note: str = ""
 
-    def in_order(self, names: Sequence[str], named: bool) -> "Predictor":
+    def in_order(self, names: Sequence[str]) -> "Predictor":
         """Return it with its logits in the order of the data's classes.
 
         Raises:
             ModelError: If the sets of classes differ.
         """
-        order, note = class_order(self.source, self.label_names, names, named)
+        order, note = class_order(self.source, self.label_names, names)
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         return replace(self, run=run, label_names=tuple(names), note=note)
 
@@ -193,7 +195,8 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
         )
     _check_exported(source, folder)
     config, tokenizer = described(source, str(folder))
-    names = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    names = read_class_names(config.id2label)
+    check_class_names(source, names)
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
     return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
@@ -219,7 +222,7 @@ def _check_exported(source: str, folder: Path) -> None:
         what = "int8" if (folder / ONNX_FILES["int8"]).is_file() else "onnx"
         raise ModelError(
             f"{source}: its weights have changed since they were exported; `layermix export "
-            f"{source} --{what} --force` exports them again"
+            f"{shlex.quote(source)} --{what} --force` exports them again"
         )
 
 

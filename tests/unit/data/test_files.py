@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from layermix.config import DataConfig
 from layermix.data.files import FORMATS
 from layermix.data.sources import read_tables, tables_of
 from layermix.data.tables import Diagnostics, Table
+from layermix.data.texts import load_texts
 from layermix.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -502,3 +504,199 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
         "; a folder with train and validation files (TSV, CSV, JSONL or Parquet) works without the "
         "hub\n"
     )
+
+
+# -- files without a header, in other encodings ----------------------------------------------------
+
+TWEETS = (
+    '"0","1467810369","NO_QUERY","is upset that the café is closed"\n'
+    '"4","1467810372","NO_QUERY","what a lovely crème brûlée"\n'
+)
+
+
+def test_a_file_without_a_header_in_cp1252_is_told_what_to_do_and_then_read(tmp_path: Path) -> None:
+    file = tmp_path / "tweets.csv"
+    file.write_bytes(TWEETS.encode("cp1252"))
+    problems = problems_of(lambda: load_texts(DataConfig(path=str(file))))
+    western = "the bytes look like cp1252: give --data.encoding cp1252, or save the file as UTF-8"
+    assert problems[0] == f"{file}:1: invalid UTF-8 (byte 0xe9 at column 51); {western}"
+    assert problems[1].startswith(f"{file}:1: no label column found; the columns are '0', '1467")
+    for problem in problems[1:3]:
+        assert problem.endswith(
+            "; line 1 looks like data, not like the names of columns: if the file has no header, "
+            "give --no-data.header, which calls the columns 1, 2, 3, …"
+        )
+    table = read(file, header=False, encoding="cp1252")["train"]
+    assert list(table.columns) == ["1", "2", "3", "4"]
+    assert table.columns["4"]()[1] == "what a lovely crème brûlée"
+    assert list(table.numbers) == [1, 2]
+
+
+def test_a_header_that_repeats_data_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "train.tsv"
+    file.write_text("0\t0\tgood film\n1\t1\tbad film\n")
+    assert (
+        "'0' appears 2 times in the header; line 1 looks like data"
+        in (problems_of(lambda: read(file))[0])
+    )
+
+
+@pytest.mark.parametrize("header", ["v1,v2,,,", "text,date of birth", "ham,text"])
+def test_usual_headers_do_not_look_like_data(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "d.csv"
+    file.write_text(f"{header}\n" + "a" + "," * header.count(",") + "\n")
+    assert read(file)["train"].hint == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "told"),
+    [
+        ("text\nжизнь ищи".encode("cp1251"), "utf-8", "save the file as UTF-8, or give its"),
+        ("text\nda\x81ß".encode("latin-1"), "cp1252", "invalid cp1252 (byte 0x81 at column 3)"),
+        ("text\ncafé crème é".encode()[:-1], "utf-8", "save the file as UTF-8, or give its"),
+    ],
+)
+def test_bytes_of_another_encoding(tmp_path: Path, data: bytes, encoding: str, told: str) -> None:
+    (tmp_path / "d.tsv").write_bytes(data)
+    problems = problems_of(lambda: read(tmp_path / "d.tsv", encoding=encoding))
+    assert problems[0].startswith(f"{tmp_path / 'd.tsv'}:2: ")
+    assert told in problems[0]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp1251", "gb18030", "shift_jis"])
+def test_other_encodings_are_read_in_every_text_format(tmp_path: Path, encoding: str) -> None:
+    text = {"cp1251": "жизнь", "gb18030": "你好", "shift_jis": "表示"}.get(encoding, "café ü")
+    for name, content in {
+        "a.csv": f"text,label\n{text},x\n",
+        "a.tsv": f"text\tlabel\n{text}\tx\n",
+        "a.jsonl": json.dumps({"text": text, "label": "x"}, ensure_ascii=False) + "\n",
+    }.items():
+        (tmp_path / name).write_bytes(content.encode(encoding))
+        table = read(tmp_path / name, encoding=encoding)["train"]
+        assert contents(table) == [{"text": text, "label": "x"}]
+
+
+def check_header(of: list[tuple[str, str]], form: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"train.{form}")
+        with file.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out, delimiter="," if form == "csv" else "\t").writerows(of)
+        table = read(file, header=False, quoting="quoted")["train"]
+        assert contents(table) == rows(of, ("1", "2"))
+
+
+fields = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\r\ufeff"), max_size=6
+)
+pairs = st.lists(st.tuples(fields.filter(str.strip), fields), min_size=1, max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(pairs, st.sampled_from(["csv", "tsv"]))
+def test_without_a_header_every_line_is_a_row(of: list[tuple[str, str]], form: str) -> None:
+    check_header(of, form)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(pairs, st.sampled_from(["csv", "tsv"]))
+def test_without_a_header_every_line_of_many_files_is_a_row(
+    of: list[tuple[str, str]], form: str
+) -> None:
+    check_header(of, form)
+
+
+# -- cloned data sets ------------------------------------------------------------------------------
+
+
+def write_shards(folder: Path, split: str, counts: Sequence[int], ending: str = "parquet") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for shard, count in enumerate(counts):
+        of = [{"text": f"{split} {number + n}", "label": n % 2} for n in range(count)]
+        number += count
+        file = folder / f"{split}-{shard:05}-of-{len(counts):05}.{ending}"
+        if ending == "parquet":
+            pq.write_table(pa.Table.from_pylist(of), file)
+        else:
+            file.write_text("".join(json.dumps(row) + "\n" for row in of))
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_cloned_data_set_with_shards_is_read(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "README.md").write_text("# A data set\n")
+    write_shards(tmp_path / "data", "train", [3, 2], ending)
+    write_shards(tmp_path / "data", "test", [2], ending)
+    for place in (tmp_path, tmp_path / "data"):
+        tables = read(place)
+        assert list(tables) == ["train", "test"]
+        assert tables["train"].columns["text"]() == [f"train {n}" for n in range(5)]
+    assert f"{tmp_path}: the splits are in {tmp_path / 'data'}" in (
+        read(tmp_path)["train"].diagnostics.notes
+    )
+    tables["train"].add_problem("wrong", 4)
+    last = tmp_path / "data" / "train-00001-of-00002"
+    (problem,) = problems_of(tables["train"].diagnostics.stop)
+    assert problem.startswith(f"{last}")
+    assert problem.endswith(": row 2: wrong" if ending == "parquet" else ":2: wrong")
+
+
+def test_missing_shards_are_an_error(tmp_path: Path) -> None:
+    write_shards(tmp_path, "train", [2, 2, 2])
+    (tmp_path / "train-00001-of-00003.parquet").unlink()
+    assert problems_of(lambda: read(tmp_path)) == [
+        f"{tmp_path}: found 2 of the 3 files of the split train; wanted all: "
+        "'train-00000-of-00003.parquet', 'train-00002-of-00003.parquet'"
+    ]
+
+
+def test_a_folder_of_files_for_each_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_shards(tmp_path / "default" / split, "0000", [1, 2])
+    tables = read(tmp_path)
+    assert {split: len(table.numbers) for split, table in tables.items()} == {"train": 3, "test": 3}
+    (tmp_path / "default" / "train" / "more.csv").write_text("text,label\na,b\n")
+    assert (
+        "train: wanted files of one format, or a folder of .txt files for each class"
+        in (problems_of(lambda: read(tmp_path))[0])
+    )
+
+
+def test_several_configurations_are_a_choice(tmp_path: Path) -> None:
+    for name in ("my config", "other"):
+        write_shards(tmp_path / name, "train", [1])
+    (problem,) = problems_of(lambda: read(tmp_path))
+    assert problem == (
+        f"{tmp_path}: several folders have a training split; give --data "
+        f"'{tmp_path}/my config' or --data {tmp_path}/other"
+    )
+
+
+def test_folders_of_texts_are_classes(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("pos", "neg", "unsup"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                file = tmp_path / split / label / f"{number}_7.txt"
+                file.write_bytes(f"{split} {label} {number}\nsecond line\n".encode())
+    (tmp_path / "imdb.vocab").write_text("the\n")
+    found = load_texts(DataConfig(path=str(tmp_path)))
+    assert found.label_names == ("neg", "pos")
+    assert found.splits["test"]["text"][0] == "test neg 0\nsecond line"
+    assert found.splits["test"]["label"][:] == [0, 0, 0, 1, 1, 1]
+    assert f"{tmp_path / 'train'}: not used: 'unsup'" in found.notes
+    (tmp_path / "train" / "pos" / "1_7.txt").write_bytes(b"\n")
+    (tmp_path / "train" / "neg" / "1_7.txt").write_bytes(b"caf\xe9")
+    assert problems_of(lambda: load_texts(DataConfig(path=str(tmp_path)))) == [
+        f"{tmp_path}/train/neg/1_7.txt: cannot be read as utf-8: unexpected end of data; give its "
+        "encoding with --data.encoding",
+        f"{tmp_path}/train/pos/1_7.txt: the text is empty (column 'text')",
+    ]
+
+
+def test_a_pointer_in_place_of_the_data_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "train-00000-of-00001.parquet"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n")
+    assert problems_of(lambda: read(tmp_path)) == [
+        f"{file}: found a Git LFS pointer in place of the data; run `git lfs pull` there"
+    ]

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from layermix.config import DataConfig
 from layermix.data import files, new_texts
 from layermix.data.files import FORMATS
 from layermix.data.new_texts import TextStream, open_texts
@@ -270,10 +271,12 @@ def test_every_fault_of_a_table_costs_its_own_row_only(small: None, tmp_path: Pa
         [
             f"{file}:3: too few fields: 1, wanted 2",
             f"{file}:4: too many fields: 3, wanted 2",
-            f"{file}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8",
+            f"{file}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8, or give "
+            "its encoding with --data.encoding",
             f"{file}:6: a blank line, wanted 2 fields",
             f"{file}:8: the text is empty (column 'text')",
-            f"{file}:10: invalid UTF-8 (byte 0xfe at column 4); save the file as UTF-8",
+            f"{file}:10: invalid UTF-8 (byte 0xfe at column 4); save the file as UTF-8, or give "
+            "its encoding with --data.encoding",
             f"{file}:11: not well quoted: ',' expected after '\"'",
             f"{file}:15: not well quoted: a quote mark is never closed",
         ],
@@ -316,7 +319,8 @@ def test_every_fault_of_json_lines_costs_its_own_row_only(small: None, tmp_path:
             f"{file}:3: found a list, wanted one object per row",
             f"{file}:5: found a int, 7, wanted text (column 'text')",
             f"{file}:6: the text is missing (column 'text')",
-            f"{file}:7: invalid UTF-8 (byte 0xff at column 11); save the file as UTF-8",
+            f"{file}:7: invalid UTF-8 (byte 0xff at column 11); save the file as UTF-8, or give "
+            "its encoding with --data.encoding",
             f"{file}:8: the text is missing (column 'text')",
             f"{file}:9: the text holds half a character (a lone surrogate), which is not Unicode "
             "(column 'text')",
@@ -598,7 +602,7 @@ def test_blocks_collected_are_the_rows_read_whole(small: None, tmp_path: Path) -
     for ending in ("csv", "tsv", "jsonl", "parquet"):
         file = write_table(tmp_path / f"some.{ending}", {"id": list("12345"), "text": TEXTS})
         diagnostics = Diagnostics()
-        table = files.read_file(file, "quoted", diagnostics)
+        table = files.read_file(file, DataConfig(quoting="quoted"), diagnostics)
         diagnostics.raise_problems()
         assert table is not None
         assert list(table.columns) == ["id", "text"]
@@ -608,7 +612,7 @@ def test_blocks_collected_are_the_rows_read_whole(small: None, tmp_path: Path) -
 
 def test_a_column_that_only_later_blocks_have_is_empty_before(small: None, tmp_path: Path) -> None:
     file = written(tmp_path, "some.jsonl", '{"a": 1}\n' * 3 + "{}\n{}\n" + '{"b": 2}\n')
-    table = files.read_file(file, "auto", diagnostics := Diagnostics())
+    table = files.read_file(file, DataConfig(), diagnostics := Diagnostics())
     diagnostics.raise_problems()
     assert table is not None
     assert {name: values() for name, values in table.columns.items()} == {

@@ -51,7 +51,7 @@ def test_texts_classes_and_row_numbers_whatever_the_source(tmp_path: Path) -> No
         found = load_texts(DataConfig(path=str(tmp_path / name)))
         assert found.fingerprint == memory.fingerprint
         assert found.source == str(tmp_path / name)
-        assert (found.label_names, found.named) == (("maybe", "no", "yes"), True)
+        assert found.label_names == ("maybe", "no", "yes")
         assert found.text_columns == ("sentence1", "sentence2")
         for split, of in SPLITS.items():
             assert texts_of(found.splits[split]) == [
@@ -139,7 +139,7 @@ def test_glue_comes_out_exactly(
     files = {"train": glue / f"{train}.tsv", "validation": glue / f"{validation}.tsv"}
     found = load_texts(DataConfig.model_validate({k: str(v) for k, v in files.items()}))
     assert (len(found.splits["train"]), len(found.splits["validation"])) == counts
-    assert (found.label_names, found.named) == (names, True)
+    assert found.label_names == names
     assert found.task == train.split("/")[0]
     for split, file in files.items():
         plain = [line.split("\t") for line in file.read_bytes().decode().split("\n")[1:-1]]
@@ -255,7 +255,8 @@ def test_all_problems_of_all_files_are_told_at_once_in_the_order_of_lines(tmp_pa
         f"{train}:2: the text is empty (column 'sentence')",
         f"{train}:3: too few fields: 1, wanted 2",
         f"{train}:4: too many fields: 3, wanted 2",
-        f"{train}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8",
+        f"{train}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8, or give "
+        "its encoding with --data.encoding",
         f"{train}:6: a blank line, wanted 2 fields",
         f"{train}:7: the label is missing (column 'label')",
         f"{test}: there is only a header, no rows",

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ Bert = Callable[..., BertForSequenceClassification]
 def folder(tmp_path: Path, bert: Bert, tokenizer: BertTokenizer) -> Callable[..., Path]:
     """`folder(names)`: a saved classifier."""
 
-    def save(names: Sequence[str] = ("no", "yes")) -> Path:
+    def save(names: Sequence[Any] = ("no", "yes")) -> Path:
         config = copy.deepcopy(bert(2).config)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}

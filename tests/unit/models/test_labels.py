@@ -53,13 +53,82 @@ def test_unnamed_classes_match_by_index_and_a_note_says_so(folder: Callable[...,
     assert torch.equal(logits(aligned), logits(plain))
     assert aligned.label_names == ("yes", "no")
     assert aligned.notes == (
-        f"{path}: its classes ['LABEL_0', 'LABEL_1'] match the data's ['yes', 'no'] by index",
+        f"{path}: its classes match the data's by position: 'LABEL_0' = 'yes', 'LABEL_1' = 'no'",
     )
 
 
 def test_numbered_data_match_a_named_model_by_index(folder: Callable[..., Path]) -> None:
-    aligned = load_classifier(str(folder()), ("0", "1"), named=False)
-    assert aligned.notes[0].endswith("['no', 'yes'] match the data's ['0', '1'] by index")
+    aligned = load_classifier(str(folder()), ("0", "1"))
+    assert aligned.notes[0].endswith("match the data's by index: 'no' = '0', 'yes' = '1'")
+
+
+def test_names_that_differ_in_capitals_match_and_the_data_name_the_classes(
+    folder: Callable[..., Path],
+) -> None:
+    path = folder(("NEGATIVE", "POSITIVE"))
+    aligned = load_classifier(str(path), ("positive", "negative"))
+    assert torch.equal(logits(aligned), logits(load_classifier(str(path)))[:, [1, 0]])
+    assert aligned.label_names == ("positive", "negative")
+    assert aligned.notes == (
+        f"{path}: its classes match the data's by name, ignoring case: 'POSITIVE' = 'positive', "
+        "'NEGATIVE' = 'negative'",
+    )
+
+
+def test_integers_match_the_numbers_in_names(folder: Callable[..., Path]) -> None:
+    path = folder(("3 stars", "1 star", "2 stars"))
+    aligned = load_classifier(str(path), ("1", "2", "3"))
+    assert torch.equal(logits(aligned), logits(load_classifier(str(path)))[:, [1, 2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        (("no", "yes"), ("1", "2")),
+        (("LABEL_0", "LABEL_1"), ("1", "2")),
+        (("1 star", "2 stars"), ("0", "1")),
+        (("1 star", "2 stars", "3 stars"), ("1", "2")),
+        (("YES", "no"), ("Yes", "yes")),
+    ],
+)
+def test_integers_are_never_matched_by_their_rank(
+    folder: Callable[..., Path], own: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    with pytest.raises(ModelError, match="the data have") as caught:
+        load_classifier(str(folder(own)), names)
+    assert ("--data.label_names LABEL=CLASS" in str(caught.value)) == (len(own) == len(names))
+
+
+def test_booleans_are_names_for_every_command(folder: Callable[..., Path]) -> None:
+    path = folder((False, True))
+    assert json.loads((path / "config.json").read_text())["id2label"] == {"0": False, "1": True}
+    assert load_classifier(str(path)).label_names == ("False", "True")
+    assert load_classifier(str(path), ("True", "False")).label_names == ("True", "False")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("x", "x"), "several of its 2 classes are called 'x'; give each its own name"),
+        (("x", " x"), "several of its 2 classes are called 'x'"),
+        (
+            ("\ud800x", "y"),
+            "the class names in its config.json: the label '\\ud800x' contains half",
+        ),
+        (("", "y"), "the class names in its config.json: the label is missing"),
+    ],
+)
+def test_classes_without_a_name_of_their_own_are_refused(
+    folder: Callable[..., Path], names: tuple[str, ...], told: str
+) -> None:
+    path = folder()
+    config = json.loads((path / "config.json").read_text())
+    config["id2label"] = dict(enumerate(names))
+    (path / "config.json").write_text(json.dumps(config))
+    for wanted in (None, ("a", "b")):
+        with pytest.raises(ModelError) as caught:
+            load_classifier(str(path), wanted)
+        assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("names", [("no", "maybe"), ("no", "yes", "maybe")], ids=["names", "count"])

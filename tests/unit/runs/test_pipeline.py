@@ -392,7 +392,7 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
     longest = teacher.tokenizer.model_max_length
     short = {"data": {"max_length": 8}, "training": {**CONFIG["training"], "epochs": 1}}
     pipeline.teach_from(teacher, data, TeachConfig.model_validate(short), out=tmp_path / "taught")
-    taught = load_classifier(str(tmp_path / "taught"), data.label_names, named=data.named)
+    taught = load_classifier(str(tmp_path / "taught"), data.label_names)
     assert taught.model.config.layermix == {
         "text_columns": ["text"],
         "max_length": 8,

@@ -125,6 +125,37 @@ def test_evaluate_reads_the_numbers_of_a_known_task_as_the_task_has_them(
     assert found[0]["per_class"]["equivalent"]["support"] == 4
 
 
+def test_evaluate_gives_an_integer_one_meaning_whichever_labels_the_file_lacks(
+    variant: Any, tmp_path: Path, reporter: tuple[Reporter, io.StringIO]
+) -> None:
+    model = variant(id2label={0: "1 star", 1: "2 stars", 2: "3 stars"})
+    best = chances(Path(model), TEXTS).argmax(-1)
+    for labels in ([1, 2, 3, 1, 2, 3], [1, 2, 2, 1, 2, 2]):
+        labelled(tmp_path, "some", [str(label) for label in labels])
+        data = DataConfig(path=str(tmp_path / "some.csv"))
+        found = evaluate(model, data, reporter=reporter[0])["some.csv"]
+        assert found["accuracy"] == pytest.approx(np.mean(best == np.asarray(labels) - 1))
+    assert "by the number in the name: '1' = '1 star', '2' = '2 stars'" in (
+        " ".join(reporter[1].getvalue().split())
+    )
+
+
+def test_evaluate_has_the_options_of_training(classifier: Path, tmp_path: Path) -> None:
+    lines = [f"{text};{n % 3}\n" for n, text in enumerate([*TEXTS[:5], "café"])]
+    (tmp_path / "some.csv").write_bytes(("".join(lines) + "nothing;-1\n").encode("cp1252"))
+    data = {
+        "path": str(tmp_path / "some.csv"),
+        "header": False,
+        "encoding": "cp1252",
+        "text_columns": "1",
+        "label_column": "2",
+        "label_names": list(CLASSES),
+        "skip_labels": "-1",
+    }
+    scores = evaluate(str(classifier), DataConfig.model_validate(data))
+    assert scores["some.csv"]["rows"] == 6
+
+
 def test_evaluate_counts_the_rows_that_have_a_label(classifier: Path, tmp_path: Path) -> None:
     for split in ("train", "validation"):
         labelled(tmp_path, split, [CLASSES[number % 3] for number in range(6)])

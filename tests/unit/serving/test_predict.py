@@ -131,6 +131,20 @@ def test_standard_input_to_standard_output(
     assert err == ""
 
 
+def test_a_file_without_a_header_in_another_encoding(classifier: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_bytes("1,a b café\n2,c d\n".encode("cp1252"))
+    predict(
+        str(classifier),
+        str(source),
+        str(out),
+        text_columns=("2",),
+        header=False,
+        encoding="cp1252",
+    )
+    assert [row["text"] for row in read(out)] == ["a b café", "c d"]
+
+
 def test_a_files_format_may_be_given(classifier: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv", {"text": TEXTS})
     renamed = Path(source).rename(tmp_path / "in.dat")
@@ -147,7 +161,8 @@ UNREAD = [1, 3, 4, 7]
 TOLD = (
     "3: too few fields: 1, wanted 2",
     "5: the text is empty (column 'text')",
-    "6: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8",
+    "6: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8, or give its encoding with "
+    "--data.encoding",
     "9: not well quoted: a quote mark is never closed",
 )
 
