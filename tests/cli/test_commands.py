@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def test_distill_says_what_it_made_and_what_comes_next(distilled: Any, student: 
     assert found["student"]["kind"] == "blocks"
     assert found["metrics"]["last"]["validation"]["accuracy"] > 0.9
     assert not student.with_name("student.partial").exists()
+
+
+def test_the_next_commands_can_be_pasted_into_a_shell(cli: Any, base: Path, data: Path) -> None:
+    run = "runs/my teacher; rm $HOME"
+    done = cli("teach", "--model", base, "--data", data, "--out", run, "--training.epochs=1")
+    assert done.code == 0, done.err
+    (hint,) = [line for line in done.out.splitlines() if line.startswith("Next: ")]
+    assert shlex.split(hint)[1:5] == ["layermix", "distill", "--teacher", run]
 
 
 def test_a_saved_model_knows_its_text_columns(teacher: Path, student: Path) -> None:

@@ -253,7 +253,7 @@ def class_indices(
     index.update(classes.index)
     unknown = dict.fromkeys(label for label in labels if label is not None and label not in index)
     match = match_labels(unknown, classes.names, by_index=False)
-    index |= match.index
+    index.update(match.index)
     if match.note:
         table.diagnostics.notes.append(f"{split}: {match.note}")
     names = listed(classes.names)  # once: there may be as many as rows

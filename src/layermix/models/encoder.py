@@ -220,7 +220,8 @@ def _output_modules(model: PreTrainedModel) -> list[nn.Module]:
 
 def label_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Class names by index, from the model's config."""
-    return read_class_names(model.config.id2label or {})
+    names: Any = model.config.id2label
+    return read_class_names(names)
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -87,16 +87,16 @@ def predict(
                 )
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
-        header = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
+        written = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
         # Before the bar, which on a terminal replaces sys.stdout.
         stream = stack.enter_context(_whole(out))
-        write = _writer(stream, ending, header)
+        write = _writer(stream, ending, written)
         total = None if counter.quiet else texts.expected()
         advance = stack.enter_context(counter.counting(total, "predicting"))
         for block in texts:
             rows, cut_here = _labelled(predictor, collate, block, batch_size)
             for row in rows:
-                write(row or [None] * len(header))
+                write(row or [None] * len(written))
             stream.flush()
             cut += cut_here
             advance(len(block))

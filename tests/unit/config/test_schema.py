@@ -144,6 +144,13 @@ def test_data_come_from_one_place(data: dict[str, Any], told: str) -> None:
         DataConfig(**data)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp037", "rot13", "base64", "no-such", ""])
+def test_an_encoding_is_one_that_python_knows_and_contains_ascii(encoding: str) -> None:
+    told = problems(DistillConfig, None, {"data.encoding": encoding})
+    assert f"--data.encoding: found {encoding!r}, wanted the name of an encoding" in told
+    assert DataConfig(encoding="gb18030").encoding == "gb18030"
+
+
 def test_a_file_takes_others_beside_it() -> None:
     assert DataConfig(path="a.csv", validation="b.csv").validation == "b.csv"
 

@@ -432,7 +432,7 @@ def test_a_label_means_one_class_whichever_labels_stand_beside_it(
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=5_000, deadline=None)
 @given(label_names, label_names, st.sets(st.integers(0, 5)))
 def test_a_label_means_one_class_on_many_examples(
     names: list[str], labels: list[str], kept: set[int]
