@@ -349,11 +349,21 @@ def test_a_failure_leaves_the_old_file_and_no_other(classifier: Path, tmp_path: 
     assert out.read_text(encoding="utf-8") == "mine"
 
 
-def test_a_failure_while_writing_leaves_nothing(variant: Any, tmp_path: Path) -> None:
-    half = variant(id2label={0: "a", 1: "\ud800", 2: "c"})  # JSON may hold what UTF-8 cannot
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["a", "\ud800", "c"], "contains half a character"),  # JSON may hold what UTF-8 cannot
+        (["a", "b", "a"], "several of its 3 classes are called 'a'"),  # a probability would be lost
+    ],
+)
+def test_class_names_that_cannot_be_written_apart_are_refused(
+    variant: Any, tmp_path: Path, names: list[str], told: str
+) -> None:
+    model = variant(id2label=dict(enumerate(names)))
     source = write(tmp_path / "in.csv", {"text": TEXTS})
-    with pytest.raises(UnicodeEncodeError):
-        predict(half, source, str(tmp_path / "out.csv"))
+    with pytest.raises(ModelError) as caught:
+        predict(model, source, str(tmp_path / "out.csv"))
+    assert told in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
@@ -430,7 +440,7 @@ def test_a_model_whose_answers_are_not_finite_is_told(variant: Any, tmp_path: Pa
         evaluate(str(model), DataConfig(path=source))
     with pytest.raises(ModelError, match="NaN or infinite"):
         predict(str(model), source, str(tmp_path / "out.csv"))
-    assert not (tmp_path / "out.csv").exists()
+    assert [file.name for file in tmp_path.iterdir()] == ["some.csv"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])
