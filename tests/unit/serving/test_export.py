@@ -212,7 +212,7 @@ def test_classes_in_another_order(run: Path, tmp_path: Path) -> None:
             evaluate(str(run), DataConfig(path=str(source)), runtime=one)["in.csv"]
             for one in ("torch", "onnx")
         ]
-        predictor = open_predictor(str(run), "onnx").in_order(("yes", "no"), True)
+        predictor = open_predictor(str(run), "onnx").in_order(("yes", "no"))
         plain = open_predictor(str(run), "onnx")
         batch = predictor.tokenizer(texts, padding=True, return_tensors="pt")
         np.testing.assert_array_equal(predictor.run(batch), plain.run(batch)[:, ::-1])
