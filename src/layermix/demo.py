@@ -9,6 +9,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+import numpy as np
+import torch
+
 from layermix.config import DistillConfig, TeachConfig, to_yaml
 from layermix.console import Reporter
 from layermix.core.signals import Teacher
@@ -16,8 +19,10 @@ from layermix.data.docstrings import docstring_pairs, write_pairs
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import RunExistsError
+from layermix.hardware.cpu_kernels import fast_pass, prepare_process
+from layermix.hardware.precision import choose_precision
 from layermix.models.encoder import Classifier
-from layermix.models.latency import milliseconds_per_text
+from layermix.models.latency import milliseconds_per_text, seconds_in_turns
 from layermix.models.loading import load_classifier
 from layermix.models.students import copy_blocks
 from layermix.runs.layout import CONFIG, RESULT, RunFolder
@@ -27,6 +32,14 @@ from layermix.runs.schema import RunRecord, read_result
 from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
+"""Training pairs, where a machine is fast enough."""
+FEWEST_ROWS = 200
+"""Training pairs, however slow a machine is."""
+MINUTES = 6
+"""How long the demo may take."""
+FIXED_SECONDS, STEPS_PER_BATCH = 40.0, 14.0
+"""The demo's time: seconds, and steps of the teacher for each batch of training pairs."""
+BATCH, STEPS_TIMED = 16, 8
 TEXTS_TIMED = 100
 TEACHER_EPOCHS = 3
 RECIPE: Mapping[str, Any] = {
@@ -64,7 +77,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
 
     Args:
         out: Gets data, teacher and one run folder per arm.
-        full: Train on all pairs instead of 1,500.
+        full: Train on all pairs, however long it takes, instead of at most 1,500.
         seed: Of the teacher and of all students.
         reporter: Where progress is shown.
 
@@ -74,7 +87,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     Raises:
         RunExistsError: If the folder holds a demo with other settings.
     """
-    texts = _data(out, full)
+    texts = _data(out, full, reporter)
     reporter.say(
         "Task: does this sentence describe this Python object? "
         f"{len(texts.splits['train']):,} training and {len(texts.splits['validation']):,} "
@@ -113,20 +126,70 @@ def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
     return {"seed": seed, **named, **sections, "cache": {"folder": str(out / "cache")}}
 
 
-def _data(out: Path, full: bool) -> TextData:
+def _data(out: Path, full: bool, reporter: Reporter) -> TextData:
     """The pairs, read from files that other commands can use as well."""
     folder = out / "data"
     if not folder.exists():
-        write_pairs(folder, docstring_pairs(None if full else TRAIN_ROWS))
+        pairs = docstring_pairs(None if full else TRAIN_ROWS)
+        seconds = _step_seconds(pairs["train"])
+        rows = len(pairs["train"]) if full else affordable_rows(seconds)
+        fewer = f"; {TRAIN_ROWS:,} would take {minutes(TRAIN_ROWS, seconds):.0f}"
+        reporter.say(
+            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so the demo takes about "
+            f"{minutes(rows, seconds):.0f} minutes with {rows:,} training pairs"
+            f"{fewer if rows < TRAIN_ROWS else ''}."
+        )
+        write_pairs(folder, pairs if full else docstring_pairs(rows))
     texts = load_texts(
         DistillConfig(data=str(folder)).data.model_copy(update={"task": "docstrings"})
     )
-    if (len(texts.splits["train"]) == TRAIN_ROWS) == full:
+    rows = len(texts.splits["train"])
+    if (rows > TRAIN_ROWS) != full:
         raise RunExistsError(
-            f"{out}: found a demo with {len(texts.splits['train'])} training pairs, wanted "
-            f"{'all pairs' if full else TRAIN_ROWS}; choose another --out"
+            f"{out}: found a demo with {rows:,} training pairs, wanted "
+            f"{'all pairs' if full else f'at most {TRAIN_ROWS:,}'}; choose another --out"
         )
     return texts
+
+
+def affordable_rows(seconds: float) -> int:
+    """The number of training pairs with which the demo ends in time.
+
+    Args:
+        seconds: Of a training step of the teacher.
+    """
+    batches = (60 * MINUTES - FIXED_SECONDS) / (STEPS_PER_BATCH * seconds)
+    return min(TRAIN_ROWS, max(FEWEST_ROWS, 100 * int(batches * BATCH / 100)))
+
+
+def minutes(rows: int, seconds: float) -> float:
+    """How long the demo takes.
+
+    Args:
+        rows: Training pairs.
+        seconds: Of a training step of the teacher.
+    """
+    return (FIXED_SECONDS + rows / BATCH * STEPS_PER_BATCH * seconds) / 60
+
+
+def _step_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The median time of a training step of the packaged MiniLM, forward and backward."""
+    prepare_process()
+    names = sorted({row["label"] for row in rows})
+    classifier = load_classifier("minilm", names, seed=0)
+    model, device = classifier.model.train(), classifier.model.device
+    batches = [rows[start : start + BATCH] for start in range(0, STEPS_TIMED * BATCH, BATCH)]
+
+    def step(batch: Sequence[Mapping[str, Any]]) -> None:
+        texts, others = ([row[column] for row in batch] for column in ("text", "text_pair"))
+        inputs = classifier.tokenizer(texts, others, padding=True, return_tensors="pt").to(device)
+        labels = torch.tensor([names.index(row["label"]) for row in batch], device=device)
+        with fast_pass(device, choose_precision("auto")):
+            loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        model.zero_grad()
+
+    return float(np.median(seconds_in_turns({"step": step}, batches)["step"][1:]))
 
 
 def _teacher(out: Path, texts: TextData, seed: int, reporter: Reporter) -> Classifier:

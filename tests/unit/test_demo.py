@@ -24,6 +24,9 @@ def small() -> Any:
     """The demo with so few rows that the packaged MiniLM runs in a test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "TRAIN_ROWS", 16)
+        patch.setattr(demo, "FEWEST_ROWS", 16)
+        patch.setattr(demo, "STEPS_TIMED", 2)
+        patch.setattr(demo, "BATCH", 8)
         patch.setattr(demo, "TEXTS_TIMED", 6)
         patch.setattr(demo, "TEACHER_EPOCHS", 1)
         quick = {"teacher": {"allow_weak": True}, "training": {"epochs": 1}}
@@ -122,3 +125,23 @@ def test_what_the_arms_share_is_said_once(
     lines = said.getvalue().splitlines()
     for start, times in (("Task: ", 1), ("columns: ", 1), ("Student ", 5), ("L = ", 5)):
         assert sum(line.startswith(start) for line in lines) == times
+
+
+def test_the_demo_says_first_how_long_it_takes(
+    made: tuple[Path, dict[str, Any]], said: io.StringIO
+) -> None:
+    first = " ".join(said.getvalue().split())
+    assert first.startswith("A training step of 8 pairs takes ")
+    assert "minutes with 16 training pairs." in first
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rows"), [(1e-3, 1500), (0.3, 1200), (1.0, 300), (60.0, demo.FEWEST_ROWS)]
+)
+def test_rows_are_chosen_so_that_the_demo_ends_in_time(seconds: float, rows: int) -> None:
+    chosen = demo.affordable_rows(seconds)
+    assert chosen == rows
+    assert chosen % 2 == 0  # half of each label
+    ends_in_time = demo.minutes(chosen, seconds) <= demo.MINUTES
+    assert ends_in_time or chosen == demo.FEWEST_ROWS
+    assert chosen == demo.TRAIN_ROWS or demo.minutes(chosen + 100, seconds) > demo.MINUTES
