@@ -30,7 +30,9 @@ def _cache_root(options: dict[str, Any]) -> Path:
     return cache_folder(cache_config)
 
 
-@command("build", stopped="stopped; the same command continues, nothing stored is lost")
+@command(
+    "build", stopped="stopped; the same command continues, nothing stored is lost", computes=True
+)
 @CONFIG_FILE
 @JSON
 @config_options(DistillConfig)

@@ -11,6 +11,7 @@ import click
 
 from layermix.cli.options import ConfigOption
 from layermix.errors import LayermixError
+from layermix.hardware.waiting import prepare_waiting
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
@@ -39,7 +40,12 @@ def _help_order(parameter: click.Parameter) -> int:
 
 
 def command(
-    name: str, *, stopped: str = "stopped", quiet: bool = True, is_run: bool = False
+    name: str,
+    *,
+    stopped: str = "stopped",
+    quiet: bool = True,
+    is_run: bool = False,
+    computes: bool = False,
 ) -> Callable[[Callable[..., None]], Command]:
     """Make a command of a function; its errors become one message and an exit code.
 
@@ -49,6 +55,7 @@ def command(
         quiet: Whether the command has messages and progress bars that --quiet hides.
         is_run: Whether its --json prints the record of a run; it then prints a record of a failed
             or cancelled run, too.
+        computes: Whether it runs models in this process.
 
     Returns:
         A decorator. The command exits with 0 after success, with the error's own `exit_code`
@@ -73,6 +80,8 @@ def command(
             try:
                 from layermix.console import lasting_interrupts
 
+                if computes:
+                    prepare_waiting()
                 with lasting_interrupts():
                     function(**arguments)
                 sys.stdout.flush()  # a full disk fails here, not when the interpreter exits

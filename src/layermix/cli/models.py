@@ -23,7 +23,7 @@ from layermix.config import TeachConfig, load
 from layermix.errors import ConfigError
 
 
-@command("evaluate")
+@command("evaluate", computes=True)
 @MODEL
 @RUNTIME
 @BATCH_SIZE
@@ -48,7 +48,7 @@ def evaluate_command(
         click.echo(scores_text(scores))
 
 
-@command("predict")
+@command("predict", computes=True)
 @MODEL
 @click.argument("file", default="-")
 @click.option(
@@ -106,7 +106,7 @@ def predict_command(
     )
 
 
-@command("export")
+@command("export", computes=True)
 @MODEL
 @click.option("--onnx", is_flag=True, help="Write onnx/model.onnx (float32).")
 @click.option("--int8", is_flag=True, help="Write onnx/model_quantized.onnx as well (int8).")
@@ -205,7 +205,7 @@ def export_command(
         print_json(result)
 
 
-@command("bench")
+@command("bench", computes=True)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
 @click.option(
     "--rounds",

@@ -23,7 +23,7 @@ from layermix.runs.layout import RunFolder
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
 
-@command("teach", stopped=RESUMABLE, is_run=True)
+@command("teach", stopped=RESUMABLE, is_run=True, computes=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -58,7 +58,7 @@ def teach_command(
     click.echo(f"\nNext: layermix distill --teacher {shlex.quote(str(out))} --data DATA --out RUN")
 
 
-@command("distill", stopped=RESUMABLE, is_run=True)
+@command("distill", stopped=RESUMABLE, is_run=True, computes=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -99,7 +99,7 @@ def distill_command(
     )
 
 
-@command("demo", stopped="stopped; the same command continues the demo")
+@command("demo", stopped="stopped; the same command continues the demo", computes=True)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
