@@ -133,15 +133,3 @@ def test_the_demo_says_first_how_long_it_takes(
     first = " ".join(said.getvalue().split())
     assert first.startswith("A training step of 8 pairs takes ")
     assert "minutes with 16 training pairs." in first
-
-
-@pytest.mark.parametrize(
-    ("seconds", "rows"), [(1e-3, 1500), (0.3, 1200), (1.0, 300), (60.0, demo.FEWEST_ROWS)]
-)
-def test_rows_are_chosen_so_that_the_demo_ends_in_time(seconds: float, rows: int) -> None:
-    chosen = demo.affordable_rows(seconds)
-    assert chosen == rows
-    assert chosen % 2 == 0  # half of each label
-    ends_in_time = demo.minutes(chosen, seconds) <= demo.MINUTES
-    assert ends_in_time or chosen == demo.FEWEST_ROWS
-    assert chosen == demo.TRAIN_ROWS or demo.minutes(chosen + 100, seconds) > demo.MINUTES

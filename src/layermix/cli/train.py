@@ -123,7 +123,7 @@ def demo_command(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -
 
     Fine-tunes the packaged MiniLM on pairs made from Python's docstrings, distils it in five ways,
     and prints a table of scores, sizes and speed. It times a step first and trains on as many
-    pairs, at most 1,500, as take about six minutes.
+    pairs, at most 1,500, as take about seven minutes.
     """
     from layermix.console import Reporter
     from layermix.demo import run_demo, table_text
