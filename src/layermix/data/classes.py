@@ -6,6 +6,7 @@ of every split are then matched to them (`class_indices`).
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ MANY = 50
 
 NO_LABEL = "-1"
 """The label of rows without one, as data sets of the hub have it."""
+
+MISSING = ("nan", "<na>", "na", "n/a", "none", "null")
+"""What programs write for a missing value, in small letters."""
 
 SEPARATORS = (",", ";", "|", "#", "/", "+", "&", " ")
 """What may separate several labels in one cell; a space only between integers."""
@@ -230,14 +234,38 @@ def _doubts(present: Collection[str], classes: Classes) -> list[str]:
             f"the label {NO_LABEL} is a class; if it marks rows without a label, leave them out "
             f"with --data.skip_labels {NO_LABEL}"
         )
+    if missing := [name for name in classes.names if name.casefold() in MISSING]:
+        notes.append(
+            f"{listed(missing)} look like missing labels, but are classes; leave their rows out "
+            f"with --data.skip_labels {','.join(missing)}"
+        )
     groups: dict[str, list[str]] = {}
     for name in classes.names:
-        groups.setdefault(re.sub(r"^0+(?=[0-9])", "", name.casefold()), []).append(name)
-    if alike := [listed(names) for names in groups.values() if len(names) > 1]:
+        groups.setdefault(_as_seen(name), []).append(name)
+    if alike := [_told_apart(names) for names in groups.values() if len(names) > 1]:
         notes.append(
-            f"classes that differ only in capitals or leading zeros: {' and '.join(alike[:5])}"
+            "classes that differ only in capitals, leading zeros or what cannot be seen: "
+            f"{' and '.join(alike[:5])}"
         )
     return notes
+
+
+def _told_apart(names: Sequence[str]) -> str:
+    """Returns names in quotes, those that look the same with the numbers of their characters."""
+    shown = {unicodedata.normalize("NFC", name) for name in names}
+    return joined(map(repr if len(shown) == len(names) else ascii, names))
+
+
+def _as_seen(name: str) -> str:
+    """Returns a class name without what readers easily overlook.
+
+    Examples:
+        >>> _as_seen("Cafe\u0301\u200b") == _as_seen("caf\u00e9")
+        True
+    """
+    seen = unicodedata.normalize("NFKC", name).casefold()
+    seen = "".join(letter for letter in seen if unicodedata.category(letter) not in ("Cc", "Cf"))
+    return re.sub(r"^0+(?=[0-9])", "", " ".join(seen.split()))
 
 
 # -- the labels of a split -------------------------------------------------------------------------

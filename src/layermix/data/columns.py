@@ -1,6 +1,7 @@
 """Finds the columns with the texts and the label, and checks the texts."""
 
 import math
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -31,6 +32,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 """Names by which the label column is found."""
 
 _MISSING = "missing_text_column"
+_INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's control and format characters, and spaces
 
 
 def find_label_column(table: Table, given: str | None) -> str | None:
@@ -116,7 +118,7 @@ def _text_fault(value: Any) -> str | None:
         return "the text is missing"
     if not isinstance(value, str):
         return f"found a {type(value).__name__}, {short(value)}, wanted text"
-    if not value.strip():
+    if all(unicodedata.category(letter) in _INVISIBLE for letter in value):
         return "the text is empty"
     try:
         value.encode()

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layermix.config import DataConfig
+from layermix.data.content import other_content, other_json
 from layermix.data.tables import (
     NO_COLUMNS,
     NO_ROWS,
@@ -49,7 +50,6 @@ BLOCK = 1024
 LONGEST_RECORD = 10_000
 """Lines after which a quoted field that is still open is taken for a stray quote mark."""
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NEVER_CLOSED = "never closed"
 _NOT_PARQUET = "not readable as Parquet"
 
@@ -169,15 +169,11 @@ def open_file(
             )
         if not start[-1]:
             diagnostics.fail(name, "the file is empty")
-        if start[0].startswith(_LFS_POINTER):
-            diagnostics.fail(
-                name, "found a Git LFS pointer in place of the data; run `git lfs pull` there"
-            )
+        if found := other_content(start, format):
+            diagnostics.fail(name, f"found {found}")
         if format == "parquet":
             yield _parquet(name, stack.enter_context(_seekable(start, file)), diagnostics)
             return
-        if start[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            diagnostics.fail(name, "found UTF-16, wanted UTF-8; save it as UTF-8")
         lines = _Lines(name, chain(start, file), encoding)
         count = partial(_count_rows, path, header and format in ("csv", "tsv"))
         if format == "txt":
@@ -379,6 +375,8 @@ class _Delimited:
         )
         header, records = self._header(records, diagnostics)
         hint = "" if not self.has_header or not _looks_like_data(header) else _HEADERLESS
+        if tabs and len(header) == 1 and "," in header[0]:
+            hint = "; its first line has commas and no tab: give a CSV file the ending .csv"
         for name, times in Counter(filter(None, header)).items():
             if times > 1:
                 fault = f"the column {name!r} appears {times} times in the header{hint}"
@@ -388,14 +386,15 @@ class _Delimited:
         def table(block: Sequence[_Record], diagnostics: Diagnostics) -> Table:
             nonlocal marks
             marks += 0 if quoted else sum(map(_marks, block))
-            return _from_fields(source, header, block, diagnostics, marks > 0)
+            repeats = self.has_header and len(header) > 1
+            return _from_fields(source, header, block, diagnostics, marks > 0, repeats)
 
         def blocks(_: Sequence[str] | None) -> Iterator[Block]:
             yield from lines.blocks(records, table)
             if unjudged and marks:
                 note(_quoting_note(source, f"{marks} fields after line {self.sample:,}", False))
 
-        head = replace(_from_fields(source, header, (), diagnostics, False), hint=hint)
+        head = replace(_from_fields(source, header, (), diagnostics, False, False), hint=hint)
         return Reader(head, blocks, count, "there is only a header, no rows")
 
     def _header(
@@ -415,6 +414,9 @@ class _Delimited:
                 diagnostics.fail(self.lines.source, "a blank line, wanted the first row", 1)
             return [str(number) for number in range(1, len(fields) + 1)], chain(first, records)
         names = [name.strip() for name in fields]
+        if re.fullmatch("sep=.?", ";".join(fields).rstrip(";")):
+            fault = "found Excel's line `sep=`, wanted the names of the columns; take it out"
+            diagnostics.fail(self.lines.source, fault, 1)
         if not any(names):
             fault = "the header is blank, wanted the names of the columns"
             diagnostics.fail(self.lines.source, fault, 1)
@@ -449,7 +451,7 @@ def _csv_delimiter(source: str, first: str, has_header: bool, note: OnNote) -> s
 
     Where the comma is the decimal mark, spreadsheets write semicolons into their CSV.
     """
-    for delimiter, name in ((";", "semicolons"), ("\t", "tabs")):
+    for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if "," not in first and delimiter in first:
             where = "its header" if has_header else "its first line"
             note(f"{source}: fields are separated by {name}, as in {where}")
@@ -463,13 +465,27 @@ def _from_fields(
     records: Sequence[_Record],
     diagnostics: Diagnostics,
     marked: bool,
+    repeats: bool,
 ) -> Table:
-    """Returns records as a table; those without a field for each column are problems."""
+    """Returns records as a table; those without a field for each column are problems.
+
+    Args:
+        source: The file.
+        header: The names of the columns.
+        records: The rows.
+        diagnostics: Gets the problems.
+        marked: Whether fields begin with a quote mark that is text.
+        repeats: Whether a row that equals the header is a problem.
+    """
     hint = " (quote marks were read as text, see --data.quoting)" if marked else ""
     rows: list[list[str]] = []
     numbers: list[int] = []
     for record in records:
         if len(fields := record.content) == len(header):
+            if repeats and [field.strip("\ufeff \t") for field in fields] == header:
+                message = "the header again; if files were joined, take this line out"
+                diagnostics.add(source, message, record.first)
+                continue
             rows.append(fields)
             numbers.append(record.first)
         elif not fields:
@@ -530,6 +546,9 @@ def _quoted_records(lines: Iterable[str], delimiter: str) -> Iterator[_Record]:
         finally:
             csv.field_size_limit(limit)
         first, last = taken[0][0], taken[-1][0]
+        line = delimiter + taken[0][1] + delimiter
+        if any(re.fullmatch(r'\s+"[^"]+"\s*', one) and delimiter + one in line for one in fields):
+            fault = "a space before a quote mark, which makes it a part of the text"
         if "unexpected end" in fault:
             within = f"not closed within {LONGEST_RECORD:,} lines"
             cut = len(taken) == LONGEST_RECORD
@@ -612,8 +631,8 @@ def _json_lines(
     diagnostics: Diagnostics,
     count: Callable[[], int | None],
 ) -> Reader:
-    if start[-1].lstrip().startswith(b"["):
-        message = "found a JSON array, wanted one JSON object per line"
+    if found := other_json(start[-1]):
+        message = f"found {found}, wanted one JSON object per line"
         diagnostics.fail(lines.source, message, len(start))
     records = _json_records(lines)
     wanted: Sequence[str] | None = None

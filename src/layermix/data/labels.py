@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -40,9 +41,9 @@ def label_text(value: Any) -> str:
         return str(value)
     if isinstance(value, Integral):
         return str(int(value))
-    if isinstance(value, Real) and not math.isnan(number := float(value)):
+    if isinstance(value, Real | Decimal) and not math.isnan(number := float(value)):
         return str(int(number)) if number.is_integer() else str(number)
-    if value is None or isinstance(value, str | Real):
+    if value is None or isinstance(value, str | Real | Decimal):
         raise ValueError("the label is missing")
     if isinstance(value, list | tuple | set | dict):
         raise ValueError(

@@ -366,6 +366,48 @@ def test_class_names_survive_parquet(tmp_path: Path) -> None:
             ":1: not usable JSON: the column 'text' appears more than once",
         ),
         ("train.jsonl", b"{}\n\n{}", ": its rows have no columns"),
+        (
+            "train.json",
+            b'{\n  "text": "x",\n  "label": 1\n}',
+            ":1: found a JSON object over several lines, wanted one JSON object per line",
+        ),
+        (
+            "train.json",
+            b'{"text": {"0": "x"}, "label": {"0": 1}}',
+            ":1: found one object of columns, as pandas writes without orient='records', "
+            "lines=True, wanted one JSON object per line",
+        ),
+        (
+            "train.tsv",
+            "text\tlabel\n".encode("utf-16-le"),
+            ": found UTF-16 or other bytes with NUL, wanted UTF-8; save it as UTF-8",
+        ),
+        ("train.csv", "text,label\n".encode("utf-32"), ": found UTF-32, wanted UTF-8; save it as"),
+        ("train.csv", b"text,label\rx,a\ry,b\r", ": found lines that end with a carriage return"),
+        ("train.tsv", b"text\tlabel\rx\ta\r", ": found lines that end with a carriage return"),
+        ("train.csv", b"\x1f\x8b\x08\x00", ": found gzip data; unpack the file"),
+        ("train.csv", b"PK\x03\x04\x14", ": found a ZIP archive or an Excel workbook; unpack it"),
+        (
+            "train.csv",
+            b"<!DOCTYPE html>\n<p>",
+            ": found a web page, perhaps in place of a download",
+        ),
+        (
+            "train.csv",
+            b"sep=;\ntext;label\nx;a\n",
+            ":1: found Excel's line `sep=`, wanted the name",
+        ),
+        ("train.csv", b"text,label\nx,a\ntext,label\ny,b\n", ":3: the header again; if files were"),
+        (
+            "train.csv",
+            b"text,label\nx,a\n\xef\xbb\xbftext,label\ny,b\n",
+            ":3: the header again; if files were joined, take this line out",
+        ),
+        (
+            "train.csv",
+            b'text, label\n"x", "a"\n"y",b\n',
+            ":2: not well quoted: a space before a quote mark, which makes it a part of the text",
+        ),
         ("train.csv", b'"open\n', ":1: not well quoted: a quote mark is never closed"),
         (
             "train.tsv",
@@ -376,7 +418,32 @@ def test_class_names_survive_parquet(tmp_path: Path) -> None:
 )
 def test_bad_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path / name}{message}" in problems_of(lambda: read(tmp_path))
+    problems = problems_of(lambda: read(tmp_path))
+    assert any(problem.startswith(f"{tmp_path / name}{message}") for problem in problems)
+
+
+def test_a_csv_may_be_separated_by_bars(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text|label\none, two|a\n")
+    (table,) = read(tmp_path).values()
+    assert {name: values() for name, values in table.columns.items()} == {
+        "text": ["one, two"],
+        "label": ["a"],
+    }
+
+
+def test_a_csv_called_tsv_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("text,label\nx,a\n")
+    (problem, _) = problems_of(lambda: load_texts(DataConfig(path=str(tmp_path))))
+    assert problem.endswith("commas and no tab: give a CSV file the ending .csv")
+
+
+@pytest.mark.parametrize("text", ["", " \t", "\0\0", "\u200b\ufeff \u2028"])
+def test_a_text_without_a_visible_character_is_empty(tmp_path: Path, text: str) -> None:
+    rows = [{"text": text, "label": "a"}, {"text": "\u200bx", "label": "b"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert problems_of(lambda: load_texts(DataConfig(path=str(tmp_path)))) == [
+        f"{tmp_path / 'train.jsonl'}:1: the text is empty (column 'text')"
+    ]
 
 
 def test_bad_parquet(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A label is the same class in every format, split and order, or an error says which is not."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,34 @@ def test_bad_labels(train: list[Any], validation: list[Any] | None, message: str
 # -- one reading -----------------------------------------------------------------------------------
 
 
+ALIKE = "classes that differ only in capitals, leading zeros or what cannot be seen: "
+
+
+def test_classes_that_look_the_same_are_told() -> None:
+    notes = labelled(["bad", "bad\u200b", "caf\u00e9", "cafe\u0301", "Bad"] * 2).notes
+    assert f"{ALIKE}'Bad', 'bad', 'bad\\u200b' and 'cafe\\u0301', 'caf\\xe9'" in notes
+
+
+def test_classes_called_as_missing_values_are_told() -> None:
+    found = labelled(["0.0", "1.0", "nan", "1.0"] * 2)
+    assert found.label_names == ("0", "1", "nan")
+    (note,) = (note for note in found.notes if "missing" in note)
+    assert note.endswith("leave their rows out with --data.skip_labels nan")
+
+
+def test_decimals_of_a_database_are_integers(tmp_path: Path) -> None:
+    labels = pa.array([Decimal(n % 2) for n in range(8)], pa.decimal128(10, 2))
+    table = pa.table({"text": [f"row {n}" for n in range(8)], "label": labels})
+    for split in ("train", "validation"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    assert load_texts(DataConfig(path=str(tmp_path))).label_names == ("0", "1")
+
+
 def test_codes_keep_their_zeros_and_are_classes_of_their_own() -> None:
     codes = labelled(["010", "007", "10", "007"])
     assert codes.label_names == ("007", "010", "10")
     assert codes.splits["train"]["label"][:] == [1, 0, 2, 0]
-    assert "classes that differ only in capitals or leading zeros: '010', '10'" in codes.notes
+    assert f"{ALIKE}'010', '10'" in codes.notes
     assert labelled(["Yes", "yes"]).label_names == ("Yes", "yes")
 
 
