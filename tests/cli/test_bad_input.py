@@ -1,5 +1,6 @@
 """What is wrong is told in one message with exit code 2, and nothing is written."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,17 @@ def test_an_output_folder_inside_a_file(cli: Any, teacher: Path, data: Path) -> 
     done = cli(*words, "--quiet")
     assert (done.code, done.out) == (1, "")
     assert done.err.endswith("train.csv/run.partial: Not a directory (--debug shows where)\n")
+
+
+def test_names_whose_bytes_are_not_utf8(cli: Any, base: Path, student: Path, data: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    told = r"the bytes of 'caf\udce9' are not UTF-8; rename it"
+    words = ("--model", base, "--data", data)
+    refused(cli("teach", *words, "--out", name), f"--out: {told}")
+    refused(cli("teach", "--model", name, "--data", name, "--out", "runs/x"), "--model", told)
+    refused(cli("report", name), told)
+    refused(cli("bench", student, name), told)
+    refused(cli("predict", student, f"{name}.csv"), "no such file")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from layermix.cli import main
 from layermix.config import DistillConfig, TeachConfig, field_names, load
 from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
@@ -338,6 +339,14 @@ def test_a_closed_pipe_is_no_error(start: Start, student: Path, data: Path) -> N
     os.close(write)
     _, err = process.communicate()
     assert (process.returncode, err) == (1, b"")
+
+
+def test_closed_standard_streams_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python does after `<&- >&- 2>&-`
+    main(["list"], standalone_mode=False)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
 
 
 # -- stopping --

@@ -6,6 +6,7 @@ the help and turns errors into exit codes. The commands are in `train`, `models`
 """
 
 import io
+import os
 import sys
 
 import click
@@ -35,6 +36,10 @@ def main() -> None:
       layermix distill --teacher TEACHER --data FOLDER --out RUN
       layermix predict RUN new.csv --out labels.csv
     """  # noqa: D301  # \b above is for click
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed: `layermix … >&-`
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # stays
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # printed results are data, the same everywhere
 

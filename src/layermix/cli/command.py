@@ -4,13 +4,13 @@ import errno
 import functools
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NoReturn
 
 import click
 
 from layermix.cli.options import ConfigOption
-from layermix.errors import LayermixError
+from layermix.errors import ConfigError, LayermixError
 from layermix.hardware.waiting import prepare_waiting
 
 STOPPED = 128 + 2
@@ -46,6 +46,7 @@ def command(
     quiet: bool = True,
     is_run: bool = False,
     computes: bool = False,
+    any_bytes: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Command]:
     """Make a command of a function; its errors become one message and an exit code.
 
@@ -56,6 +57,7 @@ def command(
         is_run: Whether its --json prints the record of a run; it then prints a record of a failed
             or cancelled run, too.
         computes: Whether it runs models in this process.
+        any_bytes: Parameters that may be paths whose bytes are not UTF-8.
 
     Returns:
         A decorator. The command exits with 0 after success, with the error's own `exit_code`
@@ -80,6 +82,7 @@ def command(
             try:
                 from layermix.console import lasting_interrupts
 
+                _check_unicode(any_bytes)
                 if computes:
                     prepare_waiting()
                 with lasting_interrupts():
@@ -102,6 +105,32 @@ def command(
         return click.command(name, cls=Command)(decorated)
 
     return decorate
+
+
+def _check_unicode(any_bytes: Collection[str]) -> None:
+    """Raise a ConfigError for arguments whose bytes are not UTF-8.
+
+    Neither model files nor records and pages can hold such a path.
+    """
+    context, problems = click.get_current_context(), list[str]()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        for given in value if isinstance(value, tuple) else (value,):
+            text = "" if given is None or parameter.name in any_bytes else str(given)
+            if not _is_unicode(text):
+                is_option = isinstance(parameter, click.Option)
+                name = parameter.opts[0] if is_option else parameter.human_readable_name
+                problems.append(f"{name}: the bytes of {text!r} are not UTF-8; rename it")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _print_record(message: str, code: int) -> None:

@@ -48,7 +48,7 @@ def evaluate_command(
         click.echo(scores_text(scores))
 
 
-@command("predict", computes=True)
+@command("predict", computes=True, any_bytes=("file", "out"))
 @MODEL
 @click.argument("file", default="-")
 @click.option(
