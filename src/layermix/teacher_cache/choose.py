@@ -18,6 +18,7 @@ from layermix.console import Reporter
 from layermix.core.objective import Objective
 from layermix.core.signals import Batch, Needs, Teacher
 from layermix.data.prepared import PreparedData
+from layermix.errors import ConfigError
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
 from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
@@ -34,12 +35,23 @@ SPARE_BYTES = 2**30
 
 
 def cache_folder(config: CacheConfig) -> Path:
-    """Returns the configured cache folder, else `$LAYERMIX_CACHE`, else one in the user's cache."""
+    """Returns the configured cache folder, else `$LAYERMIX_CACHE`, else one in the user's cache.
+
+    Raises:
+        ConfigError: If the user has no home folder, as in a container with an unknown user id.
+    """
     if config.folder is not None:
         return Path(config.folder)
     if own := os.environ.get("LAYERMIX_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layermix" / "signals"
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise ConfigError(
+            "no folder for the teacher cache: found no $HOME and no home folder of the user; set "
+            "$LAYERMIX_CACHE, or give --cache.folder FOLDER"
+        ) from None
+    return Path(caches) / "layermix" / "signals"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from layermix.core.objective import build_objective
 from layermix.core.signals import Needs, Teacher
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData
+from layermix.errors import ConfigError
 from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.live_teacher import LiveTeacher
 from layermix.models.loading import load_classifier
@@ -359,6 +360,17 @@ def test_the_folder_is_the_configured_one_or_that_of_the_user(
     assert cache_folder(CacheConfig()) == Path("/users/layermix/signals")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder(CacheConfig()) == Path.home() / ".cache" / "layermix" / "signals"
+
+
+def test_a_user_without_a_home_is_told_how_to_name_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LAYERMIX_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    # As for the id of a user that the system does not know.
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(ConfigError, match=r"no home folder of the user; set \$LAYERMIX_CACHE, or"):
+        cache_folder(CacheConfig())
 
 
 def test_a_teacher_with_a_tokenizer_of_its_own_is_measured_by_its_own_tokens(
