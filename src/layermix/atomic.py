@@ -2,13 +2,19 @@
 
 Whatever is being written has a temporary name beside its target (`temporary_of`). A process that is
 killed leaves the temporary file or folder behind; the next writer of the same target removes it.
+Two writers of one file take turns, so that each writes its own.
 """
 
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class LockedError(Exception):
@@ -32,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, wait: bool = True) -> Iterator[Path]:
     """Yields the temporary path to write to; at the end the file replaces `path`.
 
     After an error `path` is unchanged. The file gets the permissions of any new file (by the
@@ -40,17 +46,79 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; its folder must exist.
+        wait: Wait until no other process writes it.
+
+    Raises:
+        LockedError: If another process writes it and `wait` is false.
     """
     temporary = temporary_of(path)
-    _remove(temporary)
+    descriptor = _make_own(temporary, wait)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
+        mode = os.fstat(descriptor).st_mode
+        if sys.platform == "win32":  # it renames no open file
+            os.close(descriptor)
         yield temporary
         _allow(temporary, mode)
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         _remove(temporary)
+        raise
+    finally:
+        if sys.platform != "win32":
+            os.close(descriptor)
+
+
+def _make_own(temporary: Path, wait: bool) -> int:
+    """Makes an empty file that no other process writes; returns its descriptor.
+
+    The file itself is locked while the descriptor is open, so that no lock file is left behind.
+    Windows has no such lock.
+
+    Raises:
+        LockedError: If another process writes it and `wait` is false.
+    """
+    if temporary.is_symlink() or temporary.is_dir() or sys.platform == "win32":
+        _remove(temporary)
+    while True:
+        try:
+            descriptor, is_new = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            try:
+                descriptor, is_new = os.open(temporary, os.O_RDWR), False
+            except FileNotFoundError:
+                continue  # its writer has just ended
+        if not _lock(descriptor, wait):
+            os.close(descriptor)
+            raise LockedError(str(temporary))
+        if _is_named(descriptor, temporary):
+            if is_new:
+                return descriptor
+            temporary.unlink()  # a killed process has left it
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    """Locks an open file; false if another process has locked it, and `wait` is false.
+
+    True without a lock where the file system, or Windows, has none.
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+    return True
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -70,7 +138,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: bool = False, durable: bool = False) -> Iterator[Path]:
     """Yields an empty folder to fill; at the end it is renamed to `path`.
 
     The folder has its final name already, within a scratch folder: `.NAME.writing/NAME`. Its files
@@ -79,6 +147,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Args:
         path: The folder to make.
         replace: Remove a folder of this name first, when the new one is complete.
+        durable: Wait until all of it is on the disk, so that it also outlives a power failure.
 
     Raises:
         OSError: If `path` exists and `replace` is false.
@@ -95,7 +164,29 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 _allow(file, mode)
         if replace:
             shutil.rmtree(path, ignore_errors=True)
+        if durable:
+            sync(folder)
         folder.rename(path)
+    if durable:
+        sync(path.parent, deep=False)
+
+
+def sync(path: Path, *, deep: bool = True) -> None:
+    """Waits until a file, or a folder with all that is in it, is on the disk.
+
+    Args:
+        path: A file or a folder; links in it are not followed.
+        deep: Of a folder: with its files and folders, not its own list of names alone.
+    """
+    inner = path.rglob("*") if deep and path.is_dir() else ()
+    for one in (*(one for one in inner if not one.is_symlink()), path):
+        if sys.platform == "win32" and one.is_dir():
+            continue  # it has no such thing
+        descriptor = os.open(one, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _allow(file: Path, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,54 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path: Path)
         pass
     assert names(mine) == ["thesis.txt"]
     assert names(tmp_path) == ["a.txt", "folder", "mine"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+
+    def write(letter: str) -> None:
+        for _ in range(50):
+            with whole_file(file) as temporary, temporary.open("w") as stream:
+                for _ in range(20):
+                    stream.write(letter)
+                    stream.flush()
+            assert len(set(file.read_text())) == 1
+            assert len(file.read_text()) == 20
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, "abc"))
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_a_writer_that_does_not_wait_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    with whole_file(file) as temporary:
+        temporary.write_text("first")
+        with pytest.raises(LockedError), whole_file(file, wait=False):
+            pass
+        assert temporary.read_text() == "first"
+    assert file.read_text() == "first"
+    with whole_file(file, wait=False) as temporary:
+        temporary.write_text("second")
+    assert file.read_text() == "second"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names files by /proc")
+def test_a_durable_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, synced = tmp_path / "made", list[tuple[str, bool]]()
+    monkeypatch.setattr("os.fsync", lambda fd: synced.append((_name(fd), target.exists())))
+    with whole_folder(target, durable=True) as folder:
+        (folder / "a.txt").write_text("one")
+    assert sorted(synced) == [("a.txt", False), ("made", False), (tmp_path.name, True)]
+
+
+def _name(descriptor: int) -> str:
+    return Path(f"/proc/self/fd/{descriptor}").readlink().name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
