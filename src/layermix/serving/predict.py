@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from layermix.atomic import whole_file
+from layermix.atomic import LockedError, whole_file
 from layermix.console import Reporter
 from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
@@ -89,7 +89,7 @@ def predict(
         parts = ("text", "text_pair")[: len(texts.columns)]
         written = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
         # Before the bar, which on a terminal replaces sys.stdout.
-        stream = stack.enter_context(_whole(out))
+        stream = stack.enter_context(_whole(out, force))
         write = _writer(stream, ending, written)
         total = None if counter.quiet else texts.expected()
         advance = stack.enter_context(counter.counting(total, "predicting"))
@@ -145,12 +145,17 @@ def _check_out(out: str, force: bool) -> str:
         raise ConfigError(f"--out {out}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise RunExistsError(f"--out {out}: is a folder, wanted a file")
+    _check_new(path, force)
+    return ending
+
+
+def _check_new(path: Path, force: bool) -> None:
+    """Raise a RunExistsError if the file is there already, unless it may be replaced."""
     if path.exists() and not force:
         raise RunExistsError(
-            f"--out {out}: exists already, and nothing is overwritten; choose another name, or "
+            f"--out {path}: exists already, and nothing is overwritten; choose another name, or "
             "replace it with --force"
         )
-    return ending
 
 
 def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[Any]], None]:
@@ -171,11 +176,23 @@ def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[A
 
 
 @contextmanager
-def _whole(out: str) -> Iterator[IO[str]]:
-    """Standard output, or a file that gets its name when it is complete."""
+def _whole(out: str, force: bool) -> Iterator[IO[str]]:
+    """Standard output, or a file that gets its name when it is complete.
+
+    Raises:
+        RunExistsError: If another process writes the file, or has written it since the start.
+    """
     if out == "-":
         yield sys.stdout
         sys.stdout.flush()  # so that a full disk is reported here, not at exit
         return
-    with whole_file(Path(out)) as file, file.open("w", encoding="utf-8", newline="") as stream:
-        yield stream
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(whole_file(Path(out), wait=False))
+        except LockedError:
+            raise RunExistsError(
+                f"--out {out}: another process is writing this file; wait until it has ended, or "
+                "choose another name"
+            ) from None
+        _check_new(Path(out), force)
+        yield stack.enter_context(file.open("w", encoding="utf-8", newline=""))

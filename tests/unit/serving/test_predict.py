@@ -13,12 +13,14 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from layermix.atomic import whole_file
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data import files
 from layermix.errors import ConfigError, DataError, ModelError, RunExistsError, UnreadRowsError
 from layermix.serving.evaluate import evaluate
 from layermix.serving.predict import predict
+from layermix.serving.predictor import open_predictor
 
 from .conftest import CLASSES, TEXTS, chances, labelled, read, write
 
@@ -284,6 +286,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from layermix.serving.predict import predict
+from layermix.serving.predictor import open_predictor
 predict(*sys.argv[1:], batch_size=256)
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
@@ -336,6 +339,29 @@ def test_an_old_file_is_replaced_only_if_asked(classifier: Path, tmp_path: Path)
     assert len(read(out)) == len(TEXTS)
     with pytest.raises(RunExistsError, match="is a folder, wanted a file"):
         predict(str(classifier), source, str(tmp_path.rename(tmp_path.with_suffix(".csv"))))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
+def test_a_file_that_another_process_writes_is_left_to_it(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write(tmp_path / "in.csv", {"text": TEXTS}), tmp_path / "out.csv"
+    with whole_file(out) as temporary:
+        temporary.write_text("theirs", encoding="utf-8")
+        for force in (False, True):
+            with pytest.raises(RunExistsError, match="another process is writing this file; wait"):
+                predict(str(classifier), source, str(out), force=force)
+    assert out.read_text(encoding="utf-8") == "theirs"
+    out.unlink()
+
+    def slow(*arguments: Any) -> Any:
+        out.write_text("theirs", encoding="utf-8")
+        return open_predictor(*arguments)
+
+    monkeypatch.setattr("layermix.serving.predict.open_predictor", slow)
+    with pytest.raises(RunExistsError, match="exists already, and nothing is overwritten; choose"):
+        predict(str(classifier), source, str(out))
+    assert out.read_text(encoding="utf-8") == "theirs"
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(classifier: Path, tmp_path: Path) -> None:
