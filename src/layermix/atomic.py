@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -180,13 +180,13 @@ def sync(path: Path, *, deep: bool = True) -> None:
     """
     inner = path.rglob("*") if deep and path.is_dir() else ()
     for one in (*(one for one in inner if not one.is_symlink()), path):
-        if sys.platform == "win32" and one.is_dir():
-            continue  # it has no such thing
-        descriptor = os.open(one, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # Windows opens no folder, and some file systems cannot sync one.
+        with suppress(OSError) if one.is_dir() else nullcontext():
+            descriptor = os.open(one, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _allow(file: Path, mode: int) -> None:

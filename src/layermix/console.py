@@ -1,9 +1,11 @@
 """Messages and progress bars on standard error, and Ctrl-C that is not lost."""
 
 import _thread
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -129,6 +131,34 @@ def lasting_interrupts() -> Iterator[None]:
     finally:
         sys.unraisablehook = previous_hook
         left.set()
+
+
+STOP_WITH_PARENT = "LAYERMIX_STOP_WITH_PARENT"
+"""Environment variable by which a parent says that it keeps our standard input open and empty."""
+
+STOP_SECONDS = 20.0
+"""How long a stopped process may take to leave its folder in order."""
+
+
+def stop_with_parent() -> None:
+    """Interrupts this process when its parent has ended, however, if the parent asked for it.
+
+    The end of standard input tells. A process that does not end after the interrupt is ended.
+    """
+    if os.environ.pop(STOP_WITH_PARENT, None) is None:
+        return
+
+    # A shell that runs the parent in the background has it, and so us, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        _send_interrupt()
+        time.sleep(STOP_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _send_interrupt() -> None:

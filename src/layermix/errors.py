@@ -108,13 +108,17 @@ class CacheError(LayermixError):
 
 
 class NonFiniteLossError(LayermixError):
-    """A part of the loss became NaN or infinite; training stopped before it could be saved."""
+    """The loss, the gradient or a weight became NaN or infinite; nothing of it was saved."""
 
     exit_code = 1
 
 
 class RunExistsError(LayermixError):
     """The output folder holds something already; nothing is written over."""
+
+
+class ResumeError(LayermixError):
+    """An unfinished run cannot be resumed as it was."""
 
 
 class ExportError(LayermixError):

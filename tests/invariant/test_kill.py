@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix.core.trainer import last_checkpoint
+from layermix.core.checkpoints import last_checkpoint
 
 from ..forked import Forked
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, BertTokenizer, TrainerCallback
 
 from layermix.config import MixName
+from layermix.core.checkpoints import last_checkpoint
 from layermix.core.objective import build_objective
-from layermix.core.trainer import DistillTrainer, last_checkpoint
+from layermix.core.trainer import DistillTrainer
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, tokenize
 from layermix.models.encoder import HFEncoder

@@ -80,12 +80,13 @@ def command(
                 sys.exit(code)
 
             try:
-                from layermix.console import lasting_interrupts
+                from layermix.console import lasting_interrupts, stop_with_parent
 
                 _check_unicode(any_bytes)
                 if computes:
                     prepare_waiting()
                 with lasting_interrupts():
+                    stop_with_parent()
                     function(**arguments)
                 sys.stdout.flush()  # a full disk fails here, not when the interpreter exits
             except LayermixError as error:

@@ -1,6 +1,7 @@
 """A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, sort_checkpoints
 
 from layermix.atomic import whole_folder
 from layermix.config import MixConfig, TrainingConfig
 from layermix.core.alpha_learner import AlphaLearner, TaughtBatch, held_out_indices
+from layermix.core.checkpoints import PREFIX, checkpoints_in, last_checkpoint, seal
 from layermix.core.objective import Objective, Output, gradient_norms, param_groups
 from layermix.core.seeds import EpochSampler, derive
 from layermix.core.signals import Signal, Teacher
@@ -23,6 +24,8 @@ from layermix.errors import ConfigError, ModelError, NonFiniteLossError
 CHECKPOINTS_KEPT = 2
 ALPHA_LEARNER = "alpha_learner.pt"
 """The state of the rule by which α learns, in a checkpoint."""
+GRADIENT = ""
+"""The name of the whole gradient among the parts of the loss."""
 
 
 class DistillTrainer(Trainer):
@@ -37,6 +40,7 @@ class DistillTrainer(Trainer):
         folder: Where checkpoints go.
         alpha_learner: By which rule α learns; the paper's if None.
         held_out: Tokenised rows for it that are not trained on.
+        beside: Files outside of `folder` that a resumed run reads, for the checksums.
         trainer_options: Passed to `transformers.Trainer`: datasets, collator, metrics, callbacks.
             A callback that is an `OutputCallback` gets the `Output` of every batch.
 
@@ -58,6 +62,7 @@ class DistillTrainer(Trainer):
         *,
         alpha_learner: AlphaLearner | None = None,
         held_out: Any = None,
+        beside: Callable[[], Iterable[Path]] = tuple,
         **trainer_options: Any,
     ) -> None:
         if objective.needs_teacher:
@@ -81,7 +86,7 @@ class DistillTrainer(Trainer):
         self.teacher = teacher if objective.needs_teacher else None
         self.config, self.mix, self.seed = config, mix, seed
         self.meter = PartMeter()
-        self.objective, self.folder = objective, folder
+        self.objective, self.folder, self.beside = objective, folder, beside
         args = training_arguments(config, seed, folder)
         super().__init__(objective, args, **trainer_options)
         self.add_callback(Cadence(config.save_every))
@@ -169,6 +174,12 @@ class DistillTrainer(Trainer):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]  # transformers
         norm = torch.nn.utils.get_total_norm(gradients)
         optimizer.grad_scale = ((norm + 1e-6) / self.args.max_grad_norm).clamp(min=1)
+        return norm
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of the gradient; by an infinite one, clipping would scale the gradient to 0."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]  # transformers
+        self.meter.add_gradient(norm, self.state.global_step)
         return norm
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -273,9 +284,17 @@ class DistillTrainer(Trainer):
         if not (bad := self.meter.first_bad_steps()):
             return
         step = min(bad.values())
-        names = " and ".join(name for name, first in bad.items() if first == step)
+        parts = " and ".join(
+            name for name, first in bad.items() if first == step and name != GRADIENT
+        )
+        if not parts:  # the gradient came first, or alone
+            raise NonFiniteLossError(
+                f"the gradient became NaN or infinite at step {step + 1}, though the loss was "
+                f"finite; training stopped, since such a step teaches nothing. {self._last_good()}."
+                " Try smaller weights for the losses (--loss.…_weight), or a lower learning rate"
+            )
         raise NonFiniteLossError(
-            f"the loss part {names} became NaN or infinite at step {step + 1}; training stopped. "
+            f"the loss part {parts} became NaN or infinite at step {step + 1}; training stopped. "
             f"{self._last_good()}. Try a lower learning rate or a smaller weight for that part; if "
             "it happens at step 1, look at the teacher's outputs"
         )
@@ -287,24 +306,27 @@ class DistillTrainer(Trainer):
         """Write under a temporary name and rename, so that what has the final name is whole.
 
         Raises:
-            NonFiniteLossError: If a weight is NaN or infinite: a finite loss can have a gradient
-                that is not.
+            NonFiniteLossError: If a weight is NaN or infinite.
         """
+        step = self.state.global_step
         weights = self.objective.named_parameters()
         if bad := [name for name, weight in weights if not weight.isfinite().all()]:
             raise NonFiniteLossError(
-                f"the gradient became NaN or infinite by step {self.state.global_step}, and so did "
-                f"{bad[0]}; training stopped. {self._last_good()}. Try a lower learning rate, or "
-                "other losses"
+                f"{bad[0]} became NaN or infinite by step {step}; training stopped. "
+                f"{self._last_good()}. Try a lower learning rate, or other losses"
             )
-        target = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        with whole_folder(target, replace=True) as folder:  # of the same name, so Trainer fills it
+        earlier = [old for other, old in checkpoints_in(self.folder).items() if other < step]
+        target = self.folder / f"{PREFIX}{step}"
+        # The folder that is filled has the same name, since Trainer chooses it.
+        with whole_folder(target, replace=True, durable=True) as folder:
             self._checkpoint_parent = folder.parent
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 del self._checkpoint_parent
-        rotate_checkpoints(str(self.folder), save_total_limit=CHECKPOINTS_KEPT)
+            seal(folder, self.folder, self.beside())
+        for old in earlier[: 1 - CHECKPOINTS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -381,12 +403,19 @@ class PartMeter:
             self.alpha = output.alpha, output.entropy
         for name, part in output.parts.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(part)) + part
-            first = self.first_bad.get(name, torch.full_like(part, -1, dtype=torch.long))
-            fresh = ~part.isfinite() & (first < 0)
-            self.first_bad[name] = torch.where(fresh, torch.full_like(first, step), first)
+            self._note(name, part, step)
+
+    def add_gradient(self, norm: Tensor, step: int) -> None:
+        """Remember the first step at which the norm of the gradient was not finite."""
+        self._note(GRADIENT, norm, step)
+
+    def _note(self, name: str, value: Tensor, step: int) -> None:
+        first = self.first_bad.get(name, torch.full_like(value, -1, dtype=torch.long))
+        fresh = ~value.isfinite() & (first < 0)
+        self.first_bad[name] = torch.where(fresh, torch.full_like(first, step), first)
 
     def first_bad_steps(self) -> dict[str, int]:
-        """Part -> the first step (from 0) at which it was NaN or infinite."""
+        """Part, or GRADIENT -> the first step (from 0) at which it was NaN or infinite."""
         steps = {name: int(first) for name, first in self.first_bad.items()}
         return {name: step for name, step in steps.items() if step >= 0}
 
@@ -483,9 +512,3 @@ def schedule(name: str, warmup: float, total: int) -> Callable[[int], float]:
 def warmup_steps(warmup: float, total: int) -> float:
     """`warmup` in steps: below 1 it is a share of `total`."""
     return warmup * total if warmup < 1 else warmup
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None."""
-    found = sort_checkpoints(str(folder)) if folder.is_dir() else []
-    return Path(found[-1]) if found else None

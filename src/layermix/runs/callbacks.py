@@ -1,6 +1,8 @@
 """Callbacks that record scores and predictions by epoch, the history and α."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,19 @@ from layermix.atomic import whole_file, write_text
 from layermix.core.objective import Objective, Output
 from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
+from layermix.errors import ResumeError
 from layermix.evaluation import metrics
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
 from layermix.runs.schema import RunRecord
 
 Line = Mapping[str, Any]
+START_OVER = "start over with --restart, or, in a study, by removing the folder of this run"
+
+
+def needed_to_resume(work: Path) -> list[Path]:
+    """The files in a working folder, beside the checkpoints, that a resumed run reads."""
+    epochs = sorted((work / EPOCHS).glob("[!.]*"))
+    return [*epochs, *(file for file in [work / ALPHA] if file.is_file())]
 
 
 class EpochRecorder(TrainerCallback):
@@ -49,7 +59,10 @@ class EpochRecorder(TrainerCallback):
         return self.prepared.problem.scores(logits, labels, teacher)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the live history with the records of the checkpoint."""
+        """Start the live history with the records of the checkpoint; remove later epochs."""
+        for file in self.epochs.iterdir():
+            if int(file.stem.rpartition("-")[2]) > state.epoch:
+                file.unlink()
         lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
         write_text(self.work / HISTORY, "".join(lines))
 
@@ -88,8 +101,21 @@ class EpochRecorder(TrainerCallback):
 
     def logits(self, split: str, epoch: int) -> tuple[Any, Any]:
         """Logits (N, C) and labels (N,) of one evaluation."""
-        stored = np.load(self._file(split, epoch))
+        stored = self._read(split, epoch)
         return stored["logits"], stored["labels"]
+
+    def _read(self, split: str, epoch: int) -> dict[str, Any]:
+        """The arrays of one evaluation by name.
+
+        Raises:
+            ResumeError: If the file is damaged.
+        """
+        file = self._file(split, epoch)
+        try:
+            with np.load(file) as stored:
+                return dict(stored)
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ResumeError(f"{file}: is damaged ({error}); {START_OVER}") from None
 
     def predictions(self, epochs: Mapping[str, int]) -> None:
         """Write predictions.parquet: the validation rows at the reported epochs.
@@ -107,7 +133,7 @@ class EpochRecorder(TrainerCallback):
             teacher = problem.teacher_columns(logits)
         tables = []
         for report, epoch in epochs.items():
-            stored = np.load(self._file("validation", epoch))
+            stored = self._read("validation", epoch)
             rows = len(stored["logits"])
             student = problem.columns(stored["logits"], self.prepared.texts.label_names)
             columns = {
@@ -141,10 +167,19 @@ class MixRecorder(OutputCallback):
         self.used = output.alpha
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the lines up to the checkpoint, which was written after a log."""
+        """Keep the lines up to the checkpoint, which was written after a log.
+
+        Raises:
+            ResumeError: If some of them are missing.
+        """
         lines = self.file.read_text("utf-8").splitlines(True) if self.file.is_file() else []
-        first_lines = lines[: state.global_step]
-        kept = [line for line in first_lines if json.loads(line)["step"] <= state.global_step]
+        kept = lines[: state.global_step]
+        try:
+            steps = [json.loads(line)["step"] for line in kept]
+        except (ValueError, KeyError, TypeError):
+            steps = []
+        if steps != [*range(1, state.global_step + 1)]:
+            raise ResumeError(f"{self.file}: is damaged; {START_OVER}")
         write_text(self.file, "".join(kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from layermix.atomic import LockedError, is_locked, lock, temporary_of, write_text
+from layermix.atomic import LockedError, is_locked, lock, sync, temporary_of, write_text
 from layermix.errors import ConfigError, RunExistsError
 
 CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
@@ -29,6 +29,9 @@ CARD, EXPORT, BENCH = "README.md", "onnx/export.json", "bench.json"
 
 SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
 """Folders that an unfinished run needs to resume; removed when it is finished."""
+
+START = "start.json"
+"""What an unfinished run was begun with; removed when it is finished."""
 
 LOCK = ".lock"
 """The lock file in a working folder, held by the process that works there."""
@@ -65,7 +68,7 @@ class RunFolder:
             raise ConfigError("--resume and --restart contradict each other; give one of them")
         self.final = final.absolute()
         self._config = config
-        self._restart = restart
+        self.restart = restart
         self.work = self.final.with_name(f"{self.final.name}.partial")
         self._lock = ExitStack()
         self._check_final()
@@ -104,23 +107,28 @@ class RunFolder:
         """Creates the working folder with the config in it, and locks it.
 
         Raises:
-            RunExistsError: If another process has started there in the meantime.
+            RunExistsError: If another process has started or finished there in the meantime.
         """
+        self._check_final()
         self.work.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.enter_context(lock(self.work / LOCK, wait=False))
         except LockedError:
             raise self._busy() from None
         self._drop_discarded()
-        if self._restart:
+        if self.restart:
             for old in list(self.work.iterdir()):
-                if old.is_dir():  # renamed first: a kill must not leave half a checkpoint
-                    old.rename(old.with_name(f".{old.name}{DISCARDED}"))
+                if old.is_dir():
+                    self._discard(old)
                 elif old.name not in (LOCK, CONFIG):  # the config marks it as a run
                     old.unlink()
-        self._drop_discarded()
-        (self.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
         write_text(self.work / CONFIG, self._config)
+
+    def _discard(self, folder: Path) -> None:
+        """Removes a folder; renames it first, since a kill must not leave half a checkpoint."""
+        if folder.is_dir():
+            folder.rename(folder.with_name(f".{folder.name}{DISCARDED}"))
+            self._drop_discarded()
 
     def _drop_discarded(self) -> None:
         for old in self.work.glob(f".*{DISCARDED}"):
@@ -145,19 +153,30 @@ class RunFolder:
         write_text(self.work / name, text)
 
     def finish(self) -> None:
-        """Gives the folder its final name and removes what only an unfinished run needs.
+        """Removes what only an unfinished run needs and gives the folder its final name.
+
+        The results are on the disk before the checkpoints are removed. A run that is killed in
+        between has a result and no checkpoints; calling this again finishes it.
 
         Raises:
             RunExistsError: If the final name exists by now; the run keeps its working name.
         """
         self._check_final()
+        sync(self.work)
+        for name in SCRATCH:
+            self._discard(self.work / name)
+        (self.work / START).unlink(missing_ok=True)
         if sys.platform == "win32":  # it renames no folder with an open file in it
             self._lock.close()
         self.work.rename(self.final)
         self._lock.close()
         (self.final / LOCK).unlink(missing_ok=True)
-        for name in SCRATCH:
-            shutil.rmtree(self.final / name, ignore_errors=True)
+        sync(self.final.parent, deep=False)
+
+    @property
+    def only_lacks_its_name(self) -> bool:
+        """Whether a run was killed in `finish`, after its checkpoints were removed."""
+        return (self.work / RESULT).is_file() and not self.checkpoints.exists()
 
 
 def is_busy(final: Path) -> bool:

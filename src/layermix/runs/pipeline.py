@@ -36,7 +36,8 @@ from layermix.models.students import copy_blocks, fresh_student
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import prepare, tokenize_for
-from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit
+from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit, StartRecord
+from layermix.runs.start import check_start, start_record
 from layermix.runs.trackers import check_trackers
 from layermix.runs.training import Result, Training
 from layermix.teacher_cache.cached_teacher import CachedTeacher
@@ -259,6 +260,7 @@ def distill_prepared(
                 f"and it is {config.mix.strategy}",
             )
         )
+    start = _start(run, prepared, teacher, student, reporter)
     objective = objective_for(student, teacher, config, extensions)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None:
@@ -297,7 +299,23 @@ def distill_prepared(
         speed,
         extensions,
     )
-    return training.run(name, "student", known, run, reporter)
+    return training.run(name, "student", known, run, start, reporter)
+
+
+def _start(
+    run: RunFolder | None,
+    prepared: PreparedData,
+    teacher: Classifier | None,
+    student: Classifier,
+    reporter: Reporter,
+) -> StartRecord | None:
+    """What a run is begun with, or was begun with; None if there is no folder."""
+    if run is None:
+        return None
+    start = start_record(prepared, teacher, student)
+    for note in check_start(run, start):
+        reporter.warn(note)
+    return start
 
 
 def _unused_settings(config: DistillConfig) -> list[str]:
@@ -406,7 +424,8 @@ def teach_from(
     precision = choose_precision(config.training.precision)
     objective = Objective(HFEncoder(model.model), [Supervised()], precision=precision)
     training = Training(objective, None, prepared, model, config.training, MixConfig(), config.seed)
-    return training.run("teacher", "teacher", RunRecord(), run, reporter)
+    start = _start(run, prepared, None, model, reporter)
+    return training.run("teacher", "teacher", RunRecord(), run, start, reporter)
 
 
 # -- one training ----------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def run_record(
         prepared: The data.
         model: The trained model.
         metrics: Reported epoch -> epoch and scores by split; `test` -> scores.
-        history: One line per log and evaluation; the last α in it is recorded.
+        history: One line per log and evaluation; α is recorded as it was in the last step of the
+            epoch whose weights are saved.
         warnings: Given to the user.
         precision: Number format of the training.
         timings: Durations.
@@ -54,19 +55,21 @@ def run_record(
             "classes": texts.label_names,
         }
     )
+    scores = Metrics.model_validate(metrics)
+    learned = [line for line in history if "alpha" in line and line["epoch"] <= scores.saved.epoch]
     return RunRecord(
         format=FORMAT,
         status="ok",
         problem=prepared.problem.name,
         task=texts.task,
         metric=prepared.metric,
-        metrics=Metrics.model_validate(metrics),
+        metrics=scores,
         teacher=trained if role == "teacher" else known.teacher,
         student=trained if role == "student" else None,
         mix=known.mix,
         formula=known.formula,
         signals=known.signals,
-        alpha=next((line["alpha"] for line in reversed(history) if "alpha" in line), None),
+        alpha=learned[-1]["alpha"] if learned else None,
         data=DataRecord(
             place=texts.source,
             fingerprint=texts.fingerprint,

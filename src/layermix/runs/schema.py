@@ -1,9 +1,10 @@
 """The records that a run leaves as JSON, each written and read by one class.
 
-`result.json` is a `RunRecord`, `environment.json` an `EnvironmentRecord`, `bench.json` a
-`BenchRecord`, `onnx/export.json` an `ExportRecord`; config.json of a saved model keeps a
-`SavedModelEntry`. The first four have a field `format`, the version of their layout: 0 in records
-that were written before there was one. Fields that are unknown or do not apply are left out.
+`result.json` is a `RunRecord`, `start.json` a `StartRecord`, `environment.json` an
+`EnvironmentRecord`, `bench.json` a `BenchRecord`, `onnx/export.json` an `ExportRecord`; config.json
+of a saved model keeps a `SavedModelEntry`. The first five have a field `format`, the version of
+their layout: 0 in records that were written before there was one. Fields that are unknown or do not
+apply are left out.
 """
 
 import json
@@ -289,7 +290,7 @@ class RunRecord(Record):
         mix: None if no layer was mixed.
         formula: The loss.
         signals: Where the teacher's signals came from; None if they were not needed.
-        alpha: α at the end.
+        alpha: α in the last step of the epoch whose weights are saved.
         data: Where the rows came from.
         pair: Whether a row has two texts.
         notes: Notes to the user about data and models.
@@ -345,6 +346,27 @@ def read_result(folder: Path) -> RunRecord:
     if missing := needed - record.model_fields_set:
         raise ValueError(f"{file}: without {', '.join(sorted(missing))}")
     return record
+
+
+# -- start.json ------------------------------------------------------------------------------------
+
+
+class StartRecord(Record):
+    """start.json of an unfinished run: what it was begun with, so that it is resumed with the same.
+
+    Attributes:
+        data: Hash of texts and labels.
+        classes: Names in label order.
+        rows: Hash of the token rows.
+        teacher: Hash of the teacher's weights and config; None without a teacher.
+        student: Hash of the student's config.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    rows: str
+    teacher: str | None = None
+    student: str
 
 
 # -- environment.json ------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from layermix.config import (
     TrainingConfig,
 )
 from layermix.console import Reporter
+from layermix.core.checkpoints import CHECKSUMS, newest_whole, seal
 from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
-from layermix.core.trainer import DistillTrainer, last_checkpoint
+from layermix.core.trainer import DistillTrainer
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note
 from layermix.hardware.cpu_kernels import prepare_process
@@ -29,14 +30,29 @@ from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
 from layermix.problems.problem import Problem
-from layermix.runs.callbacks import EpochRecorder, MixRecorder, clean_history, reported_epochs
+from layermix.runs.callbacks import (
+    EpochRecorder,
+    MixRecorder,
+    clean_history,
+    needed_to_resume,
+    reported_epochs,
+)
 from layermix.runs.environment import environment
 from layermix.runs.extensions import NONE, Extensions
-from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
+from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, START, RunFolder
 from layermix.runs.model_card import model_card
 from layermix.runs.progress_bar import training_bar
 from layermix.runs.recording import run_record, saved_model_entry, with_size
-from layermix.runs.schema import FORMAT, Interval, Role, RunRecord, Status, Timings
+from layermix.runs.schema import (
+    FORMAT,
+    Interval,
+    Role,
+    RunRecord,
+    StartRecord,
+    Status,
+    Timings,
+    read_result,
+)
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
@@ -87,7 +103,13 @@ class Training:
         return self.prepared.problem
 
     def run(
-        self, name: str, role: Role, known: RunRecord, run: RunFolder | None, reporter: Reporter
+        self,
+        name: str,
+        role: Role,
+        known: RunRecord,
+        run: RunFolder | None,
+        start: StartRecord | None,
+        reporter: Reporter,
     ) -> Result:
         """Train, collect, write; a failure is recorded in an unfinished run folder.
 
@@ -96,14 +118,21 @@ class Training:
             role: Role of the trained model.
             known: The part of the record that is known before the training.
             run: Where the run is written; None keeps nothing.
+            start: What the run is begun with; None if nothing is kept.
             reporter: Where progress is shown.
+
+        Raises:
+            ResumeError: If an unfinished run has checkpoints, but no whole one.
         """
         if run is None:
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
-                return self._run(name, role, known, Path(folder), None, reporter)
+                return self._run(name, role, known, Path(folder), None, None, reporter)
         run.begin()
         try:
-            return self._run(name, role, known, run.work, run, reporter)
+            if run.only_lacks_its_name and (result := self._finished(role, run)) is not None:
+                return result
+            checkpoint = self._resumable(run, start, reporter)
+            return self._run(name, role, known, run.work, run, checkpoint, reporter)
         except BaseException as error:
             status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk must not hide the error
@@ -112,6 +141,34 @@ class Training:
             run.leave()
             raise
 
+    def _finished(self, role: Role, run: RunFolder) -> Result | None:
+        """The result of a run that was killed in its last moments; None if it was not."""
+        try:
+            record = read_result(run.work)
+        except (OSError, ValueError):
+            return None
+        model: Any = self.student.model
+        model.load_state_dict(type(model).from_pretrained(run.work / role).state_dict())
+        lines = (run.work / HISTORY).read_text(encoding="utf-8").splitlines()
+        run.finish()
+        metrics = record.to_dict()["metrics"]
+        return Result(self.student, metrics, [*map(json.loads, lines)], record, run.final)
+
+    def _resumable(
+        self, run: RunFolder, start: StartRecord | None, reporter: Reporter
+    ) -> Path | None:
+        """The checkpoint to resume from, if there is one; records what the run is begun with."""
+        has_checksums = (run.work / START).is_file()
+        checkpoint, notes = newest_whole(run.checkpoints, has_checksums=has_checksums)
+        for note in notes:
+            reporter.warn(note)
+        if checkpoint is not None and not (checkpoint / CHECKSUMS).exists():
+            seal(checkpoint, run.checkpoints, needed_to_resume(run.work))
+        if start is not None:
+            run.write(START, start.to_json())
+        (run.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
+        return checkpoint
+
     def _run(
         self,
         name: str,
@@ -119,6 +176,7 @@ class Training:
         known: RunRecord,
         work: Path,
         run: RunFolder | None,
+        resume_from: Path | None,
         reporter: Reporter,
     ) -> Result:
         started = time.monotonic()
@@ -144,6 +202,7 @@ class Training:
                 checkpoints,
                 alpha_learner=self.extensions.alpha_learner,
                 held_out=held_out,
+                beside=lambda: needed_to_resume(work),
                 train_dataset=train,
                 eval_dataset=self.prepared.evaluated,
                 data_collator=self.prepared.collate,
@@ -157,7 +216,6 @@ class Training:
                 ],
             )
             trainer.remove_callback(PrinterCallback)
-            resume_from = last_checkpoint(checkpoints)
             trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
             history = clean_history(trainer.state.log_history)
             reports = reported_epochs(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from layermix.atomic import lock, whole_file, whole_folder, write_text
 from layermix.runs.layout import (
     ALPHA,
     CONFIG,
+    DISCARDED,
     ENVIRONMENT,
     HISTORY,
     PREDICTIONS,
@@ -116,7 +118,19 @@ class Study:
         with lock(self.folder / WORK / FILING):  # another process may file the same cell
             if not self.has(cell.name):
                 self._file(work, target, _places(cell), keep_student=keep_student)
-            shutil.rmtree(work, ignore_errors=True)
+            self._drop_discarded()
+            with suppress(FileNotFoundError):  # renamed first: a kill must not leave half a run
+                work.rename(work.with_name(f".{work.name}{DISCARDED}"))
+            self._drop_discarded()
+
+    def tidy(self) -> None:
+        """Removes what a kill left of runs whose cells are filed."""
+        with lock(self.folder / WORK / FILING):
+            self._drop_discarded()
+
+    def _drop_discarded(self) -> None:
+        for old in (self.folder / WORK).glob(f".*{DISCARDED}"):
+            shutil.rmtree(old)
 
     def _file(
         self, work: Path, target: Path, places: Mapping[str, str], *, keep_student: bool

@@ -13,11 +13,9 @@ from pydantic import ValidationError
 
 from layermix.atomic import write_text
 from layermix.config import to_yaml
+from layermix.console import STOP_SECONDS, STOP_WITH_PARENT
 from layermix.runs.schema import RunRecord
 from layermix.studies.executor import Job
-
-STOP_SECONDS = 20.0
-"""How long a stopped run may take to leave its folder in order."""
 
 SHOWN = 500
 """Characters of a log that are shown if a process left no error record."""
@@ -39,7 +37,11 @@ class LocalProcess:
 
     def is_running(self) -> bool:
         """Whether the process has not ended yet."""
-        return self.process.poll() is None
+        if self.process.poll() is None:
+            return True
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return False
 
     def error(self) -> str:
         """The error of its record; without one, the end of its log."""
@@ -65,7 +67,10 @@ class LocalProcesses:
     started: list[LocalProcess] = field(default_factory=list)
 
     def start(self, job: Job) -> LocalProcess:
-        """Start a job; it outlives Ctrl-C on this process, until `stop`."""
+        """Start a job; it outlives Ctrl-C on this process, until `stop`, but not its end.
+
+        Its standard input, which it does not read, ends with this process, also by SIGKILL.
+        """
         self.folder.mkdir(exist_ok=True)
         config = self.folder / f"{job.name}.yaml"
         write_text(config, to_yaml(job.config))
@@ -76,9 +81,14 @@ class LocalProcesses:
             process = subprocess.Popen(
                 # -P: a file in the user's folder must not stand in for a module
                 [sys.executable, "-P", "-m", "layermix", *arguments],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=errors,
-                env={"OMP_NUM_THREADS": str(self.threads), **os.environ},
+                env={
+                    "OMP_NUM_THREADS": str(self.threads),
+                    **os.environ,
+                    STOP_WITH_PARENT: "1",
+                },
                 start_new_session=True,  # Ctrl-C reaches this process only
             )
         local = LocalProcess(process, record, log)
@@ -95,6 +105,7 @@ class LocalProcesses:
             for process in running:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0, until - time.monotonic()))
+        self.started = [local for local in self.started if local.is_running()]
 
 
 def _interrupt(process: "subprocess.Popen[bytes]") -> None:

@@ -9,8 +9,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from layermix.atomic import write_text
+from layermix.atomic import LockedError, lock, write_text
 from layermix.config import to_yaml
 from layermix.errors import StudyError
 from layermix.runs.layout import CONFIG, RESULT, is_busy
@@ -28,6 +28,12 @@ from layermix.studies.local_processes import LocalProcesses
 from layermix.studies.plan import Cell, Plan, TeacherRun
 
 POLL_SECONDS = 0.2
+
+SCHEDULER = ".scheduler"
+"""Held in WORK by the scheduler that works there, by one of them if there are several."""
+
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that stop a study as Ctrl-C does: SIGHUP comes when its terminal is closed."""
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Scheduler:
     under_way: dict[str, tuple[float, float]] = field(default_factory=dict)
     durations: dict[str, list[float]] = field(default_factory=dict)
     estimate_shown: bool = False
+    left_over_shown: bool = False
 
     def run(self) -> None:
         """Run all cells that are not finished.
@@ -64,6 +71,7 @@ class Scheduler:
         """
         self.study.folder.mkdir(parents=True, exist_ok=True)
         (self.study.folder / WORK).mkdir(exist_ok=True)
+        self.study.tidy()
         ignore = self.study.folder / ".gitignore"
         if not ignore.exists():
             write_text(ignore, IGNORED)
@@ -75,13 +83,14 @@ class Scheduler:
                 waiting[name] = cell
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         executor = self.executor or LocalProcesses(self.study.folder / LOGS, threads)
-        with self._shown(), _stopped_at_the_end(executor):
+        with self._only_one() as is_only_one, self._shown(), _stopped_at_the_end(executor):
             while waiting or self.running:
                 for name, run in list(waiting.items()):
                     if self._settled(run):
                         del waiting[name]
+                left_over = self._left_over(waiting.values()) if is_only_one else 0
                 for run in waiting.values():
-                    if len(self.running) < self.jobs and self._may_start(run):
+                    if len(self.running) + left_over < self.jobs and self._may_start(run):
                         self._start(run, executor)
                 self._show_first_estimate()
                 time.sleep(POLL_SECONDS)
@@ -112,6 +121,32 @@ class Scheduler:
         self.failed[run.name] = handle.error()
         self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
         return True
+
+    @contextmanager
+    def _only_one(self) -> Iterator[bool]:
+        """Whether no other scheduler works in this folder."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.study.folder / WORK / SCHEDULER, wait=False))
+            except LockedError:
+                yield False
+            else:
+                yield True
+
+    def _left_over(self, waiting: Iterable[Cell | TeacherRun]) -> int:
+        """How many runs of a scheduler that was killed have not ended yet; says so once."""
+        busy = [
+            run for run in waiting if run.name not in self.running and is_busy(self.study.work(run))
+        ]
+        if busy and not self.left_over_shown:
+            self.left_over_shown = True
+            titles = ", ".join(run.title for run in busy)
+            self.console.print(
+                f"still running from an earlier command, and counted: {titles}",
+                markup=False,
+                soft_wrap=True,
+            )
+        return len(busy)
 
     def _may_start(self, run: Cell | TeacherRun) -> bool:
         if run.name in self.running or is_busy(self.study.work(run)):
@@ -267,16 +302,21 @@ class Scheduler:
 
 @contextmanager
 def _stopped_at_the_end(executor: Executor) -> Iterator[None]:
-    """Stop all runs when the scheduler ends early, on SIGTERM too; they can be resumed."""
-    before = signal.getsignal(signal.SIGTERM)
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main:
-        signal.signal(signal.SIGTERM, _interrupt)
+    """Stop all runs when the scheduler ends early, by a signal too; they can be resumed."""
+    before = {
+        number: handler
+        for number in STOPPING
+        if threading.current_thread() is threading.main_thread()
+        # `nohup` ignores SIGHUP
+        and (handler := signal.getsignal(number)) != signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         executor.stop()
 
 

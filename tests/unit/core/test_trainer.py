@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from layermix.core.checkpoints import damage, last_checkpoint
 from layermix.core.objective import param_groups
 from layermix.core.seeds import EpochSampler
 from layermix.core.signals import Batch, Needs, Signal
-from layermix.core.trainer import CHECKPOINTS_KEPT, DistillTrainer, last_checkpoint, schedule
+from layermix.core.trainer import CHECKPOINTS_KEPT, DistillTrainer, schedule
 from layermix.errors import ModelError, NonFiniteLossError
 from layermix.models.live_teacher import LiveTeacher
 
@@ -346,9 +347,36 @@ def test_a_gradient_that_is_not_finite_is_never_saved(trainer: Make) -> None:
         made.train()
     good = made.folder / "checkpoint-2"
     message = str(caught.value)
-    assert message.startswith("the gradient became NaN or infinite by step 3, and so did student.")
-    assert f"training stopped. Last good checkpoint: {good}. Try a lower" in message
+    assert message.startswith("the gradient became NaN or infinite at step 3, though the loss was")
+    assert f"such a step teaches nothing. Last good checkpoint: {good}. Try smaller" in message
     assert last_checkpoint(made.folder) == good
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+@pytest.mark.parametrize("double", [False, True])
+def test_a_gradient_whose_norm_is_infinite_stops_the_run(
+    trainer: Make, max_grad_norm: float, double: bool
+) -> None:
+    """The loss and each gradient are finite; clipped by the norm, the step would be 0."""
+    training = EVERY_STEP | {"log_every": 100, "max_grad_norm": max_grad_norm}
+    weight = 1e200 if double else 1e30
+    made = trainer(loss={"hidden_weight": weight}, double=double, training=training)
+    with pytest.raises(NonFiniteLossError, match="the gradient became NaN or infinite at step 1,"):
+        made.train()
+    assert made.state.log_history == []
+    assert last_checkpoint(made.folder) is None
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(trainer: Make) -> None:
+    class Overflow(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                made.objective.mix.logits.data[0] = torch.inf
+
+    made = trainer(callbacks=[Overflow()], training=EVERY_STEP | {"save_every": 1})
+    with pytest.raises(NonFiniteLossError, match=r"mix\.logits became NaN or infinite by step 2;"):
+        made.train()
+    assert last_checkpoint(made.folder) == made.folder / "checkpoint-1"
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
@@ -426,6 +454,7 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(trainer: Make) -> None:
     assert f".checkpoint-3.writing/checkpoint-3/{WEIGHTS}" in unsaveable.files  # it was half-way
     assert names(broken.folder) == ["checkpoint-1", "checkpoint-2"]
     assert last_checkpoint(broken.folder) == broken.folder / "checkpoint-2"
+    assert damage(broken.folder / "checkpoint-2") == []
     resumed = trainer(training=training)
     resumed.train(resume_from_checkpoint=str(last_checkpoint(broken.folder)))
     straight = trainer(training=training, folder="straight")

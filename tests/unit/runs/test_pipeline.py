@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from layermix.config import DistillConfig, TeachConfig, load
 from layermix.console import Reporter
+from layermix.core.checkpoints import CHECKSUMS, seal
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, ModelError, NonFiniteLossError, Note, RunExistsError
 from layermix.evaluation import metrics
@@ -24,7 +25,7 @@ from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.loading import load_classifier
 from layermix.models.students import copy_blocks
 from layermix.runs import pipeline, training
-from layermix.runs.callbacks import score_table
+from layermix.runs.callbacks import needed_to_resume, score_table
 from layermix.runs.environment import environment
 from layermix.runs.layout import RESULT
 from layermix.runs.prepare import prepare
@@ -214,6 +215,12 @@ def test_holdout_keeps_rows_out_and_saves_the_selected_epoch(
     )
     again = metrics.scores(logits, np.asarray(prepared.splits["validation"]["labels"]))
     assert again["nll"] == pytest.approx(result.metrics["selected"]["validation"]["nll"], rel=1e-4)
+    selected = result.metrics["selected"]["epoch"]
+    assert selected < 4  # else α at the end would be right, too
+    (alpha,) = (
+        line["alpha"] for line in result.history if line["epoch"] == selected and "alpha" in line
+    )
+    assert result.record.to_dict()["alpha"] == alpha
 
 
 def test_a_teacher_that_saw_the_held_out_rows_is_told(
@@ -331,17 +338,25 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     whole_state = load_file(checkpoint)
     older = {name: one for name, one in whole_state.items() if "word_embeddings" not in name}
     save_file(older, checkpoint, metadata={"format": "pt"})
+    reseal(checkpoint.parent)
     with pytest.raises(ModelError, match=r"written by another version.*begin anew with --restart"):
         pipeline.distill_from(
             teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
         )
     save_file(whole_state, checkpoint, metadata={"format": "pt"})
+    reseal(checkpoint.parent)
     result = pipeline.distill_from(
         teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
     )
     assert result.record.timings.resumed
     for file in SAME_AGAIN:
         assert (out / file).read_bytes() == (straight / file).read_bytes()
+
+
+def reseal(checkpoint: Path) -> None:
+    """Write the checksums of a checkpoint again, as if a run had written its files."""
+    (checkpoint / CHECKSUMS).unlink()
+    seal(checkpoint, checkpoint.parent, needed_to_resume(checkpoint.parent.parent))
 
 
 def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data: TextData) -> None:

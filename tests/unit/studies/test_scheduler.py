@@ -1,21 +1,30 @@
 """The scheduler with an executor of its own; what a local process leaves when it fails."""
 
 import io
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import layermix
+from layermix.atomic import lock
 from layermix.errors import StudyError
+from layermix.runs.layout import DISCARDED, LOCK
 from layermix.runs.schema import FORMAT, RunRecord
 from layermix.studies.executor import Executor, Handle, Job
-from layermix.studies.folder import KEPT, Study
+from layermix.studies.folder import KEPT, WORK, Study
 from layermix.studies.local_processes import LocalProcess, LocalProcesses
 from layermix.studies.plan import Plan, make_plan
-from layermix.studies.scheduler import Scheduler
+from layermix.studies.scheduler import POLL_SECONDS, SCHEDULER, Scheduler
 
 from ...study_folders import fill, make
 
@@ -41,9 +50,11 @@ class Elsewhere:
     fails: str = ""
     started: list[Job] = field(default_factory=list)
     stopped: int = 0
+    on_start: Callable[[], None] = lambda: None
 
     def start(self, job: Job) -> Handle:
         self.started.append(job)
+        self.on_start()
         if job.name == self.fails:
             return Ended("the disk of the other machine is full")
         job.work.mkdir(parents=True)
@@ -96,6 +107,60 @@ def test_the_error_of_a_job_is_reported_and_the_other_cells_are_filed(
     assert [study.has(name) for name in plan.runs] == [False] + [True] * (len(plan.runs) - 1)
 
 
+def test_a_run_that_a_killed_scheduler_left_counts_as_running(
+    plan: Plan, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    study = Study(tmp_path / "study")
+    first = next(iter(plan.runs.values()))
+    partial = study.work(first).with_name(f"{first.name}.partial")
+    partial.mkdir(parents=True)
+    shown = io.StringIO()
+    once = Scheduler(plan, study, 1, Console(file=shown, width=500), executor=elsewhere)
+    with ExitStack() as left_over, ThreadPoolExecutor(1) as pool:
+        left_over.enter_context(lock(partial / LOCK))
+        running = pool.submit(once.run)
+        while "still running" not in shown.getvalue():
+            time.sleep(0.01)
+        time.sleep(3 * POLL_SECONDS)
+        assert not elsewhere.started
+        left_over.close()
+        running.result(60)
+    assert shown.getvalue().count(
+        f"still running from an earlier command, and counted: {first.title}"
+    )
+    assert [job.name for job in elsewhere.started] == list(plan.runs)
+
+
+def test_a_run_of_another_scheduler_does_not_count(
+    plan: Plan, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    study = Study(tmp_path / "study")
+    first, *others = plan.runs.values()
+    partial = study.work(first).with_name(f"{first.name}.partial")
+    partial.mkdir(parents=True)
+    with ExitStack() as other, ThreadPoolExecutor(1) as pool:
+        other.enter_context(lock(study.folder / WORK / SCHEDULER))
+        other.enter_context(lock(partial / LOCK))
+        running = pool.submit(scheduler(plan, study, elsewhere).run)
+        while len(elsewhere.started) < len(others):
+            time.sleep(0.01)
+        other.close()
+        running.result(60)
+    assert [job.name for job in elsewhere.started] == [*(cell.name for cell in others), first.name]
+
+
+def test_what_a_kill_left_of_a_filed_run_is_removed(
+    plan: Plan, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    study = Study(tmp_path / "study")
+    scheduler(plan, study, elsewhere).run()
+    left = study.folder / WORK / f".{next(iter(plan.runs))}{DISCARDED}"
+    (left / "checkpoints").mkdir(parents=True)
+    scheduler(plan, study, elsewhere).run()
+    assert all(path.name.startswith(".") for path in (study.folder / WORK).iterdir())
+    assert not left.exists()
+
+
 def ended(folder: Path, script: str) -> LocalProcess:
     record, log = folder / "run.json", folder / "run.log"
     with record.open("wb") as output, log.open("wb") as errors:
@@ -131,6 +196,76 @@ def test_a_job_that_cannot_begin_says_why(plan: Plan, tmp_path: Path) -> None:
     assert handle.error() == record.error
     assert f"Error: {record.error}\n" == handle.log.read_text("utf-8")
     local.stop()
+
+
+CONDUCTOR = """
+import sys, time
+from pathlib import Path
+from layermix.config import TeachConfig
+from layermix.studies.executor import Job
+from layermix.studies.local_processes import LocalProcesses
+folder = Path(sys.argv[1])
+config = TeachConfig.model_validate({"model": "m", "data": "d"})
+job = Job("a", config, folder / "work", False)
+print(LocalProcesses(folder, 1).start(job).process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_process_does_not_outlive_the_one_that_started_it(tmp_path: Path) -> None:
+    """Its place is taken by a command that waits for ever, as a training would."""
+    (tmp_path / "layermix").mkdir()
+    (tmp_path / "layermix" / "__main__.py").write_text(
+        "from layermix.console import lasting_interrupts, stop_with_parent\n"
+        "import time\n"
+        "with lasting_interrupts():\n"
+        "    stop_with_parent()\n"
+        "    open('begun', 'w').close()\n"
+        "    time.sleep(600)\n"
+    )
+    source = str(Path(layermix.__file__).parent)
+    (tmp_path / "layermix" / "__init__.py").write_text(f"__path__.append({source!r})\n")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", CONDUCTOR, str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE
+    ) as conductor:
+        assert conductor.stdout is not None
+        cell = int(conductor.stdout.readline())
+        _until(lambda: (tmp_path / "begun").exists())
+        conductor.kill()
+    _until(lambda: not _is_running(cell))
+
+
+def _is_running(process: int) -> bool:
+    with suppress(FileNotFoundError):
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    return False
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_stops_the_runs_unless_nohup_ignores_it(
+    plan: Plan, elsewhere: Elsewhere, tmp_path: Path, ignored: bool
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        study = Study(tmp_path / "study")
+        elsewhere.on_start = lambda: os.kill(os.getpid(), signal.SIGHUP)
+        with nullcontext() if ignored else pytest.raises(KeyboardInterrupt):
+            scheduler(plan, study, elsewhere).run()
+        assert len(elsewhere.started) == (len(plan.runs) if ignored else 1)
+        assert elsewhere.stopped == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_stopped_processes_have_ended(tmp_path: Path) -> None:

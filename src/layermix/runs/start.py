@@ -1,0 +1,124 @@
+"""What a run was begun with: recorded at its start, compared when it is resumed."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from layermix.core.checkpoints import last_checkpoint
+from layermix.data.prepared import PreparedData
+from layermix.errors import Note, ResumeError
+from layermix.models.encoder import Classifier
+from layermix.runs.layout import START, RunFolder
+from layermix.runs.schema import FORMAT, StartRecord
+
+CHANGES = {
+    "data": "the data (texts, labels or their order)",
+    "classes": "the names of the classes",
+    "rows": "what the tokenizers make of the texts",
+    "teacher": "the teacher (its weights, config or padding side)",
+    "student": "the student (its config or padding side)",
+}
+"""Field of a `StartRecord` -> what has changed where it differs."""
+
+NAMES = (
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "layermix",
+    "problem_type",
+    "transformers_version",
+)
+"""Entries of a model's config that change nothing of what it computes."""
+
+
+def start_record(
+    prepared: PreparedData, teacher: Classifier | None, student: Classifier
+) -> StartRecord:
+    """What a run is begun with.
+
+    Args:
+        prepared: Its data.
+        teacher: None if it has none.
+        student: The model to train; its weights do not count, since a checkpoint replaces them.
+    """
+    return StartRecord(
+        format=FORMAT,
+        data=prepared.texts.fingerprint,
+        classes=prepared.texts.label_names,
+        rows=_rows_hash(prepared),
+        teacher=None if teacher is None else _model_hash(teacher, prepared.teacher_fingerprint),
+        student=_model_hash(student),
+    )
+
+
+def check_start(run: RunFolder, start: StartRecord) -> list[Note]:
+    """Compares what an unfinished run was begun with; notes what cannot be compared.
+
+    Args:
+        run: To be resumed, restarted or begun.
+        start: What the command has now.
+
+    Raises:
+        ResumeError: If it was begun with other data or models, or its record is damaged.
+    """
+    if run.restart or last_checkpoint(run.checkpoints) is None:
+        return []
+    try:
+        begun = StartRecord.from_json((run.work / START).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        text = (
+            f"{run.work}: has no {START}, as runs of older versions, so nobody can tell whether "
+            "data, teacher and student are still those that it was begun with"
+        )
+        return [Note("start-unknown", text)]
+    except (OSError, ValueError):
+        raise ResumeError(
+            f"{run.work / START}: is damaged, so nobody can tell what the run was begun with; "
+            "start over with --restart, or, in a study, by removing that folder"
+        ) from None
+    changed = [name for name in CHANGES if getattr(begun, name) != getattr(start, name)]
+    if "data" in changed and "rows" in changed:  # other texts have other tokens
+        changed.remove("rows")
+    if changed:
+        raise ResumeError(
+            f"{run.work}: the run cannot be resumed, because something has changed since it was "
+            f"begun: {'; '.join(CHANGES[name] for name in changed)}. Put back what it was begun "
+            "with, or start over with --restart, or, in a study, by removing that folder"
+        )
+    return []
+
+
+def _model_hash(classifier: Classifier, weights: str | None = None) -> str:
+    """A sha256 of the hash of a model's weights and of the rest that decides what it computes."""
+    config: Any = classifier.model.config
+    entries = {name: one for name, one in config.to_diff_dict().items() if name not in NAMES}
+    text = json.dumps(
+        [weights, entries, classifier.tokenizer.padding_side], sort_keys=True, default=str
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows_hash(prepared: PreparedData) -> str:
+    """A sha256 of the token rows of all splits, in their order."""
+    digest = hashlib.sha256()
+    for split, rows in sorted(prepared.splits.items()):
+        for name in sorted(rows.column_names):
+            digest.update(f"{split} {name}\n".encode())
+            for numbers in _numbers(rows, name):
+                digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def _numbers(rows: Dataset, name: str) -> list[Any]:
+    """The numbers in a column: of lists their lengths, then what is in them."""
+    column = rows.select_columns(name).with_format("arrow")[:][name].combine_chunks()
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        return [column.to_numpy(zero_copy_only=False)]
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    return [lengths, column.flatten().to_numpy(zero_copy_only=False)]
