@@ -61,7 +61,8 @@ class EpochRecorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the live history with the records of the checkpoint; remove later epochs."""
         for file in self.epochs.iterdir():
-            if int(file.stem.rpartition("-")[2]) > state.epoch:
+            epoch = file.stem.rpartition("-")[2]
+            if epoch.isdecimal() and int(epoch) > (state.epoch or 0):
                 file.unlink()
         lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
         write_text(self.work / HISTORY, "".join(lines))

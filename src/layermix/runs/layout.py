@@ -117,7 +117,7 @@ class RunFolder:
             raise self._busy() from None
         self._drop_discarded()
         if self.restart:
-            for old in list(self.work.iterdir()):
+            for old in sorted(self.work.iterdir(), key=Path.is_file):  # first the checkpoints
                 if old.is_dir():
                     self._discard(old)
                 elif old.name not in (LOCK, CONFIG):  # the config marks it as a run

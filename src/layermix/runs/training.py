@@ -137,7 +137,8 @@ class Training:
             status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(OSError):  # a full disk must not hide the error
                 ended = RunRecord(format=FORMAT, status=status, error=repr(error))
-                run.write(RESULT, ended.to_json())
+                if not run.only_lacks_its_name:
+                    run.write(RESULT, ended.to_json())
             run.leave()
             raise
 

@@ -45,7 +45,8 @@ class Executor(Protocol):
     """Executes jobs; `Scheduler` decides which and when, and files what they leave.
 
     A job that succeeds leaves a finished run folder at `job.work`. One that fails, or is stopped,
-    leaves what it had at `NAME.partial` beside it, to be resumed.
+    leaves what it had at `NAME.partial` beside it, to be resumed. No job outlives the scheduler's
+    process, however that ends.
     """
 
     def start(self, job: Job) -> Handle:
