@@ -39,9 +39,13 @@ class LocalProcess:
         """Whether the process has not ended yet."""
         if self.process.poll() is None:
             return True
+        self.close()
+        return False
+
+    def close(self) -> None:
+        """Close its standard input, which ends it if it has not ended."""
         if self.process.stdin is not None:
             self.process.stdin.close()
-        return False
 
     def error(self) -> str:
         """The error of its record; without one, the end of its log."""
@@ -105,7 +109,8 @@ class LocalProcesses:
             for process in running:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0, until - time.monotonic()))
-        self.started = [local for local in self.started if local.is_running()]
+        for local in self.started:
+            local.close()
 
 
 def _interrupt(process: "subprocess.Popen[bytes]") -> None:
