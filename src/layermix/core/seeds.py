@@ -47,6 +47,7 @@ class EpochSampler(Sampler[int]):
         batch_size: Rows of a step.
         grouped: Make batches of rows of similar length, so that little is padded: within windows
             of up to `WINDOW` shuffled batches rows are sorted, then the batches are shuffled again.
+            A short last batch has rows of any length.
     """
 
     def __init__(
@@ -64,17 +65,16 @@ class EpochSampler(Sampler[int]):
         order: list[int] = torch.randperm(len(self), generator=generator).tolist()
         if not self.grouped:
             return iter(order)
-        size = self.batch_size
-        window = size * max(1, min(len(order) // size // 4, WINDOW))
+        size, full = self.batch_size, len(order) // self.batch_size
+        # What no batch is full of comes last, unsorted: else it had the longest rows in each epoch.
+        order, rest = order[: full * size], order[full * size :]
+        window = size * max(1, min(full // 4, WINDOW))
         for start in range(0, len(order), window):
             part = order[start : start + window]
             order[start : start + window] = sorted(part, key=self.lengths.__getitem__)
-        full = len(order) // size  # a short last batch stays last
         turns: list[int] = torch.randperm(full, generator=generator).tolist()
-        batches = [order[turn * size : (turn + 1) * size] for turn in turns] + [
-            order[full * size :]
-        ]
-        return itertools.chain.from_iterable(batches)
+        batches = [order[turn * size : (turn + 1) * size] for turn in turns]
+        return itertools.chain(*batches, rest)
 
     def __len__(self) -> int:
         return len(self.lengths)
