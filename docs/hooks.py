@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 
 import layermix
 from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
-from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, LossRow
+from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.core.mixing import MIXES, MixRow
 from layermix.data.columns import LABEL_COLUMNS, TEXT_COLUMNS
 from layermix.data.files import FORMATS
@@ -244,6 +244,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "loss.supervised": partial(_named, SUPERVISED),
     "loss.logit": partial(_named, LOGIT),
     "loss.hidden": partial(_named, HIDDEN),
+    "loss.attention": partial(_named, ATTENTION),
     "data.task": _tasks,
     "data.columns": _column_names,
     "data.splits": _split_names,

@@ -17,7 +17,7 @@ import pytest
 
 from layermix.cli import main
 from layermix.config import DistillConfig, TeachConfig, field_names, load
-from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
 from layermix.data.files import BLOCK
 from layermix.data.tasks import TASKS
@@ -387,7 +387,7 @@ def test_list_shows_every_row_and_its_paper(cli: Any) -> None:
     done = cli("list")
     assert (done.code, done.err) == (0, "")
     lines = [line.split() for line in done.out.splitlines()]
-    for table in (MIXES, SUPERVISED, LOGIT, HIDDEN):
+    for table in (MIXES, SUPERVISED, LOGIT, HIDDEN, ATTENTION):
         for name, row in table.items():
             assert [name, *row.summary.split(), *row.paper.split()] in lines
     for task in TASKS.values():

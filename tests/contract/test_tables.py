@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.config import (
+    AttentionReduction,
     HiddenReduction,
     LogitLoss,
     LossConfig,
@@ -16,7 +17,7 @@ from layermix.config import (
     MixName,
     SupervisedLoss,
 )
-from layermix.core.losses import HIDDEN, IGNORED, LOGIT, SUPERVISED
+from layermix.core.losses import ATTENTION, HIDDEN, IGNORED, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES, MixPlan, build_mix, plan_mix
 from layermix.core.objective import build_objective
 from layermix.core.trainer import DistillTrainer
@@ -31,7 +32,13 @@ from ..tiny_configs import whole
 
 @pytest.mark.parametrize(
     ("names", "table"),
-    [(MixName, MIXES), (HiddenReduction, HIDDEN), (LogitLoss, LOGIT), (SupervisedLoss, SUPERVISED)],
+    [
+        (MixName, MIXES),
+        (HiddenReduction, HIDDEN),
+        (AttentionReduction, ATTENTION),
+        (LogitLoss, LOGIT),
+        (SupervisedLoss, SUPERVISED),
+    ],
 )
 def test_the_config_offers_what_the_table_holds(names: Any, table: dict[str, Any]) -> None:
     assert get_args(names) == tuple(table)
@@ -87,8 +94,10 @@ def arguments(kind: str, name: str) -> list[Tensor]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
+    mask = torch.arange(4) < torch.tensor([4, 1, 3, 2, 4])[:, None]
+    if kind == "attention":
+        return [normal(2, EXAMPLES, 3, 4, 4), normal(2, EXAMPLES, 3, 4, 4), mask]
     if kind == "hidden":
-        mask = torch.arange(4) < torch.tensor([4, 1, 3, 2, 4])[:, None]
         return [normal(2, EXAMPLES, 4, 6), normal(2, EXAMPLES, 4, 6), mask]
     if kind == "logit":
         return [normal(EXAMPLES, CLASSES), normal(EXAMPLES, CLASSES)]
@@ -100,17 +109,14 @@ def arguments(kind: str, name: str) -> list[Tensor]:
 
 
 def rows_of(kind: str, values: list[Tensor], order: list[int]) -> list[Tensor]:
-    return [value[:, order] if value.ndim == 4 else value[order] for value in values]
+    return [value[:, order] if value.ndim > 3 else value[order] for value in values]
 
 
-LOSSES = [
-    (kind, name)
-    for kind, table in (("supervised", SUPERVISED), ("logit", LOGIT), ("hidden", HIDDEN))
-    for name in table
-]
+TABLES = {"supervised": SUPERVISED, "logit": LOGIT, "hidden": HIDDEN, "attention": ATTENTION}
+LAYERED = ("hidden", "attention")  # layers come first, then examples
+LOSSES = [(kind, name) for kind, table in TABLES.items() for name in table]
 FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
-    kind: {name: row.function for name, row in table.items()}
-    for kind, table in (("supervised", SUPERVISED), ("logit", LOGIT), ("hidden", HIDDEN))
+    kind: {name: row.function for name, row in table.items()} for kind, table in TABLES.items()
 }
 
 
@@ -136,7 +142,7 @@ def test_the_gradient_of_an_example_goes_to_that_example(kind: str, name: str) -
     student.requires_grad_()
     FUNCTIONS[kind][name](student, *others)[1].backward()
     assert student.grad is not None
-    by_example = student.grad.movedim(1, 0) if kind == "hidden" else student.grad
+    by_example = student.grad.movedim(1, 0) if kind in LAYERED else student.grad
     moved = by_example.flatten(1).abs().sum(-1) > 0
     assert moved.tolist() == [False, True, False, False, False]
     if kind == "hidden" and not HIDDEN[name].padding:
@@ -166,6 +172,7 @@ OTHERWISE: dict[str, list[Any]] = {
     "loss.hidden": [name for name in HIDDEN if name != "mean"],
     "loss.embedding_weight": [0, 2],
     "loss.attention_weight": [0, 2],
+    "loss.attention": [name for name in ATTENTION if name != "mean"],
     "loss.attention_heads": ["averaged"],
     "loss.entropy_weight": [0, -0.1, 1],
     "loss.projection": ["per_layer"],

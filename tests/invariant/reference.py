@@ -85,6 +85,7 @@ def total_loss(
             for k, layer in enumerate(taught):
                 watched = chosen[max(0, (k + 1) * len(chosen) // len(taught) - 1)]
                 total = total + loss.attention_weight * l_att(
+                    loss.attention,
                     loss.attention_heads,
                     student.attention[layer, i],
                     teacher.attention[watched, i],
@@ -146,16 +147,20 @@ def l_hid(reduction: str, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     return squares / len(pairs) / width  # mean, tinybert_mean: over other tokens
 
 
-def l_att(heads: str, a: Tensor, b: Tensor, tokens: list[int]) -> Tensor:
-    """The attention scores (H, T, T) of one layer of one example, over pairs of real tokens."""
+def l_att(reduction: str, heads: str, a: Tensor, b: Tensor, tokens: list[int]) -> Tensor:
+    """The attention scores (H, T, T) of one layer of one example, over pairs of real tokens.
+
+    As TinyBERT's code has it, over all pairs of positions: a score is 0 where the key is padding.
+    """
     if heads == "averaged":
         a, b = (sum(one[h] for h in range(len(one)))[None] / len(one) for one in (a, b))
     squares = torch.zeros((), dtype=torch.double)
+    queries = range(a.shape[1]) if reduction == "tinybert_mean" else tokens
     for h in range(len(a)):
-        for t in tokens:
+        for t in queries:
             for u in tokens:
                 squares = squares + (a[h, t, u] - b[h, t, u]) ** 2
-    return squares / len(tokens) ** 2 / len(a)
+    return squares / len(queries) ** 2 / len(a)
 
 
 def l_sup(kind: str, z: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from layermix.config import (
+    AttentionReduction,
     DistillConfig,
     HiddenReduction,
     LogitLoss,
@@ -149,6 +150,7 @@ def problems(draw: Any) -> tuple[DistillConfig, dict[str, int], int]:
         "projection": draw(st.sampled_from(["shared", "per_layer"])),
         "projection_bias": draw(some),
     }
+    loss["attention"] = draw(st.sampled_from(get_args(AttentionReduction)))
     loss["attention_heads"] = draw(st.sampled_from(["matched", "averaged"]))
     names = ["supervised_weight", "logit_weight", "hidden_weight", "embedding_weight"]
     names.append("attention_weight")

@@ -16,7 +16,7 @@ import pytest
 
 from layermix.cli import main
 from layermix.config import DistillConfig, TeachConfig, field_names
-from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
+from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED
 from layermix.core.mixing import MIXES
 from layermix.data.tasks import TASKS
 from layermix.studies.plan import make_plan
@@ -85,7 +85,7 @@ def test_the_site(tmp_path: Path) -> None:
     choosing = (site / "choosing.html").read_text(encoding="utf-8")
     data = (site / "your-data.html").read_text(encoding="utf-8")
     told = html.unescape(re.sub("<[^>]+>", "", choosing))
-    for table in (MIXES, SUPERVISED, LOGIT, HIDDEN):
+    for table in (MIXES, SUPERVISED, LOGIT, HIDDEN, ATTENTION):
         assert not [name for name in table if f"<code>{name}</code>" not in choosing]
         assert not [row for row in table.values() if row.summary.replace("`", "") not in told]
     fields = {*field_names(DistillConfig), *field_names(TeachConfig)}

@@ -10,7 +10,7 @@ from layermix.config import DistillConfig, TeachConfig, json_schema
 @command("list", quiet=False)
 def list_command() -> None:
     """List the mixes, losses and tasks, with their papers and metrics."""
-    from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED
+    from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED
     from layermix.core.mixing import MIXES
     from layermix.data.tasks import TASKS
 
@@ -19,6 +19,7 @@ def list_command() -> None:
         "loss.supervised": [(name, row.summary, row.paper) for name, row in SUPERVISED.items()],
         "loss.logit": [(name, row.summary, row.paper) for name, row in LOGIT.items()],
         "loss.hidden": [(name, row.summary, row.paper) for name, row in HIDDEN.items()],
+        "loss.attention": [(name, row.summary, row.paper) for name, row in ATTENTION.items()],
         "data.task": [
             (task.name, task.summary, ", ".join(task.metrics)) for task in TASKS.values()
         ],

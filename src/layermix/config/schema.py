@@ -102,6 +102,7 @@ WEIGHT_ROUNDING = 0.02
 # The names of each table in core/, in its order; a test compares them.
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
 HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
+AttentionReduction = Literal["mean", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
 PresetName = Literal["default", "paper", "tinybert"]
@@ -285,6 +286,8 @@ class LossConfig(Section):
     attention_weight: Weight = 0.0
     """λ_att, the weight of L_att, the loss between attention scores before the softmax; layers are
     paired as by `fixed`. Above 0, the teacher runs on every batch."""
+    attention: AttentionReduction = "mean"
+    """How L_att averages the squared difference; `layermix list` explains each way."""
     attention_heads: Literal["matched", "averaged"] = "matched"
     """L_att compares head by head (matched), or the means over heads (averaged), which unequal
     numbers of heads need."""
@@ -323,6 +326,10 @@ class TrainingConfig(Section):
     batching: Literal["by_length", "random"] = "by_length"
     """by_length: batches of rows of similar length, which need less padding. random: batches of
     random rows."""
+    padding: Literal["batch", "max_length"] = "batch"
+    """Pad rows to the longest row of their batch (batch), or all rows to data.max_length, as
+    TinyBERT's code does: slower, and the losses called tinybert_mean then average over a fixed
+    length."""
     precision: Precision = "auto"
     """Precision of matrix products: fp32, bf16 (bfloat16 autocast; weights, mix and losses stay
     float32), or auto: bf16 where the hardware supports it."""

@@ -1,9 +1,9 @@
 """The losses of equation (4): pure functions, one number per example, padding never counted.
 
-To add a loss, add a function, its row to `SUPERVISED`, `LOGIT` or `HIDDEN`, and its name to
-`SupervisedLoss`, `LogitLoss` or `HiddenReduction` in `config/schema.py`. Row i of a result depends
-on example i alone (`tinybert_mean` of `HIDDEN` also on the padded length), so a batch may be split
-in any way.
+To add a loss, add a function, its row to `SUPERVISED`, `LOGIT`, `HIDDEN` or `ATTENTION`, and its
+name to `SupervisedLoss`, `LogitLoss`, `HiddenReduction` or `AttentionReduction` in
+`config/schema.py`. Row i of a result depends on example i alone (`tinybert_mean` of `HIDDEN` and
+`ATTENTION` also on the padded length), so a batch may be split in any way.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,7 @@ IGNORED = -100
 Logits = Float[Tensor, "B C"]
 PerExample = Float[Tensor, " B"]
 Layers = Float[Tensor, "K B T D"]
+Scores = Float[Tensor, "K B H T T"]
 
 
 def cross_entropy(logits: Logits, labels: Int[Tensor, " B"]) -> PerExample:
@@ -113,35 +114,58 @@ def hidden_tinybert_mean(student: Layers, target: Layers, mask: Bool[Tensor, "B 
     return squared_norms(student, target).sum((0, 2)) / (student.shape[2] * student.shape[3])
 
 
-def attention_scores(
+def paired_heads(
     student: Float[Tensor, "K B H T T"],
     teacher: Float[Tensor, "K B G T T"],
-    mask: Bool[Tensor, "B T"],
-    heads: Literal["matched", "averaged"] = "matched",
-) -> PerExample:
-    """L_att: squared difference of the attention scores, mean over real pairs of tokens and heads.
-
-    Scores are taken before mask and softmax, as in TinyBERT; summed over layers.
+    heads: Literal["matched", "averaged"],
+) -> tuple[Float[Tensor, "K B J T T"], Float[Tensor, "K B J T T"]]:
+    """The attention scores of both sides, head by head or averaged over heads, in float32.
 
     Raises:
         ModelError: If heads are to be matched, but there are not as many on both sides.
-
-    Examples:
-        >>> ones, mask = torch.ones(2, 1, 3, 2, 2), torch.tensor([[True, False]])
-        >>> attention_scores(ones, 0 * ones, mask)
-        tensor([2.])
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
     if heads == "averaged":
-        student, teacher = student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
+        return student.mean(2, keepdim=True), teacher.mean(2, keepdim=True)
     if student.shape[2] != teacher.shape[2]:
         raise ModelError(
             f"the student has {student.shape[2]} attention heads and the teacher "
             f"{teacher.shape[2]}, so they cannot be matched; use --loss.attention_heads averaged"
         )
+    return student, teacher
+
+
+def attention_mean(student: Scores, teacher: Scores, mask: Bool[Tensor, "B T"]) -> PerExample:
+    """L_att: squared difference of the attention scores, mean over real pairs of tokens and heads.
+
+    Scores are q·k/√d, before mask and softmax; summed over layers.
+
+    Examples:
+        >>> ones, mask = torch.ones(2, 1, 3, 2, 2), torch.tensor([[True, False]])
+        >>> attention_mean(ones, 0 * ones, mask)
+        tensor([2.])
+    """
     real = mask[:, :, None] & mask[:, None, :]
     squares = (student - teacher).square().mean(2) * real
     return squares.sum((0, 2, 3)) / real.sum((1, 2)).clamp(min=1)
+
+
+def attention_tinybert_mean(
+    student: Scores, teacher: Scores, mask: Bool[Tensor, "B T"]
+) -> PerExample:
+    """L_att as TinyBERT's code computes it: mean over all pairs of positions, padding included.
+
+    Its scores have the mask added, −10000 where the key is padding; each of −100 or less counts
+    as 0, on either side.
+
+    Examples:
+        >>> ones, mask = torch.ones(2, 1, 3, 2, 2), torch.tensor([[True, False]])
+        >>> attention_tinybert_mean(ones, 0 * ones, mask)
+        tensor([1.])
+    """
+    key = mask[:, None, None, :]
+    student, teacher = (side.where(key & (side > -100), 0) for side in (student, teacher))
+    return (student - teacher).square().mean((2, 3, 4)).sum(0)
 
 
 def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:
@@ -189,5 +213,14 @@ HIDDEN: Mapping[str, LossRow] = {
     "literal_sum": LossRow(literal_sum, "squared norm of the whole matrix", YUN),
     "tinybert_mean": LossRow(
         hidden_tinybert_mean, "mean over all positions, padding included", TINYBERT, padding=True
+    ),
+}
+ATTENTION: Mapping[str, LossRow] = {
+    "mean": LossRow(attention_mean, "mean over pairs of real tokens and heads", TINYBERT),
+    "tinybert_mean": LossRow(
+        attention_tinybert_mean,
+        "mean over all pairs of positions, scores ≤ −100 as 0",
+        TINYBERT,
+        padding=True,
     ),
 }

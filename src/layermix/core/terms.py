@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layermix.config import LossConfig
-from layermix.core.losses import HIDDEN, LOGIT, SUPERVISED, PerExample, attention_scores
+from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED, PerExample, paired_heads
 from layermix.core.mixing import MixPlan, Mixture
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, evenly_spaced
 
@@ -200,10 +200,15 @@ class Attention(Term):
     name = "attention"
 
     def __init__(
-        self, weight: float = 1.0, heads: Literal["matched", "averaged"] = "matched"
+        self,
+        weight: float = 1.0,
+        reduction: str = "mean",
+        heads: Literal["matched", "averaged"] = "matched",
     ) -> None:
         super().__init__(weight)
-        self.symbol = f"L_att[heads {heads}]"
+        row = ATTENTION[reduction]
+        self.symbol, self.loss = f"L_att[{reduction}, heads {heads}]", row.function
+        self.padding = row.padding
         self.heads: Literal["matched", "averaged"] = heads
         self.pairs: tuple[tuple[int, ...], tuple[int, ...]] = (), ()
 
@@ -217,7 +222,7 @@ class Attention(Term):
             raise ValueError(f"{self.symbol} compares layers, so a plan is needed")
         columns = evenly_spaced(len(plan.student_layers), len(plan.teacher_layers))
         self.pairs = plan.student_layers, tuple(plan.teacher_layers[column] for column in columns)
-        student, teacher = (Needs(attention=layers) for layers in self.pairs)
+        student, teacher = (Needs(attention=one, padding=self.padding) for one in self.pairs)
         return Asks(student, teacher)
 
     def forward(self, given: ForwardPass) -> PerExample:
@@ -226,7 +231,7 @@ class Attention(Term):
         own, wanted = self.pairs
         student = given.student.select_attention(own)
         teacher = given.teacher.select_attention(wanted)
-        return attention_scores(student, teacher, given.student.mask, self.heads)
+        return self.loss(*paired_heads(student, teacher, self.heads), given.student.mask)
 
 
 def terms_of(loss: LossConfig, learns_mix: bool) -> list[Term]:
@@ -242,6 +247,6 @@ def terms_of(loss: LossConfig, learns_mix: bool) -> list[Term]:
         Hidden(float(loss.hidden_weight), loss.hidden),
         Entropy(-loss.entropy_weight if learns_mix else 0.0),
         Embedding(float(loss.embedding_weight), loss.hidden),
-        Attention(float(loss.attention_weight), loss.attention_heads),
+        Attention(float(loss.attention_weight), loss.attention, loss.attention_heads),
     )
     return [term for term in terms if term.weight]

@@ -198,6 +198,7 @@ class Collator:
     Args:
         tokenizer: Says how `input_ids` are padded.
         teacher_tokenizer: The one given to `tokenize`, if any.
+        length: Tokens to which every row is padded; None pads to the longest row of the batch.
 
     Raises:
         ModelError: A tokenizer has no padding token.
@@ -207,6 +208,7 @@ class Collator:
         self,
         tokenizer: PreTrainedTokenizerBase,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+        length: int | None = None,
     ) -> None:
         for given in filter(None, (tokenizer, teacher_tokenizer)):
             if given.pad_token is None:
@@ -216,9 +218,10 @@ class Collator:
                 )
         self.tokenizer = tokenizer
         self.teacher_tokenizer = teacher_tokenizer
+        self.length = length
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad to the longest row of the batch.
+        """Pad to the longest row of the batch, or to the given length.
 
         Args:
             rows: B rows of a split of `Tokens`.
@@ -227,21 +230,29 @@ class Collator:
             `input_ids`, `attention_mask`, perhaps `token_type_ids`: (B, T) int64; `labels` and
             `row_id`: (B,) int64; with a teacher tokenizer `teacher_inputs`, the same for it.
         """
-        batch: dict[str, Any] = _pad(self.tokenizer, rows, "")
+        batch: dict[str, Any] = _pad(self.tokenizer, rows, "", self.length)
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
         batch["row_id"] = torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)
         if self.teacher_tokenizer is not None:
-            batch["teacher_inputs"] = _pad(self.teacher_tokenizer, rows, _TEACHER)
+            batch["teacher_inputs"] = _pad(self.teacher_tokenizer, rows, _TEACHER, self.length)
         return batch
 
 
 def _pad(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], prefix: str
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    prefix: str,
+    length: int | None,
 ) -> dict[str, Tensor]:
     inputs = {
         name: [row[prefix + name] for row in rows] for name in _INPUTS if prefix + name in rows[0]
     }
     padded = pad_without_fast_tokenizer_warning(  # type: ignore[no-untyped-call]  # transformers
-        tokenizer, inputs, padding=True, return_attention_mask=True, return_tensors="pt"
+        tokenizer,
+        inputs,
+        padding="longest" if length is None else "max_length",
+        max_length=length,
+        return_attention_mask=True,
+        return_tensors="pt",
     )
     return dict(padded)

@@ -187,7 +187,8 @@ def tokenize_for(
         f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
         *_warmup_note(config.training, len(tokens.splits["train"])),
     ]
-    collate = Collator(tokenizer, teacher_tokenizer)
+    padded = length if config.training.padding == "max_length" else None
+    collate = Collator(tokenizer, teacher_tokenizer, padded)
     return PreparedData(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
 
 

@@ -50,11 +50,9 @@ def test_the_tinybert_preset_is_its_recipe_in_one_stage() -> None:
     assert config.mix.strategy == "fixed"
     loss = config.loss
     assert (loss.supervised_weight, loss.embedding_weight, loss.attention_weight) == (0, 1, 1)
-    assert (loss.logit, loss.hidden, loss.projection_bias) == (
-        "tinybert_mean",
-        "tinybert_mean",
-        True,
-    )
+    assert (loss.logit, loss.hidden, loss.attention) == ("tinybert_mean",) * 3
+    assert loss.projection_bias
+    assert (config.training.padding, config.data.max_length) == ("max_length", 128)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -8,10 +8,12 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from layermix.core.losses import (
+    ATTENTION,
     HIDDEN,
     IGNORED,
     LOGIT,
-    attention_scores,
+    attention_mean,
+    attention_tinybert_mean,
     binary_cross_entropy,
     cross_entropy,
     hidden_mean,
@@ -19,6 +21,7 @@ from layermix.core.losses import (
     kl_divergence,
     literal_sum,
     logit_mse,
+    paired_heads,
     regression,
     soft_cross_entropy,
     soft_cross_entropy_mean,
@@ -44,11 +47,24 @@ def test_attention_loss_by_hand() -> None:
     teacher[:, 1, :, :, 1:] = 99
     teacher[:, 0, :, 2] = 99
     teacher[:, 0, :, :, 2] = 99
-    assert attention_scores(student, teacher, REAL).tolist() == [16, 16]  # 2 layers of 4² / 2
-    assert attention_scores(student, teacher, REAL, "averaged").tolist() == [8, 8]  # 2 of 2²
-    assert attention_scores(student, teacher[:, :, :1], REAL, "averaged").tolist() == [32, 32]
+    assert attention_mean(student, teacher, REAL).tolist() == [16, 16]  # 2 layers of 4² / 2
+    both = paired_heads(student, teacher, "averaged")
+    assert attention_mean(*both, REAL).tolist() == [8, 8]  # 2 of 2²
+    both = paired_heads(student, teacher[:, :, :1], "averaged")
+    assert attention_mean(*both, REAL).tolist() == [32, 32]
+    assert all(one is not None for one in paired_heads(student, teacher, "matched"))
     with pytest.raises(ModelError, match="has 2 attention heads and the teacher 1, so they cannot"):
-        attention_scores(student, teacher[:, :, :1], REAL)
+        paired_heads(student, teacher[:, :, :1], "matched")
+
+
+def test_attention_as_tinybert_averages_it_by_hand() -> None:
+    student = torch.zeros(1, 1, 1, 2, 2)  # a layer, an example, a head, two positions
+    teacher = torch.tensor([[3.0, 50.0], [1.0, 50.0]]).view(1, 1, 1, 2, 2)
+    mask = torch.tensor([[True, False]])  # keys: the columns; a query at padding counts
+    assert attention_tinybert_mean(student, teacher, mask).tolist() == [(9 + 1) / 4]
+    teacher[..., 0, 0] = -100  # counts as 0, like a masked score
+    assert attention_tinybert_mean(student, teacher, mask).tolist() == [1 / 4]
+    assert attention_tinybert_mean(student + 2, teacher, mask).tolist() == [(4 + 1) / 4]
 
 
 def test_hidden_losses_by_hand() -> None:
@@ -77,6 +93,11 @@ def test_only_tinybert_mean_looks_at_padding() -> None:
     for name, row in HIDDEN.items():
         moved = target + 5 * ~REAL[:, :, None]
         same = row.function(student, target, REAL).equal(row.function(student, moved, REAL))
+        assert same is not row.padding, name
+    scores = torch.zeros(2, 2, 1, 3, 3)
+    moved = scores + 5 * ~REAL[:, None, :, None]  # queries at padding
+    for name, row in ATTENTION.items():
+        same = row.function(scores, scores, REAL).equal(row.function(scores, moved, REAL))
         assert same is not row.padding, name
 
 

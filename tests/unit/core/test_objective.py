@@ -134,7 +134,7 @@ def test_attention_is_taught_as_fixed_maps_it_whatever_the_mix() -> None:
     )
     assert alone.teacher_needs == Needs(attention=(3,))
     assert alone.projection is alone.mix is None
-    assert alone.formula() == "L = 1·L_sup[cross_entropy] + 2·L_att[heads averaged]"
+    assert alone.formula() == "L = 1·L_sup[cross_entropy] + 2·L_att[mean, heads averaged]"
 
 
 def test_of_layers_without_any_weight_nothing_is_asked() -> None:
@@ -162,7 +162,7 @@ def test_a_missing_part_is_told() -> None:
         Objective(Student(), [Supervised(), Hidden()])
     with pytest.raises(ValueError, match=r"L_emb\[mean\] needs projection"):
         Objective(Student(), [Embedding()])
-    with pytest.raises(ValueError, match=r"L_att\[heads matched\] compares layers, so a plan"):
+    with pytest.raises(ValueError, match=r"L_att\[mean, heads matched\] compares layers, so a plan"):
         Objective(Student(), [Attention()])
     with pytest.raises(ValueError, match="two terms of one name"):
         Objective(Student(), [Supervised(), Supervised()])

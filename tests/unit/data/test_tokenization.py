@@ -157,6 +157,14 @@ def test_a_batch_of_one_row_and_no_word_on_the_console(
     assert capfd.readouterr() == ("", "")
 
 
+def test_rows_are_padded_to_a_given_length(bert: PreTrainedTokenizerBase) -> None:
+    rows = list(tokenize(singles("a b", "c"), bert, 16, bert).splits["train"])
+    batch = Collator(bert, bert, length=6)(rows)
+    for inputs in (batch, batch["teacher_inputs"]):
+        assert inputs["input_ids"].tolist() == [[2, 5, 6, 3, 0, 0], [2, 7, 3, 0, 0, 0]]
+        assert inputs["attention_mask"].sum(1).tolist() == [4, 3]
+
+
 def test_texts_in_memory_go_the_same_way(bert: PreTrainedTokenizerBase) -> None:
     split = singles("a", "b", unlabeled=["c d", "e f g h"]).splits["unlabeled"]
     rows, share = tokenize_split(split, bert, 4)

@@ -368,7 +368,7 @@ def test_the_recipe_of_tinybert_runs_its_teacher_live(teacher: Classifier, data:
     )
     assert any("outputs at padding" in line for line in reporter.said)
     formula = result.record.formula or ""
-    assert "L_emb[tinybert_mean]" in formula
+    assert "L_emb[tinybert_mean] + 1·L_att[tinybert_mean, heads matched]" in formula
     assert "L_sup" not in formula
     assert {"loss_hidden", "loss_embedding", "loss_logit"} <= result.history[0].keys()
 
