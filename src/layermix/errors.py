@@ -100,7 +100,7 @@ class ModelError(LayermixError):
 
 
 class WeakTeacherError(ModelError):
-    """The teacher knows no more about the task than always answering the commonest class."""
+    """The teacher knows no more about the task than always answering one class."""
 
 
 class CacheError(LayermixError):

@@ -144,7 +144,7 @@ def test_a_teacher_that_is_always_wrong(
         swapped = file.read_text(encoding="utf-8").replace("good", "GOOD").replace("bad", "good")
         (tmp_path / file.name).write_text(swapped.replace("GOOD", "bad"), encoding="utf-8")
     done = cli("distill", "--teacher", teacher, "--data", tmp_path, "--out=runs/bad", "--quiet")
-    refused(done, "always answering the commonest class is right on 50.0%", "allow_weak")
+    refused(done, "always answering one class has 0.5000", "allow_weak")
 
 
 def test_a_finished_run_is_not_written_over(cli: Any, teacher: Path, data: Path) -> None:

@@ -127,7 +127,7 @@ class TeacherConfig(OneWord):
     model: Source | None = None
     """A fine-tuned text classifier: a run folder made by `teach`, a model folder or a hub id."""
     allow_weak: bool = False
-    """Continue even if the teacher is no better than always predicting the commonest class."""
+    """Continue even if the teacher is no better than always predicting the same class."""
 
 
 class StudentConfig(OneWord):

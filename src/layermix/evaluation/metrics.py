@@ -160,25 +160,6 @@ def majority_share(labels: Integers) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def exceeds_majority(correct: int, total: int, majority: float) -> bool:
-    """Whether a model is right on more rows than always predicting the most frequent class.
-
-    The most frequent class is that of the same rows, which favours the constant prediction if
-    anything. This compares counts and is no significance test: one correct row more is enough.
-
-    Args:
-        correct: Rows on which the model is right.
-        total: Labelled rows.
-        majority: `majority_share` of the same rows.
-
-    Examples:
-        >>> exceeds_majority(279, 408, 279 / 408), exceeds_majority(280, 408, 279 / 408)
-        (False, True)
-    """
-    # rounded, since majority * total is a whole number only up to floating-point error
-    return correct > round(majority * total)
-
-
 def _checked_logits(logits: Floats, name: str = "logits") -> NDArray[np.float64]:
     """Logits as float64, so that half precision neither overflows nor loses digits in a mean."""
     checked = np.asarray(logits, dtype=np.float64)

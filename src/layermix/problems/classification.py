@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
@@ -12,42 +13,51 @@ from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
 from layermix.problems.problem import Array
 
+ROUNDING = 1e-9
+"""By how much two equal scores of other rows may differ."""
+
 
 @dataclass(frozen=True)
-class CommonestClass:
-    """Always answering the commonest class of some labels.
+class OneClass:
+    """The best that always answering one class can do on some labels.
 
     Args:
         labels: Of rows, (N,); those without a label are left out.
+        score: A name of `metrics.scores`, of which more is better.
     """
 
     labels: Array
+    score: str
 
-    @property
-    def share(self) -> float:
-        """Its accuracy."""
-        return metrics.majority_share(self.labels)
+    @cached_property
+    def value(self) -> float:
+        """The score of the best such answer."""
+        counts = np.bincount(self._known, minlength=2)
+        # The second, too: of two classes, f1 looks at one only.
+        tried = (np.eye(len(counts))[[answer]] for answer in counts.argsort()[-2:])
+        return max(self._score_of(logits.repeat(len(self.labels), 0)) for logits in tried)
 
     @property
     def perfect(self) -> bool:
         """Whether all rows have one label."""
-        return self.share == 1
+        return len(np.unique(self._known)) == 1
 
-    def _right(self, logits: Array) -> tuple[int, int]:
-        known = self.labels != UNLABELLED
-        return int((logits.argmax(-1) == self.labels)[known].sum()), int(known.sum())
+    @property
+    def _known(self) -> Array:
+        return self.labels[self.labels != UNLABELLED]
+
+    def _score_of(self, logits: Array) -> float:
+        return metrics.scores(logits, self.labels)[self.score]
 
     def beaten_by(self, logits: Array) -> bool:
-        """Whether a model is right on more rows."""
-        right, total = self._right(logits)
-        return metrics.exceeds_majority(right, total, self.share)
+        """Whether a model has a higher score; one right answer more is enough for accuracy."""
+        return self._score_of(logits) > self.value + ROUNDING
 
     def compared(self, logits: Array) -> str:
-        """Say on how many rows a model is right, and the commonest class."""
-        right, total = self._right(logits)
+        """Say which score a model has, and which the best constant answer."""
         return (
-            f"right on {right} of {total} validation rows ({right / total:.1%}); always answering "
-            f"the commonest class is right on {self.share:.1%}"
+            f"{self.score} {self._score_of(logits):.4f} on {len(self._known)} validation rows; "
+            f"always answering one class has {self.value:.4f}"
         )
 
 
@@ -118,9 +128,9 @@ class Classification:
             "difference_high": paired.high,
         }
 
-    def trivial(self, labels: Array) -> CommonestClass:
-        """Return the commonest class as the trivial answer."""
-        return CommonestClass(labels)
+    def trivial(self, labels: Array, score: str) -> OneClass:
+        """Return the best answer that is the same for every row."""
+        return OneClass(labels, score)
 
 
 CLASSIFICATION = Classification()

@@ -62,8 +62,8 @@ class Problem(Protocol):
         """
         ...
 
-    def trivial(self, labels: Array) -> "Trivial":
-        """Return what always answering the same would score."""
+    def trivial(self, labels: Array, score: str) -> "Trivial":
+        """Return what always answering the same would have of a score."""
         ...
 
 

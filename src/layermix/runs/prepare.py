@@ -40,7 +40,7 @@ def prepare(
         reporter: Where progress is shown.
 
     Raises:
-        WeakTeacherError: If the teacher does not beat always answering the commonest class.
+        WeakTeacherError: If the teacher does not beat always answering one class.
         ModelError: If a hidden loss is wanted between different tokenizers, or a logit of the
             teacher is not finite.
         ConfigError: If the wanted length is more than the models take.
@@ -75,6 +75,7 @@ def prepare(
         teacher,
         logits,
         labels["validation"],
+        prepared.metric,
         allow_weak=config.teacher.allow_weak,
         problem=prepared.problem,
     )
@@ -106,6 +107,7 @@ def check_teacher(
     teacher: Classifier,
     logits: Mapping[str, Logits],
     labels: Labels,
+    score: str,
     *,
     allow_weak: bool,
     problem: Problem = CLASSIFICATION,
@@ -116,7 +118,8 @@ def check_teacher(
         teacher: Whose logits they are.
         logits: By split, `validation` among them, (N, C).
         labels: Of the validation rows, (N,).
-        allow_weak: Go on although it does not beat always answering the commonest class.
+        score: The task's own, by which the teacher is judged.
+        allow_weak: Go on although it does not beat always answering one class.
         problem: The kind of label.
 
     Raises:
@@ -125,7 +128,7 @@ def check_teacher(
     """
     for split, found in logits.items():
         finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
-    trivial, rows = problem.trivial(labels), int(problem.labelled(labels).sum())
+    trivial, rows = problem.trivial(labels, score), int(problem.labelled(labels).sum())
     if trivial.perfect and not allow_weak:
         raise WeakTeacherError(
             f"all {rows} validation rows have the same label, so they can tell no good model from "
@@ -135,10 +138,11 @@ def check_teacher(
     if allow_weak or trivial.beaten_by(logits["validation"]):
         return
     raise WeakTeacherError(
-        f"{teacher.source}: the teacher is {trivial.compared(logits['validation'])}. "
-        "Fine-tune it on this task (`layermix teach`); check that its classes "
-        f"{list(teacher.label_names)} stand in the data's order; or go on all the same with "
-        "--teacher.allow_weak"
+        f"{teacher.source}: the teacher has {trivial.compared(logits['validation'])}. "
+        "Fine-tune it on this task (`layermix teach`), with more epochs (--training.epochs 10) "
+        "and a higher rate (--training.learning_rate 1e-4) if it learned from a few thousand "
+        f"rows; check that its classes {list(teacher.label_names)} stand in the data's order; or "
+        "go on all the same with --teacher.allow_weak"
     )
 
 

@@ -1,5 +1,9 @@
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from layermix.problems.classification import CLASSIFICATION
 
@@ -30,13 +34,42 @@ def test_rows_without_a_label_count_nowhere() -> None:
 
 
 def test_the_trivial_answer_is_the_commonest_class() -> None:
-    trivial = CLASSIFICATION.trivial(LABELS)
+    trivial = CLASSIFICATION.trivial(LABELS, "accuracy")
     assert not trivial.perfect
-    assert trivial.share == pytest.approx(2 / 3)
+    assert trivial.value == pytest.approx(2 / 3)
     assert not trivial.beaten_by(LOGITS)  # 2 of 3 are right, as many as the commonest class has
     assert trivial.beaten_by(np.array([[1.0, 0], [0, 1.0], [0, 1.0], [0, 0]]))
-    assert "right on 2 of 3 validation rows (66.7%)" in trivial.compared(LOGITS)
-    assert CLASSIFICATION.trivial(np.array([1, 1, -100])).perfect
+    assert trivial.compared(LOGITS) == (
+        "accuracy 0.6667 on 3 validation rows; always answering one class has 0.6667"
+    )
+    assert CLASSIFICATION.trivial(np.array([1, 1, -100]), "accuracy").perfect
+
+
+def test_a_model_is_judged_by_the_score_of_its_task() -> None:
+    labels = np.array([1] * 7 + [0] * 3)
+    logits = np.eye(2)[[1] * 5 + [0] * 2 + [0, 1, 0]]  # 7 are right, as always answering 1
+    assert not CLASSIFICATION.trivial(labels, "accuracy").beaten_by(logits)
+    assert CLASSIFICATION.trivial(labels, "matthews").value == 0
+    assert CLASSIFICATION.trivial(labels, "matthews").beaten_by(logits)
+    assert not CLASSIFICATION.trivial(labels, "matthews").beaten_by(np.eye(2)[[1] * 10])
+    rare = 1 - labels  # class 1 is rare: always answering it has more f1 than the commonest class
+    assert CLASSIFICATION.trivial(rare, "f1").value == pytest.approx(6 / 13)
+    of_three = CLASSIFICATION.trivial(np.array([2, 2, 0, 1]), "f1_macro")
+    assert of_three.value == pytest.approx(2 * 0.5 / 1.5 / 3)
+    assert of_three.beaten_by(np.eye(3)[[2, 2, 0, 0]])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.data())
+def test_one_right_answer_more_is_enough(total: int, data: Any) -> None:
+    commonest = data.draw(st.integers((total + 1) // 2, total))
+    labels = np.array([1] * commonest + [0] * (total - commonest))
+    trivial = CLASSIFICATION.trivial(labels, "accuracy")
+    answers = np.ones(total, dtype=int)
+    assert not trivial.beaten_by(np.eye(2)[answers])
+    if commonest < total:
+        answers[-1] = 0
+        assert trivial.beaten_by(np.eye(2)[answers])
 
 
 def test_a_model_that_answers_the_same_everywhere_is_noticed() -> None:

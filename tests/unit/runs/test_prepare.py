@@ -1,6 +1,7 @@
 """The prepared: which teachers are refused, which tokens are shared, what is held out and noted."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,11 @@ def test_a_teacher_that_does_not_beat_the_commonest_class_is_refused(
     with pytest.raises(WeakTeacherError) as refused:
         prepare_tiny(pair, data, teacher={})
     assert str(refused.value) == (
-        f"TEACHER: the teacher is right on {right} of 10 validation rows ({right / 10:.1%}); "
-        f"always answering the commonest class is right on {most / 10:.1%}. Fine-tune it on this "
-        "task (`layermix teach`); check that its classes ['LABEL_0', 'LABEL_1'] stand in the "
-        "data's order; or go on all the same with --teacher.allow_weak"
+        f"TEACHER: the teacher has accuracy {right / 10:.4f} on 10 validation rows; always "
+        f"answering one class has {most / 10:.4f}. Fine-tune it on this task (`layermix teach`), "
+        "with more epochs (--training.epochs 10) and a higher rate (--training.learning_rate "
+        "1e-4) if it learned from a few thousand rows; check that its classes ['LABEL_0', "
+        "'LABEL_1'] stand in the data's order; or go on all the same with --teacher.allow_weak"
     )
     allowed = prepare_tiny(pair, data)
     assert allowed.teacher_scores["validation"]["accuracy"] == right / 10
@@ -82,8 +84,8 @@ def test_validation_rows_of_one_class_are_not_the_teachers_fault(
     labels = np.array([1, 1, 1, -100])
     logits = {"validation": np.eye(2)[[1, 1, 1, 0]]}
     with pytest.raises(WeakTeacherError, match="all 3 validation rows have the same label"):
-        check_teacher(pair[0], logits, labels, allow_weak=False)
-    check_teacher(pair[0], logits, labels, allow_weak=True)
+        check_teacher(pair[0], logits, labels, "accuracy", allow_weak=False)
+    check_teacher(pair[0], logits, labels, "accuracy", allow_weak=True)
 
 
 def test_a_teacher_must_have_one_right_answer_more_than_the_commonest_class(
@@ -92,10 +94,24 @@ def test_a_teacher_must_have_one_right_answer_more_than_the_commonest_class(
     labels = np.array([1, 1, 1, 0, 0, UNLABELLED])
     answers = np.array([1, 1, 1, 1, 1, 1])
     logits = np.eye(2)[answers]
-    with pytest.raises(WeakTeacherError, match="right on 3 of 5 validation rows"):
-        check_teacher(pair[0], {"validation": logits}, labels, allow_weak=False)
+    with pytest.raises(WeakTeacherError, match=r"accuracy 0\.6000 on 5 validation rows"):
+        check_teacher(pair[0], {"validation": logits}, labels, "accuracy", allow_weak=False)
     answers[4] = 0
-    check_teacher(pair[0], {"validation": np.eye(2)[answers]}, labels, allow_weak=False)
+    logits = np.eye(2)[answers]
+    check_teacher(pair[0], {"validation": logits}, labels, "accuracy", allow_weak=False)
+
+
+def test_a_teacher_is_judged_by_the_score_of_its_task(
+    pair: tuple[Classifier, Classifier], texts: Texts
+) -> None:
+    labels = np.array([1] * 7 + [0] * 3)
+    logits = {"validation": np.eye(2)[[1] * 5 + [0] * 2 + [0, 1, 0]]}
+    with pytest.raises(WeakTeacherError, match=r"accuracy 0\.7000"):
+        check_teacher(pair[0], logits, labels, "accuracy", allow_weak=False)
+    check_teacher(pair[0], logits, labels, "matthews", allow_weak=False)
+    cola = replace(texts(13, 10), task="cola")
+    with pytest.raises(WeakTeacherError, match=r"has matthews 0\.0000 on 10 validation rows"):
+        prepare_tiny(pair, cola, teacher={})
 
 
 def test_a_teacher_with_broken_weights_is_refused(
