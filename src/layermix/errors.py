@@ -26,6 +26,14 @@ class Note:
         return self.text
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust, such as tokenizers, has crashed.
+
+    Its exception is no `Exception` and has no module to import it from.
+    """
+    return type(error).__name__ == "PanicException"
+
+
 class LayermixError(Exception):
     """Base of all errors that are the user's to mend; shown without a traceback."""
 

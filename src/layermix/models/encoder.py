@@ -26,8 +26,19 @@ from layermix.data.labels import read_class_names
 from layermix.errors import ModelError
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "mpnet", "camembert")
-"""Families that count positions from padding_idx + 1, so that two positions are never used."""
+POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "mpnet",
+    "camembert",
+    "roberta-prelayernorm",
+    "xlm-roberta-xl",
+    "data2vec-text",
+    "xmod",
+    "ibert",
+)
+"""Families that count positions from the padding token's number + 1, so that those up to it are
+never used."""
 
 _EMBEDDING = -1  # the number under which the embedding output is captured
 
@@ -70,7 +81,9 @@ def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """The longest input, in tokens, that a tokenizer and a model of this config both accept."""
     longest: int = tokenizer.model_max_length
     positions: int = getattr(config, "max_position_embeddings", longest)
-    unused = 2 if config.model_type in POSITIONS_AFTER_PADDING else 0
+    unused = 0
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        unused = 2 if config.model_type == "mpnet" else config.pad_token_id + 1  # MPNet fixes 1
     return min(longest, positions - unused)
 
 

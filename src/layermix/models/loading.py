@@ -1,7 +1,8 @@
 """Loads a classifier from a model folder, a run folder or a hub id, and checks it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from layermix.core.seeds import seeded
 from layermix.data.labels import read_class_names
-from layermix.errors import ModelError
+from layermix.errors import ModelError, is_panic
 from layermix.models.encoder import Classifier, label_names
+from layermix.models.folder_checks import (
+    check_config,
+    check_no_adapter,
+    check_size,
+    check_tokenizer,
+)
 from layermix.models.labels import (
     align_labels,
     check_class_names,
@@ -92,6 +99,7 @@ def model_folder(source: str) -> Path | None:
         return None
     if not folder.is_dir():
         raise ModelError(f"{source}: found a file, wanted a model folder, a run folder or a hub id")
+    check_no_adapter(source, folder)
     for name in ("", *RUN_MODEL_FOLDERS):
         if (folder / name / "config.json").is_file():
             return folder / name
@@ -154,19 +162,18 @@ def load_classifier(
     if new_head and names is not None:
         name_classes(config, names)
         config.problem_type = "single_label_classification"
-    with seeded(seed or 0, "head"):
-        try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=new_head,
-            )
-        except Exception as error:  # damaged files fail in many ways
-            raise _unloadable(source, folder, error) from error
+    with _loading(source, folder), seeded(seed or 0, "head"):
+        if Path(folder).is_dir():
+            check_size(source, Path(folder), config)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=new_head,
+        )
         if new_head and with_head:
             restart_head(model)
     _check_loaded(source, model, info, with_head=with_head and not new_head)
@@ -183,33 +190,49 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Loads a model's config and tokenizer.
 
     Raises:
-        ModelError: If they cannot be read, or the tokenizer has no vocabulary.
+        ModelError: If they cannot be read, or do not fit each other.
     """
     quiet()
-    try:
+    if Path(folder).is_dir():
+        check_config(source, Path(folder))
+    with _loading(source, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # damaged files fail in many ways
-        raise _unloadable(source, folder, error) from error
-    if set(config.id2label) != set(range(config.num_labels)):
+        numbers = set(config.id2label)
+    if numbers != set(range(config.num_labels)):
         raise ModelError(
-            f"{source}: its config.json names the classes {config.id2label}, wanted one for each "
-            f"number from 0 to {config.num_labels - 1}"
+            f"{source}: its config.json names the classes {str(config.id2label)[:500]}, wanted one "
+            f"for each number from 0 to {config.num_labels - 1}"
         )
     try:
         read_class_names(config.id2label)
     except ValueError as error:
         raise ModelError(f"{source}: the class names in its config.json: {error}") from None
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        # transformers 5 makes an empty tokenizer where it finds no files
-        raise ModelError(
-            f"{source}: no tokenizer in it; save the model's own there: "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
-        )
+    check_tokenizer(source, config, tokenizer)
+    with _loading(source, folder):
+        tokenizer("a text", verbose=False)  # a damaged one may load, and fail when it is used
+    if getattr(config, "type_vocab_size", None) == 1:
+        # BERT's tokenizer numbers the second text of a pair 1, which such a model cannot look up.
+        tokenizer.model_input_names = [
+            name for name in tokenizer.model_input_names if name != "token_type_ids"
+        ]
     return config, tokenizer
 
 
-def _unloadable(source: str, folder: str, error: Exception) -> ModelError:
+@contextmanager
+def _loading(source: str, folder: str) -> Iterator[None]:
+    """Makes a ModelError of whatever goes wrong: damaged files fail in many ways."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise _unloadable(source, folder, error) from error
+
+
+def _unloadable(source: str, folder: str, error: BaseException) -> ModelError:
     reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if Path(folder).exists():
         return ModelError(f"{source}: cannot be loaded as a text classifier ({reason})")

@@ -1,11 +1,13 @@
-"""Compares two tokenizers."""
+"""Compares two tokenizers, and saves one."""
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from layermix.atomic import write_text
 from layermix.models.encoder import MODEL_INPUTS
 
 Texts = Sequence[Sequence[str]]
@@ -67,3 +69,19 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> Any:
     for name in ("padding", "truncation"):  # states that each call sets anew
         pipeline.pop(name, None)
     return type(tokenizer), pipeline, tokenizer.model_input_names, tokenizer.split_special_tokens
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Saves a tokenizer so that transformers 4 loads it as transformers 5 does.
+
+    Transformers 5 has two names of its own: a class that 4 calls `PreTrainedTokenizerFast`, which 5
+    knows too, and a list of further special tokens, which has another meaning in 4.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    if saved["tokenizer_class"] == "TokenizersBackend":
+        saved["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(saved.get("extra_special_tokens"), list):
+        saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
+    write_text(file, json.dumps(saved, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -29,6 +29,7 @@ from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
+from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.problem import Problem
 from layermix.runs.callbacks import (
     EpochRecorder,
@@ -302,7 +303,7 @@ class Training:
             # Some tokenizers have no limit, and transformers.js reads it only from here.
             tokenizer: Any = copy.deepcopy(self.student.tokenizer)
             tokenizer.model_max_length = self.student.max_length
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder)
             size = sum(file.stat().st_size for file in folder.iterdir())
             record = with_size(record, role, size)
             write_text(folder / "README.md", model_card(record, role))

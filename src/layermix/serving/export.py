@@ -33,6 +33,7 @@ from layermix.evaluation.statistics import row_bootstrap
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
 from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
+from layermix.models.tokenizers import save_tokenizer
 from layermix.runs.layout import CARD, EXPORT
 from layermix.runs.model_card import export_section, with_section
 from layermix.runs.schema import (
@@ -571,7 +572,7 @@ def _serve(folder: Path, work: Path, predictor: Predictor) -> None:
     shutil.copyfile(folder / "config.json", work / "config.json")
     tokenizer: PreTrainedTokenizerBase = copy.deepcopy(predictor.tokenizer)
     tokenizer.model_max_length = predictor.max_length
-    tokenizer.save_pretrained(work)
+    save_tokenizer(tokenizer, work)
 
 
 def _card(folder: Path) -> str:

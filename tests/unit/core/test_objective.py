@@ -162,9 +162,7 @@ def test_a_missing_part_is_told() -> None:
         Objective(Student(), [Supervised(), Hidden()])
     with pytest.raises(ValueError, match=r"L_emb\[mean\] needs projection"):
         Objective(Student(), [Embedding()])
-    with pytest.raises(
-        ValueError, match=r"L_att\[mean, heads matched\] compares layers"
-    ):
+    with pytest.raises(ValueError, match=r"L_att\[mean, heads matched\] compares layers"):
         Objective(Student(), [Attention()])
     with pytest.raises(ValueError, match="two terms of one name"):
         Objective(Student(), [Supervised(), Supervised()])

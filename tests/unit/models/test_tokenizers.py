@@ -1,12 +1,14 @@
-"""Tokenizers are equal if they make the same of every text."""
+"""Tokenizers are equal if they make the same of every text; a saved one loads in transformers 4."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from transformers import BertTokenizer, DistilBertTokenizer
+from transformers import AutoTokenizer, BertTokenizer, DistilBertTokenizer, PreTrainedTokenizerFast
 
 from layermix.models.encoder import MODEL_INPUTS
-from layermix.models.tokenizers import equal_inputs, equal_padding
+from layermix.models.tokenizers import equal_inputs, equal_padding, save_tokenizer
 
 ALL = frozenset(MODEL_INPUTS)
 LOWER, CAPITALS = [["a b", "c"], ["c d", "e"]], [["a b", "c"], ["C d", "e"]]
@@ -59,3 +61,23 @@ def test_padding_is_compared_apart_from_tokens(tokenizer: BertTokenizer) -> None
     assert equal_padding(tokenizer, BertTokenizer(vocab=words))
     assert not equal_padding(tokenizer, BertTokenizer(vocab=words, pad_token="[MASK]"))
     assert not equal_padding(tokenizer, BertTokenizer(vocab=words, padding_side="left"))
+
+
+def test_a_tokenizer_is_saved_under_the_names_that_transformers_4_knows(
+    tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    save_tokenizer(tokenizer, tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    assert json.loads(config.read_text(encoding="utf-8"))["tokenizer_class"] == "BertTokenizer"
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    plain.add_special_tokens({"extra_special_tokens": ["<x>"]})
+    save_tokenizer(plain, tmp_path)
+    saved = json.loads(config.read_text(encoding="utf-8"))
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert saved["additional_special_tokens"] == ["<x>"]
+    assert "extra_special_tokens" not in saved  # 4 takes a mapping under this name
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again("a <x> b").input_ids == plain("a <x> b").input_ids
+    assert again.all_special_tokens == plain.all_special_tokens
