@@ -1,4 +1,8 @@
-"""Messages and progress bars on standard error, and Ctrl-C that is not lost."""
+"""Text that goes to the terminal, messages and progress bars, and Ctrl-C that is not lost.
+
+What others wrote (labels, titles, paths) may hold control characters. All text leaves through
+`echo`, `Terminal` or a bar made here, which show them as escapes.
+"""
 
 import _thread
 import os
@@ -8,14 +12,45 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from layermix.errors import Note
+from layermix.escaping import printable
 
 Item = TypeVar("Item")
+
+
+def echo(text: str, *, error: bool = False, bold: bool = False) -> None:
+    """Print text and a line end on standard output, or on standard error."""
+    shown = printable(text)
+    click.echo(click.style(shown, bold=True) if bold else shown, err=error)
+
+
+class Terminal(Console):
+    """Standard error as `rich` draws on it; strings are shown as they are, never as markup.
+
+    Args:
+        quiet: Print nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Render a string, wherever it stands: in a line or in a cell of a table."""
+        return super().render_str(printable(text), **how)
 
 
 class Reporter:
@@ -27,13 +62,13 @@ class Reporter:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Terminal(quiet)
         self._warnings: list[Note] = []
         self._said: set[str] = set()
 
     def say(self, note: Note | str, style: str | None = None) -> None:
         """Print a message; only the terminal breaks its lines."""
-        self.console.print(str(note), style=style, markup=False, soft_wrap=True)
+        self.console.print(str(note), style=style, soft_wrap=True)
 
     def say_once(self, note: Note | str) -> None:
         """Print a message unless this reporter has printed the same words through it before.
@@ -83,10 +118,18 @@ class Reporter:
             bar.update(task, total=bar.tasks[0].completed)
 
 
+class _Name(ProgressColumn):
+    """The name of a bar."""
+
+    def render(self, task: Task) -> Text:
+        """Show the name as it is."""
+        return Text(printable(task.description))
+
+
 def progress_bar(console: Console) -> Progress:
     """A bar with counts and the time left; hidden if the console is quiet."""
     return Progress(
-        TextColumn("{task.description}"),
+        _Name(),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

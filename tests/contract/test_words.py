@@ -1,4 +1,4 @@
-"""No behaviour depends on the wording of a message of this package."""
+"""No behaviour depends on the wording of a message; all text leaves through `console`."""
 
 import ast
 from pathlib import Path
@@ -55,3 +55,15 @@ def test_no_source_compares_the_text_of_a_message() -> None:
         if compares_words(node)
     }
     assert found == FOREIGN
+
+
+def test_all_text_leaves_through_the_console() -> None:
+    """Which escapes what a terminal would obey; rows of `predict` are data."""
+    printing = ("print(", "click.echo(", "click.secho(", "Console(", "sys.stdout.write(")
+    found = {
+        (file.relative_to(SOURCE).as_posix(), ast.unparse(node.func))
+        for file in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Call) and f"{ast.unparse(node.func)}(" in printing
+    }
+    assert found == {("console.py", "click.echo"), ("serving/predict.py", "print")}

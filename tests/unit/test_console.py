@@ -1,4 +1,4 @@
-"""Ctrl-C reaches the command wherever it falls."""
+"""Text goes out as it is; Ctrl-C reaches the command wherever it falls."""
 
 import signal
 import sys
@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from rich.table import Table
 
 from layermix import console
-from layermix.console import lasting_interrupts
+from layermix.console import Reporter, Terminal, echo, lasting_interrupts
 
 
 class Interrupted:
@@ -97,3 +98,44 @@ def test_other_faults_of_destructors_are_told_as_before(monkeypatch: pytest.Monk
         del _
     assert told == ["in a destructor"]
     assert sys.unraisablehook is before
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+HOSTILE, SHOWN = (
+    "\x1b[2J[red]:smile:\x1b]0;title\x07 [/x]",
+    r"\x1b[2J[red]:smile:\x1b]0;title\x07 [/x]",
+)
+
+
+@pytest.fixture
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_a_terminal_shows_control_characters_and_markup_as_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reporter = Reporter()
+    reporter.say(HOSTILE)
+    reporter.warn(HOSTILE)
+    assert [str(note) for note in reporter.warnings()] == [HOSTILE]
+    list(reporter.track([1], 1, HOSTILE))
+    table = Table(HOSTILE, title=HOSTILE)
+    table.add_row(HOSTILE)
+    Terminal().print(table)
+    written = capsys.readouterr().err
+    assert written.count(SHOWN) >= 6
+    assert "\x1b[2J" not in written
+    assert "\x1b]" not in written
+    assert "\x1b[33m" in written  # the warning is yellow
+
+
+def test_results_show_control_characters_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(HOSTILE)
+    echo(HOSTILE, error=True)
+    echo("heading", bold=True)
+    written = capsys.readouterr()
+    assert (written.out, written.err) == (f"{SHOWN}\nheading\n", f"{SHOWN}\n")

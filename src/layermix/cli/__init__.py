@@ -8,6 +8,7 @@ the help and turns errors into exit codes. The commands are in `train`, `models`
 import io
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -17,9 +18,23 @@ from layermix.cli.reference import list_command, schema_command
 from layermix.cli.report import report_command
 from layermix.cli.studies import reproduce_command, study_command
 from layermix.cli.train import demo_command, distill_command, teach_command
+from layermix.escaping import printable
+
+
+class Commands(click.Group):
+    """The commands; what is wrong with a command line is told in printable text."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable(error.message)
+            raise
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`layermix COMMAND --help` lists a command's options; `layermix schema` describes its "
     "YAML file.",

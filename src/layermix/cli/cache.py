@@ -10,6 +10,7 @@ import click
 from layermix.cli.command import command
 from layermix.cli.options import CONFIG_FILE, JSON, config_options, given_fields, print_json
 from layermix.config import DistillConfig, load
+from layermix.console import echo
 
 CACHE_FOLDER = config_options(DistillConfig, only=("cache.folder",))
 
@@ -51,7 +52,7 @@ def build_command(config: Path | None, as_json: bool, quiet: bool, **options: An
         texts, size = len(set(teacher.places.values())), store.bytes_on_disk
         print_json({"folder": str(store.folder), "texts": texts, "bytes": size})
     else:
-        click.echo(
+        echo(
             f"The signals are in {store.folder} ({store.bytes_on_disk / 1e6:,.1f} MB). "
             "`layermix distill` with the same teacher and data reads them."
         )
@@ -69,7 +70,7 @@ def info_command(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json([store.as_record() for store in listed])
     else:
-        click.echo(stores_text(listed, root))
+        echo(stores_text(listed, root))
 
 
 @command("verify", quiet=False)
@@ -89,8 +90,8 @@ def verify_command(**options: Any) -> None:
         for name, problem in verify(store).items()
     ]
     for line in problems:
-        click.echo(line)
-    click.echo(f"{len(checked)} store(s) in {root} checked, {len(problems)} problem(s)")
+        echo(line)
+    echo(f"{len(checked)} store(s) in {root} checked, {len(problems)} problem(s)")
     if problems:
         sys.exit(1)
 
@@ -123,11 +124,11 @@ def prune_command(days: float, **options: Any) -> None:
 
     pruned = prune(root, days)
     for store in pruned.busy:
-        click.echo(f"{store.folder} is in use by a run, so it was kept")
+        echo(f"{store.folder} is in use by a run, so it was kept")
     size = sum(store.bytes_on_disk for store in pruned.removed)
-    click.echo(f"removed {len(pruned.removed)} store(s), {size / 1e9:.2f} GB, from {root}")
+    echo(f"removed {len(pruned.removed)} store(s), {size / 1e9:.2f} GB, from {root}")
     for folder, reason in pruned.kept.items():
-        click.echo(f"{folder}: the folder was kept: {reason}")
+        echo(f"{folder}: the folder was kept: {reason}")
 
 
 for subcommand in (build_command, info_command, verify_command, prune_command):

@@ -10,7 +10,8 @@ from typing import Any, Literal, NoReturn
 import click
 
 from layermix.cli.options import ConfigOption
-from layermix.errors import ConfigError, LayermixError
+from layermix.console import echo, lasting_interrupts, stop_with_parent
+from layermix.errors import ConfigError, LayermixError, is_panic
 from layermix.hardware.waiting import prepare_waiting
 
 STOPPED = 128 + 2
@@ -73,15 +74,13 @@ def command(
         def guarded(debug: bool, **arguments: Any) -> None:
             def fail(message: str, code: int) -> NoReturn:
                 if debug:
-                    traceback.print_exc()
+                    echo(traceback.format_exc(), error=True)
                 if is_run and arguments["as_json"]:
                     _print_record(message, code)
-                click.echo(f"Error: {message}", err=True)
+                echo(f"Error: {message}", error=True)
                 sys.exit(code)
 
             try:
-                from layermix.console import lasting_interrupts, stop_with_parent
-
                 _check_unicode(any_bytes)
                 if computes:
                     prepare_waiting()
@@ -97,6 +96,10 @@ def command(
                 if (message := _system_refusal(error)) is None:
                     raise
                 fail(message, 1)
+            except BaseException as error:
+                if not is_panic(error):
+                    raise
+                fail(f"a library crashed ({error}); a file of the model or data is damaged", 2)
 
         decorated: Any = guarded
         if quiet:
@@ -139,7 +142,7 @@ def _print_record(message: str, code: int) -> None:
     from layermix.runs.schema import FORMAT, RunRecord
 
     status: Literal["cancelled", "failed"] = "cancelled" if code == STOPPED else "failed"
-    click.echo(RunRecord(format=FORMAT, status=status, error=message).to_json(), nl=False)
+    echo(RunRecord(format=FORMAT, status=status, error=message).to_json().rstrip())
 
 
 NOT_WRITTEN = ("(os error ", "inline_container")

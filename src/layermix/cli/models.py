@@ -20,6 +20,7 @@ from layermix.cli.options import (
     print_json,
 )
 from layermix.config import TeachConfig, load
+from layermix.console import echo
 from layermix.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ def evaluate_command(
     if as_json:
         print_json(scores)
     else:
-        click.echo(scores_text(scores))
+        echo(scores_text(scores))
 
 
 @command("predict", computes=True, any_bytes=("file", "out"))
@@ -183,11 +184,11 @@ def export_command(
         )
         result = {"folder": str(folder), **record.to_dict()}
         if not as_json:
-            click.echo(export_text(record, folder))
+            echo(export_text(record, folder))
             runtime = "int8" if int8 else "onnx"
             rows = f" --data {shlex.quote(data.path)}" if data.path else ""
             beside = f" {where}" if out else ""
-            click.echo(
+            echo(
                 f"\nNext: layermix bench {shlex.quote(model)}{beside}{rows}    or    "
                 f"layermix predict {where} FILE --runtime {runtime}"
             )
@@ -200,7 +201,7 @@ def export_command(
             if as_json:  # the export is printed even if the upload fails
                 print_json(result)
         if not as_json:
-            click.echo(f"Uploaded to {result['pushed']}")
+            echo(f"Uploaded to {result['pushed']}")
     elif as_json:
         print_json(result)
 
@@ -262,4 +263,4 @@ def bench_command(
     if as_json:
         print_json(result.to_dict())
     else:
-        click.echo(bench_text(result))
+        echo(bench_text(result))

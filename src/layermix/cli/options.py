@@ -11,6 +11,7 @@ import click
 from pydantic import BaseModel
 
 from layermix.config import ALIASES, Source, TeachConfig, field_names, section_kinds
+from layermix.console import echo
 from layermix.errors import ConfigError
 
 # -- the fields of a config ------------------------------------------------------------------------
@@ -169,4 +170,4 @@ def extra_needed(name: str, purpose: str) -> Iterator[None]:
 
 def print_json(value: Any) -> None:
     """Print a result as JSON on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -5,6 +5,7 @@ import click
 from layermix.cli.command import command
 from layermix.cli.options import print_json
 from layermix.config import DistillConfig, TeachConfig, json_schema
+from layermix.console import echo
 
 
 @command("list", quiet=False)
@@ -25,10 +26,10 @@ def list_command() -> None:
         ],
     }
     for title, rows in tables.items():
-        click.secho(f"\n{title}", bold=True)
+        echo(f"\n{title}", bold=True)
         width = max(len(summary) for _, summary, _ in rows) + 2
         for name, summary, source in rows:
-            click.echo(f"  {name:<20}{summary:<{width}}{source}")
+            echo(f"  {name:<20}{summary:<{width}}{source}")
 
 
 @command("schema", quiet=False)

@@ -6,6 +6,7 @@ import click
 
 from layermix.cli.command import command
 from layermix.cli.options import extra_needed
+from layermix.console import echo
 from layermix.errors import ConfigError
 
 
@@ -41,9 +42,9 @@ def report_command(
     with extra_needed("report", "A report"):
         from layermix.report import build
     if watch:
-        build.watch(source, out, lambda page: None if quiet else click.echo(f"wrote {page}"))
+        build.watch(source, out, lambda page: None if quiet else echo(f"wrote {page}"))
     page, files = build.report(source, out, figures)
     if not quiet:
-        click.echo(f"The page is {page}: open it in a browser.")
+        echo(f"The page is {page}: open it in a browser.")
         if files:
-            click.echo(f"{len(files)} files of figures are in {figures}.")
+            echo(f"{len(files)} files of figures are in {figures}.")

@@ -9,6 +9,7 @@ import click
 
 from layermix.cli.command import command
 from layermix.cli.options import JSON, print_json
+from layermix.console import Terminal, echo
 from layermix.errors import ConfigError
 from layermix.studies.plan import make_plan
 from layermix.studies.spec import load_study, paper_study
@@ -92,8 +93,6 @@ def _run_study(
     spec = load_study(file, seeds)
     if out is None and not dry_run:
         raise ConfigError("no --out: give the folder for the study's runs and results")
-    from rich.console import Console
-
     from layermix.studies.analysis import analyse
     from layermix.studies.declarations import declare
     from layermix.studies.folder import Study
@@ -102,11 +101,11 @@ def _run_study(
 
     folder = Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
-        click.echo(plan_text(make_plan(spec, None), folder))
+        echo(plan_text(make_plan(spec, None), folder))
         return
     plan = make_plan(spec, folder.folder)
-    console = Console(stderr=True, quiet=quiet, highlight=False)
-    console.print(plan_text(plan, folder), markup=False, soft_wrap=True)
+    console = Terminal(quiet)
+    console.print(plan_text(plan, folder), soft_wrap=True)
     declare(plan, folder)
     try:
         Scheduler(plan, folder, jobs, console, keep_students).run()
@@ -119,9 +118,9 @@ def _run_study(
     if as_json:
         print_json(record.to_dict())
     else:
-        click.echo(study_text(record))
+        echo(study_text(record))
         results = folder.results_file
-        click.echo(
+        echo(
             f"The results are in {results}, the runs in cells/ beside it.\n"
             f"Next: layermix report {shlex.quote(str(results))}"
         )

@@ -18,6 +18,7 @@ from layermix.cli.options import (
     print_json,
 )
 from layermix.config import DistillConfig, TeachConfig, load, to_yaml
+from layermix.console import echo
 from layermix.runs.layout import RunFolder
 
 RESUMABLE = "stopped; the same command with --resume continues the run"
@@ -54,8 +55,8 @@ def teach_command(
     if as_json:
         print_json(result.record.to_dict())
         return
-    click.echo(score_table(result.record))
-    click.echo(f"\nNext: layermix distill --teacher {shlex.quote(str(out))} --data DATA --out RUN")
+    echo(score_table(result.record))
+    echo(f"\nNext: layermix distill --teacher {shlex.quote(str(out))} --data DATA --out RUN")
 
 
 @command("distill", stopped=RESUMABLE, is_run=True, computes=True)
@@ -90,12 +91,12 @@ def distill_command(
     if as_json:
         print_json(result.record.to_dict())
         return
-    click.echo(score_table(result.record))
-    run = shlex.quote(str(out))
-    click.echo(
+    echo(score_table(result.record))
+    where = shlex.quote(str(out))
+    echo(
         f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
-        f"Next: layermix report {run}    or    layermix predict {run} FILE    or    "
-        f"layermix evaluate {run} --data DATA"
+        f"Next: layermix report {where}    or    layermix predict {where} FILE    or    "
+        f"layermix evaluate {where} --data DATA"
     )
 
 
@@ -132,4 +133,4 @@ def demo_command(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -
     if as_json:
         print_json(table)
     else:
-        click.echo(table_text(table))
+        echo(table_text(table))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from layermix.escaping import markdown, markdown_code
 from layermix.runs.schema import (
     BenchRecord,
     ExportRecord,
@@ -41,16 +42,17 @@ def model_card(record: RunRecord, role: Role) -> str:
     source = _name(data.place or "")
     title = f"{role.capitalize()} for {record.task or source}"
     made = (
-        f"Distilled with `{record.formula}` from `{_name(record.teacher.place or '')}`"
+        f"Distilled with {markdown_code(record.formula or '')} from "
+        f"{markdown_code(_name(record.teacher.place or ''))}"
         if role == "student"
-        else f"Fine-tuned from `{_name(model.place or 'a model in memory')}`"
+        else f"Fine-tuned from {markdown_code(_name(model.place or 'a model in memory'))}"
     )
     lines = [
         *_metadata(record, role, title),
-        f"# {title}",
+        f"# {markdown(title)}",
         "",
-        f"{made} on {data.rows.get('train')} rows of `{source}`, at most {data.max_length} tokens. "
-        f"{model.parameters:,} parameters; classes: {', '.join(model.classes)}.",
+        f"{made} on {data.rows.get('train')} rows of {markdown_code(source)}, at most "
+        f"{data.max_length} tokens. {model.parameters:,} parameters; classes: {_classes(model)}.",
         "",
         *_scores(record),
         *_alpha(record),
@@ -147,15 +149,19 @@ def _call(record: RunRecord) -> list[str]:
     return [f"classify({given}, truncation=True, max_length={record.data.max_length})"]
 
 
+def _classes(model: ModelRecord) -> str:
+    return ", ".join(markdown(name) for name in model.classes)
+
+
 def _limits(model: ModelRecord) -> list[str]:
-    classes = ", ".join(model.classes)
     return [
         "## Intended use and limits",
         "",
-        f"The model assigns texts like its training texts to one of these classes: {classes}. It "
-        "was not tested on other languages, other kinds of text, or texts of other times, and it "
-        "assigns every text to one of the classes. `ece` above says how far its probabilities can "
-        "be trusted. Any bias in the training texts, or in the teacher, is in the model too.",
+        "The model assigns texts like its training texts to one of these classes: "
+        f"{_classes(model)}. It was not tested on other languages, other kinds of text, or texts "
+        "of other times, and it assigns every text to one of the classes. `ece` above says how far "
+        "its probabilities can be trusted. Any bias in the training texts, or in the teacher, is "
+        "in the model too.",
         "",
     ]
 
@@ -183,7 +189,8 @@ def with_section(card: str, name: str, text: str) -> str:
     """
     begin, end = f"<!-- layermix: {name} -->", f"<!-- layermix: end of {name} -->"
     section = f"{begin}\n{text}\n{end}"
-    old = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    # On lines of their own: a name in the text may look like a mark.
+    old = re.compile(f"^{re.escape(begin)}$.*?^{re.escape(end)}$", re.DOTALL | re.MULTILINE)
     if old.search(card):
         return old.sub(lambda _: section, card, count=1)
     before = f"{card.rstrip()}\n\n" if card.strip() else ""
@@ -267,10 +274,10 @@ def bench_section(record: BenchRecord) -> str:
         lines += [
             f"| {' | '.join(heads)} |",
             "| --- |" + " ---: |" * (len(heads) - 1),
-            *(f"| {' | '.join(row)} |" for row in rows),
+            *(f"| {' | '.join(map(markdown, row))} |" for row in rows),
             "",
         ]
-    return "\n".join([*lines, bench_note(record)])
+    return "\n".join([*lines, markdown(bench_note(record))])
 
 
 Cells = tuple[list[str], list[list[str]]]

@@ -54,7 +54,7 @@ class TrainingBar(TrainerCallback):
             # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
             epoch = f"epoch {state.epoch:.0f} of {state.num_train_epochs:.0f}"
             line = f"{epoch}: validation accuracy {accuracy:.3f}"
-            self.live.console.print(line, markup=False, soft_wrap=True)
+            self.live.console.print(line, soft_wrap=True)
 
 
 def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:

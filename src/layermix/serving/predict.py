@@ -15,6 +15,7 @@ from layermix.data.files import Quoting
 from layermix.data.new_texts import open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.errors import ConfigError, RunExistsError
+from layermix.escaping import printable
 from layermix.evaluation import metrics
 from layermix.models.inference import finite, logits_of
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
@@ -162,7 +163,8 @@ def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[A
     """A function that writes one row."""
     if ending == "jsonl":
         return lambda values: print(
-            json.dumps(dict(zip(header, values, strict=True)), ensure_ascii=False), file=stream
+            printable(json.dumps(dict(zip(header, values, strict=True)), ensure_ascii=False)),
+            file=stream,
         )
     style: Any = {"delimiter": "," if ending == "csv" else "\t", "lineterminator": "\n"}
     plain, careful = csv.writer(stream, **style), csv.writer(stream, quoting=csv.QUOTE_ALL, **style)

@@ -119,7 +119,7 @@ class Scheduler:
             return False
         self.began.pop(run.name, None)  # estimates do not use failed runs
         self.failed[run.name] = handle.error()
-        self.console.print(f"failed: {run.title}: {self.failed[run.name]}", markup=False)
+        self.console.print(f"failed: {run.title}: {self.failed[run.name]}", soft_wrap=True)
         return True
 
     @contextmanager
@@ -160,7 +160,6 @@ class Scheduler:
         if restart:
             self.console.print(
                 f"starting over: {run.title} was begun with other settings or paths",
-                markup=False,
                 soft_wrap=True,
             )
         self.began[run.name] = time.monotonic(), 0.0 if restart else self._share(run)
@@ -188,7 +187,6 @@ class Scheduler:
             left = self._time_left()
             self.console.print(
                 f"{done}: {cell.title}: {self._score(cell, 4)}{left and f', {left}'}",
-                markup=False,
                 soft_wrap=True,
             )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from layermix.atomic import write_text
+from layermix.escaping import markdown
 from layermix.evaluation.statistics import LEVEL, holm, smallest_p
 from layermix.studies.analysis import EARLY_STEPS
 from layermix.studies.folder import Study
@@ -20,21 +21,21 @@ def write(record: StudyRecord, study: Study) -> None:
 
 def study_text(record: StudyRecord) -> str:
     """The results as Markdown: notes, a table per task, verdicts, descriptions."""
-    lines = [f"# {record.title}", ""]
-    lines += [f"- Note: {note}." for note in record.notes]
+    lines = [f"# {markdown(record.title)}", ""]
+    lines += [f"- Note: {markdown(str(note))}." for note in record.notes]
     for task, scores in record.tasks.items():
-        lines += ["", f"## {task}", "", *_task_lines(record, scores)]
+        lines += ["", f"## {markdown(task)}", "", *_task_lines(record, scores)]
     for arm, distance in record.alpha_between_tasks.items():
-        lines += ["", f"α of {arm}: the means of two tasks are {distance:.3f} apart."]
+        lines += ["", f"α of {markdown(arm)}: the means of two tasks are {distance:.3f} apart."]
     lines += _published_lines(record.published)
     lines += ["", "## Verdicts on the primary family", ""]
-    lines += [f"- {verdict.sentence}" for verdict in record.family]
-    lines += [f"- {sentence}" for sentence in not_yet_sentences(record)]
+    lines += [f"- {markdown(verdict.sentence)}" for verdict in record.family]
+    lines += [f"- {markdown(sentence)}" for sentence in not_yet_sentences(record)]
     if not record.family and not record.not_yet:
         lines.append("- none was declared.")
     if record.descriptive:
         lines += ["", "## Without verdict", ""]
-        lines += [f"- {description.sentence}" for description in record.descriptive]
+        lines += [f"- {markdown(description.sentence)}" for description in record.descriptive]
     return "\n".join(lines) + "\n"
 
 
@@ -56,7 +57,9 @@ def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",
     ]
-    lines += [f"| {' | '.join([name, *arm_cells(arm)])} |" for name, arm in scores.arms.items()]
+    lines += [
+        f"| {' | '.join([markdown(name), *arm_cells(arm)])} |" for name, arm in scores.arms.items()
+    ]
     lines += _epoch_lines(scores.arms)
     lines += _gradient_lines(scores.arms)
     lines += _alpha_lines(scores.arms)
@@ -98,14 +101,14 @@ def _alpha_lines(arms: Mapping[str, ArmScores]) -> list[str]:
             if alpha.between_seeds is None
             else f" Two seeds are {alpha.between_seeds:.3f} apart."
         )
-        lines += ["", f"α of {name}, mean over seeds. {rows}.{reachable}{between}"]
+        lines += ["", f"α of {markdown(name)}, mean over seeds. {rows}.{reachable}{between}"]
     return lines
 
 
 def _epoch_lines(arms: Mapping[str, ArmScores]) -> list[str]:
     """Mean scores by epoch, if there is more than one."""
     lines = [
-        f"- {name}: {' '.join(f'{score:.4f}' for score in arm.by_epoch)}"
+        f"- {markdown(name)}: {' '.join(f'{score:.4f}' for score in arm.by_epoch)}"
         for name, arm in arms.items()
         if arm.by_epoch is not None and len(arm.by_epoch) > 1
     ]
@@ -115,7 +118,7 @@ def _epoch_lines(arms: Mapping[str, ArmScores]) -> list[str]:
 def _gradient_lines(arms: Mapping[str, ArmScores]) -> list[str]:
     """The share of each part of the loss in the first steps, if it was measured."""
     lines = [
-        f"- {name}: "
+        f"- {markdown(name)}: "
         + ", ".join(f"{part} {share:.0%}" for part, share in arm.gradient_shares.items())
         for name, arm in arms.items()
         if arm.gradient_shares
@@ -138,9 +141,8 @@ def _published_lines(published: Sequence[PublishedScore]) -> list[str]:
     ]
     for score in published:
         ours = " | ".join(_own_text(own) for own in (score.best_on_dev, score.last))
-        lines.append(
-            f"| {score.task} | {score.arm} | {score.metric} | {score.published:.4f} | {ours} |"
-        )
+        task, arm = markdown(score.task), markdown(score.arm)
+        lines.append(f"| {task} | {arm} | {score.metric} | {score.published:.4f} | {ours} |")
     return lines
 
 

@@ -1,6 +1,7 @@
 """The model card in a saved folder speaks of the model that is saved there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import BertForSequenceClassification, BertTokenizer
 from layermix.config import DistillConfig, TeachConfig
 from layermix.data.texts import TextData
 from layermix.models.encoder import Classifier
+from layermix.models.labels import name_classes
+from layermix.runs.model_card import with_section
 from layermix.runs.pipeline import distill_from, teach_from
 from layermix.runs.training import Result
 
@@ -88,3 +91,26 @@ def test_the_card_of_a_teacher_made_in_python(
     saved_score(card, "last", result.metrics["last"])
     assert "\n# Teacher for memory\n" in card
     assert "Fine-tuned from `a model in memory` on 13 rows of `memory`" in card
+
+
+def test_class_names_cannot_change_the_card(
+    bert: Callable[..., BertForSequenceClassification],
+    tokenizer: BertTokenizer,
+    texts: Callable[..., TextData],
+    tmp_path: Path,
+) -> None:
+    names = ("<!-- layermix: export -->", "b\n# Injected heading\n<img src=http://127.0.0.1/x>")
+    model = bert(2)
+    name_classes(model.config, names)
+    config = TeachConfig.model_validate({"training": {"epochs": 1}})
+    data = replace(texts(), label_names=names)
+    place = tmp_path / "a`b <!-- layermix: export -->"
+    teach_from(Classifier(model, tokenizer, str(place)), data, config, out=tmp_path / "run")
+    card = (tmp_path / "run/teacher/README.md").read_text(encoding="utf-8")
+    assert "classes: &lt;!-- layermix: export -->, b # Injected heading &lt;img" in card
+    assert "\n# Injected" not in card
+    assert "<img" not in card
+    once = with_section(card, "export", "ONNX one")
+    twice = with_section(once, "export", "ONNX two")
+    assert twice == once.replace("ONNX one", "ONNX two")
+    assert twice.startswith(card.rstrip())
