@@ -30,6 +30,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         node = nested
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{dotted} and a value for all of {parent} exclude each other")
         node[leaf] = value
     return nested
 
@@ -74,11 +76,12 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         ConfigError: If the file cannot be read, is no mapping, or sets a key twice.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        node, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        node, value = _parsed(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except RecursionError:
+        raise ConfigError(f"{file}: cannot be read as YAML: it is nested too deeply") from None
+    except Exception as error:  # PyYAML fails in many ways
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
     if value is None:
         return {}, {}
@@ -105,6 +108,51 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return value, lines
 
 
+MOST_CHARACTERS = 1_000_000
+"""Largest YAML file that is read, in characters."""
+MOST_NODES = 100_000
+"""Most keys and values in it, with every alias written out: few lines of aliases can name more than
+fit into memory."""
+
+
+def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
+    """The nodes of a YAML file, and its value.
+
+    Raises:
+        Exception: Of many kinds, if it is no YAML, or larger than any config.
+    """
+    with file.open(encoding="utf-8") as stream:
+        text = stream.read(MOST_CHARACTERS + 1)
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _count(node, {})
+        return node, loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counted: dict[int, float]) -> float:
+    """How many nodes a node holds, itself and every repetition included.
+
+    Raises:
+        ValueError: If there are more than `MOST_NODES`.
+    """
+    if id(node) not in counted:
+        counted[id(node)] = float("inf")  # where a node holds itself
+        children = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+        counted[id(node)] = 1 + sum(_count(child, counted) for child in children)
+    if counted[id(node)] > MOST_NODES:
+        raise ValueError(f"with its aliases written out it has more than {MOST_NODES:,} values")
+    return counted[id(node)]
+
+
 def _located(
     kind: type[BaseModel],
     problem: Any,
@@ -120,7 +168,11 @@ def _located(
     key = name if name in lines else name.partition(".")[0]  # a section written as one word
     if key in lines and (not typed or name in section_kinds(kind)):
         places.append(f"{file}:{lines[key]}: {key}")
-    return f"  {' '.join(places) or name}: {message}"
+    return f"  {' '.join(places) or name or file}: {message}"
+
+
+MOST_SHOWN = 200
+"""Most characters of a wrong value that are shown."""
 
 
 def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
@@ -135,7 +187,8 @@ def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
     if unknown:
         message = "unknown key" + _suggestion(name, known)
     elif problem["type"] != "value_error":
-        message += f", found {problem['input']!r}"
+        found = repr(problem["input"])
+        message += f", found {found if len(found) <= MOST_SHOWN else found[:MOST_SHOWN] + '…'}"
     return name, message
 
 

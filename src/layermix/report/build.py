@@ -12,6 +12,7 @@ from layermix.report.html import Page, render
 from layermix.report.run_page import run_page
 from layermix.report.study_page import study_page
 from layermix.runs.reader import RunFiles, both_names
+from layermix.runs.schema import read_text
 from layermix.studies.folder import PLAN_SUFFIX, Study
 from layermix.studies.schema import PlanRecord
 
@@ -111,7 +112,7 @@ def page_of(source: Path) -> tuple[Page, Path]:
 def _study(study: Study) -> tuple[Page, Path]:
     file = study.plan_file
     try:
-        plan = PlanRecord.from_json(file.read_text(encoding="utf-8")).plan()
+        plan = PlanRecord.from_json(read_text(file)).plan()
     except ValueError as error:
         raise ReportError(
             f"{file} is damaged ({str(error)[:200]}); run the study's own command again "

@@ -86,7 +86,7 @@ def render(page: Page, live: bool = False) -> str:
     )
     specs = {figure.name: figure.spec() for figure in page.figures}
     searches = [section.search.rows for section in page.sections if section.search]
-    return environment.from_string(asset["page.html"]).render(
+    html: str = environment.from_string(asset["page.html"]).render(
         page=page,
         live=live,
         style=asset["page.css"],
@@ -94,6 +94,7 @@ def render(page: Page, live: bool = False) -> str:
         vega=_vega() if specs else "",
         data=_json({"figures": specs, "searches": searches}),
     )
+    return html.encode("utf-8", "replace").decode()  # JSON of others may hold halves of characters
 
 
 def _json(value: Any) -> str:

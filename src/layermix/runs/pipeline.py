@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import concatenate_datasets
 from torch import Tensor
 from transformers import TrainerCallback
@@ -15,6 +14,7 @@ from layermix.config import (
     DistillConfig,
     MixConfig,
     TeachConfig,
+    read_yaml,
     to_yaml,
 )
 from layermix.console import Reporter
@@ -162,10 +162,13 @@ def _holds_out_the_same_rows(config: DistillConfig) -> bool:
     wanted = config.training
     if wanted.selection == "none":
         return True
-    file = Path(config.teacher.model or "") / CONFIG
-    teacher = yaml.safe_load(file.read_text(encoding="utf-8"))["training"] if file.is_file() else {}
-    return bool(
-        teacher.get("selection") == wanted.selection
+    try:
+        teacher = read_yaml(Path(config.teacher.model or "") / CONFIG)[0].get("training")
+    except ConfigError:  # no run folder
+        return False
+    return (
+        isinstance(teacher, Mapping)
+        and teacher.get("selection") == wanted.selection
         and teacher.get("holdout_fraction") == wanted.holdout_fraction
     )
 

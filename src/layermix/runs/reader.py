@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from layermix.errors import Note, ReportError
 from layermix.evaluation.predictions import Predictions, combine, read_rows
 from layermix.runs.layout import BENCH, CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
-from layermix.runs.schema import BenchRecord, RunRecord, Status
+from layermix.runs.schema import BenchRecord, RunRecord, Status, read_text
 
 Texts = Mapping[int, tuple[str, ...]]
 Line = Mapping[str, Any]
@@ -21,7 +21,7 @@ UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
 """The errors that reading a damaged file can raise."""
 
 
-class _Line(BaseModel):
+class HistoryLine(BaseModel):
     """A line of history.jsonl: numbers by name, and α."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -37,6 +37,22 @@ class _Line(BaseModel):
         if rows is not None and len({len(row) for row in rows}) != 1:
             raise ValueError("rows of different lengths")
         return rows
+
+
+_HISTORY = TypeAdapter(list[HistoryLine])
+
+
+def read_history(file: Path) -> list[dict[str, Any]]:
+    """The lines of history.jsonl.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If a line is not what a run writes, or there is none.
+    """
+    lines = _HISTORY.validate_json(f"[{','.join(read_text(file).splitlines())}]")
+    if not lines:
+        raise ValueError(f"{file.name} has no step")
+    return [line.model_dump(exclude_none=True) for line in lines]
 
 
 def read_texts(file: Path, problems: list[Note]) -> Texts:
@@ -146,10 +162,12 @@ class RunFiles:
 
     def _text(self, name: str) -> str:
         try:
-            return (self.folder / name).read_text(encoding="utf-8", errors="replace")
+            return read_text(self.folder / name, errors="replace")
         except OSError:
             self._absent(name)
-            return ""
+        except ValueError as error:
+            self.problems.append(damaged(name, error))
+        return ""
 
     def _json(self, name: str) -> Mapping[str, Any]:
         text = self._text(name)
@@ -159,7 +177,7 @@ class RunFiles:
             values = json.loads(text)
             if not isinstance(values, dict):
                 raise ValueError("not an object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.problems.append(damaged(name, error))
             return {}
         return values
@@ -170,7 +188,10 @@ class RunFiles:
         try:
             return RunRecord.from_json(json.dumps(values))
         except ValidationError as error:
-            wrong = {str(problem["loc"][0]) for problem in error.errors()}
+            wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+            if not wrong:  # no text that a run writes
+                self.problems.append(damaged(RESULT, error))
+                return RunRecord()
             text = f"{RESULT}: fields that no run writes like this were left out: "
             self.problems.append(Note("fields-left-out", text + ", ".join(sorted(wrong))))
             kept = {name: value for name, value in values.items() if name not in wrong}
@@ -186,7 +207,7 @@ class RunFiles:
         written = self._text(HISTORY).splitlines(keepends=True)
         for line in written:
             try:
-                lines.append(_Line.model_validate_json(line).model_dump(exclude_none=True))
+                lines.append(HistoryLine.model_validate_json(line).model_dump(exclude_none=True))
             except ValidationError:
                 bad += line.endswith("\n") or not self.is_working  # one is written just now
         if bad:

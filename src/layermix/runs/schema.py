@@ -29,6 +29,28 @@ class Part(BaseModel):
     )
 
 
+MOST_BYTES = 200_000_000
+"""Largest file of a record or a history that is read."""
+
+
+def read_text(file: Path, errors: str = "strict") -> str:
+    """The text of a file of records.
+
+    Args:
+        file: Where it is.
+        errors: What becomes of bytes that are not UTF-8, as in `bytes.decode`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not UTF-8, or larger than any that a run writes.
+    """
+    with file.open("rb") as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{file.name} has more than {MOST_BYTES:,} bytes")
+    return content.decode("utf-8", errors)
+
+
 class Record(Part):
     """A file of its own."""
 
@@ -339,7 +361,7 @@ def read_result(folder: Path) -> RunRecord:
         ValueError: If it is damaged, or the run did not finish.
     """
     file = folder / RESULT
-    record = RunRecord.from_json(file.read_text(encoding="utf-8"))
+    record = RunRecord.from_json(read_text(file))
     if record.status != "ok":
         raise ValueError(f"{file}: the run is {record.status}")
     needed = {"metric", "metrics", "teacher", "data", "precision"}

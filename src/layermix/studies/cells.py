@@ -1,18 +1,15 @@
 """The finished cells of a study, read from its folder: by task, arm and seed."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from layermix.errors import Note
 from layermix.evaluation.predictions import Rows, read_rows
 from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS
-from layermix.runs.schema import EnvironmentRecord, RunRecord, Scores
+from layermix.runs.reader import UNREADABLE, read_history
+from layermix.runs.schema import EnvironmentRecord, RunRecord, Scores, read_text
 from layermix.studies.folder import Study
 from layermix.studies.plan import Cell, Plan
 
@@ -141,7 +138,7 @@ def gather(plan: Plan, study: Study) -> FinishedCells:
                     continue
                 try:
                     filed[seed] = _read(study, cell, plan.study.split)
-                except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                except (*UNREADABLE, TypeError) as error:
                     notes.append(
                         Note(
                             "damaged-cell",
@@ -157,22 +154,14 @@ def gather(plan: Plan, study: Study) -> FinishedCells:
 def _read(study: Study, cell: Cell, split: str) -> FiledCell:
     """A filed cell; raises if a file of it cannot be read, or is not what a run writes."""
     folder = study.filed(cell.name)
-    environment = EnvironmentRecord.from_json((folder / ENVIRONMENT).read_text("utf-8"))
+    environment = EnvironmentRecord.from_json(read_text(folder / ENVIRONMENT))
     result = study.result(cell.name)
     for scores in _all_scores(result):
         if not math.isfinite(scores.number(result.metric) or 0.0):
             raise ValueError(f"{result.metric} is {scores.number(result.metric)}")
     _teacher_score(result, split)
-    history = _history(folder / HISTORY)
+    history = read_history(folder / HISTORY)
     return FiledCell(cell, result, history, environment, read_rows(folder / PREDICTIONS))
-
-
-def _history(file: Path) -> list[dict[str, Any]]:
-    lines = file.read_text("utf-8").splitlines()
-    history: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")  # a study has many lines
-    if not any("step" in line for line in history):
-        raise ValueError(f"{HISTORY} has no step")
-    return history
 
 
 def _all_scores(result: RunRecord) -> Iterator[Scores]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from layermix.atomic import write_text
 from layermix.errors import StudyError
-from layermix.runs.schema import FORMAT
+from layermix.runs.schema import FORMAT, read_text
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
 from layermix.studies.schema import (
@@ -66,7 +66,7 @@ def read_declarations(study: Study) -> tuple[Declaration, ...]:
     if not file.is_file():
         return ()
     try:
-        return DeclarationsRecord.from_json(file.read_text("utf-8")).declarations
+        return DeclarationsRecord.from_json(read_text(file)).declarations
     except ValueError as error:
         raise StudyError(
             f"{file} is damaged ({str(error)[:100]}); it records what was declared before the "

@@ -109,8 +109,8 @@ class Study:
                 file.seek(max(0, history.stat().st_size - 20_000))
                 last = file.read().splitlines()[-1]
             return float(json.loads(last)["epoch"]) / int(cell.content["training"]["epochs"])
-        except (OSError, ValueError, KeyError, IndexError):  # not started, or an incomplete line
-            return 0.0
+        except (OSError, ValueError, KeyError, IndexError, TypeError):
+            return 0.0  # not started, or an incomplete line
 
     def file(self, cell: Cell, *, keep_student: bool) -> None:
         """File the results of a finished run, with paths as the user wrote them."""

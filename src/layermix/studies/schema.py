@@ -4,14 +4,14 @@
 `StudyRecord`. All have a field `format`, as in `layermix.runs.schema`.
 """
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_serializer
+from pydantic import Field, field_serializer, model_validator
 
 from layermix.evaluation.verdicts import Outcome
 from layermix.runs.schema import FORMAT, Matrix, Notes, Part, Record
 from layermix.studies.plan import Cell, Plan
-from layermix.studies.spec import StudyConfig
+from layermix.studies.spec import MOST_CELLS, StudyConfig, arms_of
 
 Pair = tuple[str, str, str]
 """Task, first arm, second arm."""
@@ -20,10 +20,14 @@ Pair = tuple[str, str, str]
 # -- NAME.plan.json --------------------------------------------------------------------------------
 
 
+CellName = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+"""The name of a cell, and so of its folder: never a path."""
+
+
 class PlannedCell(Part):
     """One distillation of a study: the name of its folder, and where it belongs."""
 
-    name: str
+    name: CellName
     task: str
     arm: str
     seed: int
@@ -38,7 +42,15 @@ class PlanRecord(Record):
     """
 
     study: StudyConfig
-    cells: tuple[PlannedCell, ...]
+    cells: tuple[PlannedCell, ...] = Field(max_length=MOST_CELLS)
+
+    @model_validator(mode="after")
+    def _belong_to_the_study(self) -> Self:
+        places = {(task, arm) for task in self.study.tasks for _, arm, _ in arms_of(self.study)}
+        for cell in self.cells:
+            if (cell.task, cell.arm) not in places:
+                raise ValueError(f"cell {cell.name}: no arm {cell.arm!r} of a task {cell.task!r}")
+        return self
 
     @classmethod
     def of(cls, plan: Plan) -> Self:

@@ -2,11 +2,19 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from layermix.config import (
     Config,
@@ -30,6 +38,10 @@ def _different(seeds: list[int]) -> list[int]:
     return seeds
 
 
+def _number(seeds: int | list[int]) -> int:
+    return seeds if isinstance(seeds, int) else len(seeds)
+
+
 def _or_empty(value: Any) -> Any:
     return {} if value is None else value
 
@@ -41,9 +53,18 @@ Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
 """As in `evaluation.statistics`, whose SciPy would cost every `--help` half a second."""
 
 
+MOST_SEEDS = 1_000
+"""Most seeds of an arm."""
+MOST_CELLS = 10_000
+"""Most distillations of a study."""
+
 Seeds = (
-    Annotated[int, Field(ge=1)]
-    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_different)]
+    Annotated[int, Field(ge=1, le=MOST_SEEDS)]
+    | Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        Field(min_length=1, max_length=MOST_SEEDS),
+        AfterValidator(_different),
+    ]
 )
 
 
@@ -100,6 +121,22 @@ class StudyConfig(Section):
     split: Literal["validation", "holdout"] = "validation"
     """The rows whose scores are compared: a recipe is chosen on rows held out of training."""
 
+    @model_validator(mode="after")
+    def _of_a_size_that_can_be_run(self) -> Self:
+        values = math.prod(map(len, self.axes.values()))
+        cells = sum(
+            values * _number(self.arms[name].seeds or task.seeds or self.seeds)
+            for task in self.tasks.values()
+            for name in self.arms
+            if task.arms is None or name in task.arms
+        )
+        if cells > MOST_CELLS:
+            raise ValueError(
+                f"tasks, arms, values on axes and seeds make {cells:,} distillations, wanted at "
+                f"most {MOST_CELLS:,}; split the study"
+            )
+        return self
+
 
 def paper_study(name: str) -> Path:
     """The study that repeats the paper's table on one task.
@@ -130,8 +167,9 @@ def load_study(file: Path, seeds: int | None = None) -> StudyConfig:
     """
     study = load(StudyConfig, file, {} if seeds is None else {"seeds": seeds})
     wrong_axes = _wrong_axes(study)
-    problems = [*_unknown_names(study), *wrong_axes, *_misplaced(study)]
-    if not wrong_axes:  # else there are no cells
+    problems = [*wrong_axes, *_misplaced(study)]
+    if not wrong_axes:  # else there are no cells, nor names of arms
+        problems = [*_unknown_names(study), *problems]
         problems += [*_problems(study, file), *_unjudged(study), *_teacher_problems(study)]
     if problems:
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the study:"
