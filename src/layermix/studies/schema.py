@@ -30,7 +30,7 @@ class PlannedCell(Part):
     name: CellName
     task: str
     arm: str
-    seed: int
+    seed: int = Field(ge=0, lt=2**31)
 
 
 class PlanRecord(Record):

@@ -1,5 +1,6 @@
 """Configs from YAML and flags: errors give the line, and a config comes back from its own YAML."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,56 @@ def test_committed_configs_hold_together(file: Path, monkeypatch: pytest.MonkeyP
 
 def test_there_are_committed_configs() -> None:
     assert committed()
+
+
+# -- files of others -------------------------------------------------------------------------------
+
+
+def aliases(opening: str, item: str, closing: str) -> str:
+    """Nine lines that each name the line before nine times: 9⁹ values."""
+    lines = [f"a0: &a0 {opening}{item}{closing}"]
+    for number in range(1, 10):
+        named = ", ".join([f"*a{number - 1}"] * 9)
+        lines.append(f"a{number}: &a{number} {opening}{named}{closing}")
+    return "\n".join(lines)
+
+
+HOSTILE = {
+    "lists in lists": aliases("[", "x", "]"),
+    "merged mappings": aliases("{<<: [", "{x: 1}", "]}"),
+    "a list within itself": "a: &a [*a]",
+    "depth": "a: " + "[" * 5000 + "]" * 5000,
+    "length": "a: " + "x" * 1_100_000,
+    "digits": "seed: " + "9" * 5000,
+    "an odd bool": "a: !!bool x",
+    "an empty int": "a: !!int ''",
+    "an odd date": "a: !!timestamp x",
+    "a date that is none": "a: 2001-99-99",
+    "an object": "a: !!python/object/apply:os.system [ls]",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_yaml_is_refused_within_seconds(yaml: Any, kind: str) -> None:
+    start = time.process_time()
+    told = problems(DistillConfig, yaml(HOSTILE[kind]))
+    assert time.process_time() - start < 5
+    assert "c.yaml: cannot be read as YAML: " in told
+    assert len(told) < 2000
+
+
+def test_yaml_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(b"a: \xff")
+    assert "cannot be read as YAML" in problems(DistillConfig, file)
+
+
+def test_aliases_may_be_used(yaml: Any) -> None:
+    config = load(DistillConfig, yaml("mix: &m {strategy: fixed}\nloss: {<<: {hidden: mean}}\n"))
+    assert config.mix.strategy == "fixed"
+
+
+def test_a_long_wrong_value_is_shown_in_part(yaml: Any) -> None:
+    told = problems(DistillConfig, yaml(f"seed: {'x' * 100_000}"))
+    assert "xxx…" in told
+    assert len(told) < 1000

@@ -1,5 +1,6 @@
 """Records of studies: the committed ones are read, and their cells still show the same."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,42 @@ def test_the_plan_and_the_declarations_of_a_committed_study_are_read(study: Stud
 def test_a_record_of_a_later_version_is_refused(kind: Any) -> None:
     with pytest.raises(ValidationError, match="format"):
         kind.from_json(f'{{"format": {FORMAT + 1}}}')
+
+
+# -- plans of others -------------------------------------------------------------------------------
+
+CELL = {"name": "0123456789ab", "task": "task", "arm": "fixed", "seed": 0}
+
+
+def plan_text(study: Any = None, **cell: Any) -> str:
+    given = {"arms": {"fixed": {}}} if study is None else study
+    return json.dumps({"format": 1, "study": given, "cells": [CELL | cell]})
+
+
+def test_a_plan_of_others_is_read() -> None:
+    assert PlanRecord.from_json(plan_text()).plan().cells[0].arm == "fixed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        plan_text(name="../../secret"),
+        plan_text(name="/etc"),
+        plan_text(name="0123456789ab\n"),
+        plan_text(task="another"),
+        plan_text(arm="another"),
+        plan_text(seed=10**30),
+        plan_text({"arms": {"fixed": {}}, "seeds": 10**9}),
+        plan_text({"arms": {"fixed": {}}, "axes": {"mix": ["fixed"], "mix.start": ["diagonal"]}}),
+        plan_text({"arms": {"fixed": {}}, "axes": {f"a{n}": [1] * 100 for n in range(100)}}),
+        "[" * 100_000,
+        '{"format": 1, "cells": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format": ' + "9" * 5000 + "}",
+        "[]",
+        "",
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_hostile_plan_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # pydantic's words
+        PlanRecord.from_json(text)

@@ -1,5 +1,6 @@
 """A study's file is checked as a whole, and every problem is reported with its line."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,30 @@ def test_the_number_of_seeds_can_be_given_apart(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(TINY | {"arms": TINY["arms"] | {"none": None}}), "utf-8")
     assert load_study(file, seeds=9).seeds == 9
     assert load_study(file).seeds == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": 10**9}, "less than or equal to 1000"),
+        ({"arms": {"a": {"seeds": 10**9}}, "family": []}, "less than or equal to 1000"),
+        ({"seeds": list(range(2000))}, "at most 1000 items"),
+        (
+            {"axes": {"seed": [1], "mix.learning_rate": [0.1] * 6000}},
+            "make 18,000 distillations, wanted at most 10,000; split the study",
+        ),
+        ({"axes": {f"loss.{n}": [1] * 100 for n in range(100)}}, "wanted at most 10,000"),
+        ({"axes": {"mix": ["fixed"], "mix.start": ["diagonal"]}}, "axes.mix: not a field"),
+    ],
+)
+def test_a_study_beyond_measure_is_refused_at_once(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(TINY | changes), encoding="utf-8")
+    start = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        load_study(file)
+    assert time.process_time() - start < 5
+    assert told in str(caught.value)
+    assert len(str(caught.value)) < 5000
