@@ -133,7 +133,7 @@ def test_the_number_of_seeds_can_be_given_apart(tmp_path: Path) -> None:
         ({"seeds": list(range(2000))}, "at most 1000 items"),
         (
             {"axes": {"seed": [1], "mix.learning_rate": [0.1] * 6000}},
-            "make 18,000 distillations, wanted at most 10,000; split the study",
+            "make 30,000 distillations, wanted at most 10,000; split the study",
         ),
         ({"axes": {f"loss.{n}": [1] * 100 for n in range(100)}}, "wanted at most 10,000"),
         ({"axes": {"mix": ["fixed"], "mix.start": ["diagonal"]}}, "axes.mix: not a field"),
