@@ -44,7 +44,8 @@ class OneClass:
 
     @property
     def _known(self) -> Array:
-        return self.labels[self.labels != UNLABELLED]
+        known: Array = self.labels[self.labels != UNLABELLED]
+        return known
 
     def _score_of(self, logits: Array) -> float:
         return metrics.scores(logits, self.labels)[self.score]
