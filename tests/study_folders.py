@@ -99,7 +99,9 @@ def fill(
             }
             for step in (50, 100)
         ]
-        epochs += [{"epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)]
+        epochs += [
+            {"step": 50 * n, "epoch": n, "eval_validation_accuracy": scores["last"]} for n in (1, 2)
+        ]
         history = "".join(json.dumps(line) + "\n" for line in own.get("history", epochs))
         (folder / "history.jsonl").write_text(history)
         environment = {

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from transformers import BertForSequenceClassification, BertTokenizer
+from transformers import BertForSequenceClassification, BertTokenizer, TrainerCallback
 
 from layermix.cli import main
 from layermix.runs import training
@@ -341,7 +341,7 @@ assert sum(amount for amount, _ in KINDS.values()) == 300
 STOPPED = ("--teacher", "teacher", "--data", "data", *FAST, "--training.save_every=2")
 
 
-class _Stop(training.TrainerCallback):
+class _Stop(TrainerCallback):
     """Ctrl-C after the third step."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -148,7 +148,8 @@ def test_a_damaged_newest_checkpoint_is_not_used_and_the_run_ends_as_undisturbed
 ) -> None:
     how(begun.copy(tmp_path / "run") / NEWEST / name)
     result = begun.resume(tmp_path / "run")
-    assert [note.code for note in result.record.warnings] == ["checkpoint-damaged"]
+    codes = [note.code for note in result.record.warnings if note.code != "one-class-predicted"]
+    assert codes == ["checkpoint-damaged"]
     assert begun.is_equal(tmp_path / "run")
 
 
@@ -263,7 +264,7 @@ def test_a_run_of_an_older_version_is_resumed_with_a_word(begun: Begun, tmp_path
         (partial / checkpoint / CHECKSUMS).unlink()
     (partial / NEWEST / "rng_state.pth").unlink()
     result = begun.resume(tmp_path / "run")
-    codes = [note.code for note in result.record.warnings]
+    codes = [note.code for note in result.record.warnings if note.code != "one-class-predicted"]
     assert codes == ["start-unknown", "checkpoint-damaged", "checkpoint-without-checksums"]
     assert begun.is_equal(tmp_path / "run")
 

@@ -126,7 +126,9 @@ def test_shares_of_the_gradient_are_those_of_the_first_steps(plan: Plan, study: 
         {"step": step, "gradient_supervised": one, "gradient_hidden": other}
         for step, one, other in norms
     ]
-    fill(plan, study, lambda cell: cell.arm != "fixed", history=[*history, {"epoch": 1}])
+    fill(
+        plan, study, lambda cell: cell.arm != "fixed", history=[*history, {"step": 400, "epoch": 1}]
+    )
     fill(plan, study, lambda cell: cell.arm == "fixed")
     arms = analyse(plan, study).tasks["mrpc"].arms
     assert arms["uniform"].gradient_shares == {"supervised": 0.625, "hidden": 0.375}
