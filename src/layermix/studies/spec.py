@@ -197,7 +197,7 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
     names = {label: name for name, label, _ in arms_of(study)}
     for task, label, _, given in combinations(study):
         check(DistillConfig, given, "axes", f"arms.{names[label]}", f"tasks.{task}", "base")
-        selection = spell_out(DistillConfig, given).get("training", {}).get("selection", "none")
+        selection = _section(spell_out(DistillConfig, given), "training").get("selection", "none")
         reports = REPORTED.get(selection, ())
         if reports and (study.report not in reports or study.split == "holdout" != selection):
             problems[
@@ -211,10 +211,16 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
     return list(problems)
 
 
+def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Returns a section of a distillation; an empty one where it is absent or no section."""
+    section = given.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
 def _teacher_problems(study: StudyConfig) -> list[str]:
     """Cells without a teacher, or with two."""
     named = {
-        label: "model" in (given.get("teacher") or {}) for _, label, _, given in combinations(study)
+        label: "model" in _section(given, "teacher") for _, label, _, given in combinations(study)
     }
     if study.teach is None:
         without = [label for label, there in named.items() if not there]

@@ -55,6 +55,8 @@ family:
         ({"seeds": [1, 1]}, "a seed is named twice in [1, 1]"),
         ({"familly": []}, "familly: unknown key; did you mean family?"),
         ({"family": [["learned"]]}, "family: "),
+        ({"base": {"teacher": 3}}, "base.teacher: "),
+        ({"base": {"teacher": "T", "training": [1]}, "split": "holdout"}, "base.training: "),
         ({"family": [["learned", "learned"]]}, "family: learned is compared with itself"),
         (
             {"family": [["learned", "fixed"], ["fixed", "learned"]]},
