@@ -17,6 +17,10 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForSequenceClassification,
+    FunnelConfig,
+    FunnelForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
 )
 
 from layermix.config import DistillConfig
@@ -345,6 +349,31 @@ def test_blocks_that_cannot_be_taken_apart_are_refused(families: dict[str, Any])
     teacher = Classifier(AlbertForSequenceClassification(config), tokenizer, "albert")
     with pytest.raises(ModelError, match="cannot be copied one by one; give --student"):
         copy_blocks(teacher, blocks=(0, 2))
+
+
+def test_a_family_that_cannot_be_shortened_is_told(families: dict[str, Any]) -> None:
+    config = FunnelConfig(vocab_size=30, d_model=8, d_inner=8, block_sizes=[1, 1], n_head=2)
+    tokenizer = families["bert"].tokenizer()
+    teacher = Classifier(FunnelForSequenceClassification(config), tokenizer, "funnel")
+    with pytest.raises(ModelError, match=r"cannot be made with other blocks or sizes .* --student"):
+        copy_blocks(teacher, 1)
+    with pytest.raises(ModelError, match="cannot be made with other blocks or sizes"):
+        fresh_student(teacher, 0, 1, {})
+
+
+def test_a_family_with_a_window_for_each_block_is_shortened(families: dict[str, Any]) -> None:
+    config = LongformerConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        intermediate_size=8,
+        attention_window=[2, 4, 6],
+    )
+    tokenizer = families["bert"].tokenizer()
+    teacher = Classifier(LongformerForSequenceClassification(config), tokenizer, "longformer")
+    student = copy_blocks(teacher, blocks=(0, 2))
+    assert student.model.config.attention_window == [2, 6]
 
 
 def test_an_encoder_with_a_decoder_is_refused() -> None:

@@ -40,6 +40,9 @@ POSITIONS_AFTER_PADDING = (
 """Families that count positions from the padding token's number + 1, so that those up to it are
 never used."""
 
+NO_LIMIT = 2**31 - 1
+"""The longest input where neither tokenizer nor model has a limit."""
+
 _EMBEDDING = -1  # the number under which the embedding output is captured
 
 
@@ -84,7 +87,9 @@ def longest_input(config: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     unused = 0
     if config.model_type in POSITIONS_AFTER_PADDING:
         unused = 2 if config.model_type == "mpnet" else config.pad_token_id + 1  # MPNet fixes 1
-    return min(longest, positions - unused)
+    if positions < 1:  # XLNet has no limit
+        positions = longest
+    return min(longest, positions - unused, NO_LIMIT)
 
 
 class HFEncoder(nn.Module):
@@ -128,8 +133,15 @@ class HFEncoder(nn.Module):
         scores = _AttentionScores(needs.attention)
         with self._capturing(needs) as captured, scores if needs.attention else nullcontext():
             logits = self.model(**inputs).logits
-        hidden = torch.stack([captured[layer] for layer in needs.layers]) if needs.layers else None
         mask = own["attention_mask"].bool()
+        for output in captured.values():
+            if output.shape[:2] != mask.shape:
+                raise ModelError(
+                    f"{type(self.model).__name__}: its blocks give {tuple(output.shape)} for "
+                    f"{tuple(mask.shape)} tokens, wanted rows × tokens × width; its hidden states "
+                    "cannot be compared, so use --loss.hidden_weight 0"
+                )
+        hidden = torch.stack([captured[layer] for layer in needs.layers]) if needs.layers else None
         attention = self._stacked(scores) if needs.attention else None
         return Signal(
             logits, mask, needs.layers, hidden, captured.get(_EMBEDDING), attention, needs.attention

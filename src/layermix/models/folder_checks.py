@@ -13,6 +13,8 @@ CONFIG_BYTES = 10_000_000
 """Largest config.json that is read."""
 MOST = {"num_labels": 100_000, "num_hidden_layers": 1_000, "n_layers": 1_000}
 """Largest values in config.json; transformers loops over each before it reads any weight."""
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for one in Git LFS."""
 EXTRA_NUMBERS = 2**26
 """How many numbers a model may have beyond the bytes of its weights: new heads and buffers."""
 
@@ -41,7 +43,8 @@ def check_config(source: str, folder: Path) -> None:
     """Checks config.json.
 
     Raises:
-        ModelError: If it cannot be read, or a number in it is out of all proportion.
+        ModelError: If it cannot be read, a number in it is out of all proportion, or the weights
+            are quantized.
     """
     try:
         config = read_object(folder / "config.json")
@@ -49,6 +52,13 @@ def check_config(source: str, folder: Path) -> None:
         raise ModelError(
             f"{source}: cannot be loaded as a text classifier ({error}); the folder is damaged"
         ) from None
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise ModelError(
+            f"{source}: its weights are quantized ({method}), wanted weights in float32, float16 "
+            "or bfloat16; give the model that was quantized"
+        )
     for name, most in MOST.items():
         value = config.get(name, 0)
         if isinstance(value, int | float) and not value <= most:
@@ -56,6 +66,24 @@ def check_config(source: str, folder: Path) -> None:
                 f"{source}: config.json has {name} {value:g}, wanted at most {most}; the folder is "
                 "damaged"
             )
+
+
+def check_no_pointers(folder: Path) -> None:
+    """Checks that the files are there, not the pointers that `git clone` leaves without Git LFS.
+
+    Raises:
+        ModelError: If there is a pointer.
+    """
+    pointers = []
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.stat().st_size < 1024:
+            start = file.read_bytes()[: len(LFS_POINTER)]
+            pointers += [file.name] if start == LFS_POINTER else []
+    if pointers:
+        raise ModelError(
+            f"{folder}: found Git LFS pointers in place of {', '.join(pointers)}; run `git lfs "
+            "pull` there"
+        )
 
 
 def check_size(source: str, folder: Path, config: Any) -> None:

@@ -24,6 +24,7 @@ from layermix.models.encoder import Classifier, label_names
 from layermix.models.folder_checks import (
     check_config,
     check_no_adapter,
+    check_no_pointers,
     check_size,
     check_tokenizer,
 )
@@ -103,12 +104,15 @@ def model_folder(source: str) -> Path | None:
     for name in ("", *RUN_MODEL_FOLDERS):
         if (folder / name / "config.json").is_file():
             return folder / name
+    inner = sorted(str(file.parent) for file in folder.glob("*/config.json"))
+    hint = f"; there is one in {', '.join(inner[:3])}" if inner else ""
     raise ModelError(
-        f"{source}: no config.json in it; wanted a model folder or a finished run folder"
+        f"{source}: no config.json in it; wanted a model folder or a finished run folder{hint}"
     )
 
 
 def _check_weights(folder: Path) -> None:
+    check_no_pointers(folder)
     if any(folder.glob("*.safetensors")):
         return
     if pickles := sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")]):
@@ -172,7 +176,7 @@ def load_classifier(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
+            ignore_mismatched_sizes=True,  # `_check_loaded` names those that matter
         )
         if new_head and with_head:
             restart_head(model)
@@ -199,6 +203,11 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         numbers = set(config.id2label)
+        # How others want the outputs; and the padding of families that look for it in the config.
+        config.return_dict = True
+        config.output_attentions = config.output_hidden_states = False
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
     if numbers != set(range(config.num_labels)):
         raise ModelError(
             f"{source}: its config.json names the classes {str(config.id2label)[:500]}, wanted one "
@@ -233,7 +242,8 @@ def _loading(source: str, folder: str) -> Iterator[None]:
 
 
 def _unloadable(source: str, folder: str, error: BaseException) -> ModelError:
-    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    words = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {words if len(words) <= 300 else words[:299] + '…'}"
     if Path(folder).exists():
         return ModelError(f"{source}: cannot be loaded as a text classifier ({reason})")
     return ModelError(
@@ -256,12 +266,18 @@ def _check_loaded(
         for key in sorted(info["missing_keys"])
         if with_head or (key.startswith(prefix) and ".pooler." not in key)
     ]
-    misshapen = sorted(key for key, *_ in info["mismatched_keys"] if key.startswith(prefix))
+    misshapen = [
+        key
+        for key in sorted(key for key, *_ in info["mismatched_keys"])
+        if with_head or key.startswith(prefix)
+    ]
     if missing or misshapen:
+        unused = sorted(info["unexpected_keys"])
+        others = f"; its weights are called {', '.join(unused[:2])}, …" if unused else ""
         raise ModelError(
             f"{source}: the weights do not fit {type(model).__name__}: {len(missing)} missing, "
             f"{len(misshapen)} of another shape ({', '.join([*missing, *misshapen][:3])}, …); the "
-            "folder is damaged, or its config.json belongs to another model"
+            f"folder is damaged, or its config.json belongs to another model{others}"
         )
 
 

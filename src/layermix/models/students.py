@@ -1,7 +1,8 @@
 """Students made from a teacher: some of its blocks, or a fresh model of its family."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ SIZES: Mapping[str, tuple[str, ...]] = {
     "ffn": ("intermediate_size", "hidden_dim"),
 }
 """The names of a student's sizes in the configs of the families (hidden_dim: DistilBERT)."""
+KINDS_OF_BLOCKS = ("layer_types", "attention_window")
+"""Lists in a config with an entry for each block: of ModernBERT, of Longformer."""
 
 
 def copy_blocks(
@@ -45,10 +48,8 @@ def copy_blocks(
         blocks = range(count)
     blocks = check_layers(blocks, depth, "the teacher")
     config = copy.deepcopy(source.config)
-    config.num_hidden_layers = len(blocks)
-    if kinds := getattr(config, "layer_types", None):  # ModernBERT: local or global attention
-        config.layer_types = [kinds[block] for block in blocks]
-    with torch.random.fork_rng():  # the random initialisation is overwritten
+    with _of_another_depth(source), torch.random.fork_rng():  # the new weights are overwritten
+        _set_depth(config, blocks)
         student = type(source)(config)
     state, notes = _renumbered(source, blocks)
     try:
@@ -61,6 +62,26 @@ def copy_blocks(
     start = {"kind": "blocks", "from": teacher.source, "blocks": list(blocks), "notes": notes}
     tokenizer = copy.deepcopy(teacher.tokenizer)
     return Classifier(student, tokenizer, teacher.source, start, tuple(notes))
+
+
+def _set_depth(config: Any, blocks: Sequence[int]) -> None:
+    """Sets the number of blocks, with the kinds of the given blocks of the teacher."""
+    config.num_hidden_layers = len(blocks)
+    for name in KINDS_OF_BLOCKS:
+        if isinstance(kinds := getattr(config, name, None), list):
+            setattr(config, name, [kinds[block] for block in blocks])
+
+
+@contextmanager
+def _of_another_depth(teacher: PreTrainedModel) -> Iterator[None]:
+    """Makes a ModelError of what a family raises that cannot have other blocks."""
+    try:
+        yield
+    except (NotImplementedError, AssertionError, ValueError) as error:
+        raise ModelError(
+            f"a {type(teacher).__name__} cannot be made with other blocks or sizes ({error}); give "
+            "a student of your own with --student.model"
+        ) from error
 
 
 def _renumbered(
@@ -115,9 +136,9 @@ def fresh_student(
         ModelError: If the sizes do not fit together.
     """
     config: Any = copy.deepcopy(teacher.model.config)
-    config.num_hidden_layers = layers or config.num_hidden_layers
-    if kinds := getattr(config, "layer_types", None):  # ModernBERT: its pattern, cut or repeated
-        config.layer_types = [kinds[n % len(kinds)] for n in range(config.num_hidden_layers)]
+    depth = config.num_hidden_layers
+    with _of_another_depth(teacher.model):
+        _set_depth(config, [number % depth for number in range(layers or depth)])
     for name, size in sizes.items():
         setattr(config, next(known for known in SIZES[name] if hasattr(config, known)), size)
     if hasattr(config, "pooler_hidden_size"):  # DeBERTa-v2
@@ -127,7 +148,7 @@ def fresh_student(
             f"hidden size {config.hidden_size} cannot be shared among {config.num_attention_heads} "
             "heads; choose a --student.heads that divides it"
         )
-    with seeded(seed, "student"):
+    with _of_another_depth(teacher.model), seeded(seed, "student"):
         model = type(teacher.model)(config)
     family = config.model_type
     start = {"kind": "fresh", "family": family, "layers": config.num_hidden_layers, **sizes}

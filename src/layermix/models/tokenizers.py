@@ -75,8 +75,12 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Saves a tokenizer so that transformers 4 loads it as transformers 5 does.
 
     Transformers 5 has two names of its own: a class that 4 calls `PreTrainedTokenizerFast`, which 5
-    knows too, and a list of further special tokens, which has another meaning in 4.
+    knows too, and a list of further special tokens, which has another meaning in 4. The last call's
+    length and padding, which the file would keep for other readers, are left out.
     """
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
     saved = json.loads(file.read_text(encoding="utf-8"))

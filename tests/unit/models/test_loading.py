@@ -1,19 +1,30 @@
 """Loading: what is refused and in which words, classes in order, heads that start from a seed."""
 
+import copy
 import importlib.util
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertForSequenceClassification, DistilBertConfig
+from transformers import (
+    BertForSequenceClassification,
+    BertTokenizer,
+    DistilBertConfig,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from layermix.config import DistillConfig
 from layermix.core.objective import build_objective
+from layermix.core.signals import Needs
 from layermix.errors import ModelError
 from layermix.models.encoder import HFEncoder
 from layermix.models.loading import MINILM_SHA256, load_classifier
@@ -147,6 +158,95 @@ def test_weights_of_another_shape(base: Path) -> None:
     (base / "config.json").write_text(json.dumps(config | {"vocab_size": 40}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"0 missing, 1 of another shape \(bert\.embeddings\.word"):
         load_classifier(str(base), ["no", "yes"], seed=0)
+
+
+def change_config(path: Path, **changes: Any) -> str:
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    return str(path)
+
+
+def test_more_classes_than_the_head_has(folder: Callable[..., Path]) -> None:
+    names = {str(number): f"class {number}" for number in range(3)}
+    path = change_config(folder(), id2label=names, label2id={n: int(k) for k, n in names.items()})
+    with pytest.raises(ModelError, match=r"0 missing, 2 of another shape \(classifier\.bias, clas"):
+        load_classifier(path)
+
+
+def test_weights_under_other_names_are_told(folder: Callable[..., Path]) -> None:
+    path = folder()
+    weights = load_file(path / "model.safetensors")
+    renamed = {f"_orig_mod.{name}": weight for name, weight in weights.items()}
+    save_file(renamed, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"another model; its weights are called _orig_mod\.bert"):
+        load_classifier(str(path))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_in_place_of_a_file_is_told(folder: Callable[..., Path], file: str) -> None:
+    path = folder()
+    (path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n")
+    with pytest.raises(ModelError, match=f"found Git LFS pointers in place of {file}; run `git l"):
+        load_classifier(str(path))
+
+
+def test_quantized_weights_are_told(folder: Callable[..., Path]) -> None:
+    path = change_config(folder(), quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(ModelError, match=r"its weights are quantized \(bitsandbytes\), wanted"):
+        load_classifier(path)
+
+
+def test_a_folder_around_a_model_names_it(folder: Callable[..., Path]) -> None:
+    path = folder()
+    with pytest.raises(ModelError, match=rf"no config\.json in it.*; there is one in {path}$"):
+        load_classifier(str(path.parent))
+
+
+def test_the_whole_reason_is_told(folder: Callable[..., Path]) -> None:
+    path = change_config(folder(), layer_norm_eps="small")
+    with pytest.raises(ModelError, match=r"field 'layer_norm_eps': TypeError: .*'small'"):
+        load_classifier(path)
+
+
+def test_outputs_are_read_whatever_the_config_wants(folder: Callable[..., Path]) -> None:
+    path = folder()
+    plain = load_classifier(str(path))
+    changes = {"return_dict": False, "output_attentions": True, "output_hidden_states": True}
+    odd = load_classifier(change_config(path, **changes))
+    batch = dict(plain.tokenizer(["a b c"], return_tensors="pt"))
+    with torch.no_grad():
+        assert HFEncoder(odd.model)(batch).logits.equal(HFEncoder(plain.model)(batch).logits)
+    odd.model.save_pretrained(path.parent / "again")
+
+
+def test_a_config_without_padding_gets_that_of_the_tokenizer(
+    tmp_path: Path, tokenizer: BertTokenizer
+) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=len(tokenizer) + 1, num_labels=2, **sizes, **heads)
+    assert config.pad_token_id is None
+    Qwen2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path))
+    batch = dict(classifier.tokenizer(["a b c", "d"], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        assert HFEncoder(classifier.model)(batch).logits.shape == (2, 2)
+
+
+def test_a_family_without_a_limit_of_length(tmp_path: Path, tokenizer: BertTokenizer) -> None:
+    config = XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=2, n_head=2, d_inner=32)
+    XLNetForSequenceClassification(config).save_pretrained(tmp_path)
+    saved = copy.deepcopy(tokenizer)
+    saved.model_max_length = int(1e30)
+    saved.save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path))
+    assert classifier.max_length == 2**31 - 1
+    batch = dict(classifier.tokenizer(["a b c d", "e f"], padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        assert HFEncoder(classifier.model)(batch).logits.shape == (2, 2)
+        with pytest.raises(ModelError, match="wanted rows × tokens × width; its hidden states can"):
+            HFEncoder(classifier.model)(batch, Needs((0,)))
 
 
 def test_a_missing_tokenizer_is_not_made_up(folder: Callable[..., Path]) -> None:

@@ -81,3 +81,16 @@ def test_a_tokenizer_is_saved_under_the_names_that_transformers_4_knows(
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again("a <x> b").input_ids == plain("a <x> b").input_ids
     assert again.all_special_tokens == plain.all_special_tokens
+
+
+def test_a_saved_tokenizer_does_not_depend_on_earlier_calls(
+    tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    words = tokenizer.get_vocab()
+    used = BertTokenizer(vocab=words)
+    used(["a b c", "d"], truncation=True, max_length=4, padding="max_length")
+    save_tokenizer(BertTokenizer(vocab=words), tmp_path / "fresh")
+    save_tokenizer(used, tmp_path / "used")
+    files = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("fresh", "used")]
+    assert files[0] == files[1]
+    assert json.loads(files[1])["truncation"] is json.loads(files[1])["padding"] is None
