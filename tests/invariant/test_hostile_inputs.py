@@ -424,7 +424,7 @@ def end_of(words: Words) -> tuple[str, str]:
         return type(done.exception).__name__, "".join(last)
     if done.exit_code not in ENDS or "Traceback" in done.stderr:
         return f"exit {done.exit_code}", done.stderr[-600:]
-    if done.exit_code and not done.stderr.strip():
+    if done.exit_code and not done.output.strip():
         return "silent", ""
     return str(done.exit_code), ""
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from layermix.atomic import LockedError, is_locked, lock, sync, temporary_of, write_text
+from layermix.config import read_yaml
 from layermix.errors import ConfigError, RunExistsError
 
 CONFIG, RESULT, HISTORY, ALPHA, PREDICTIONS, ENVIRONMENT, TEXTS = (
@@ -89,7 +90,15 @@ class RunFolder:
                 f"{self.work}: found an unfinished run; --resume goes on with it, --restart "
                 "starts over"
             )
-        if resume and (changed := _differences(old.read_text(encoding="utf-8"), config)):
+        if not resume:
+            return
+        try:
+            read_yaml(old)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; the unfinished run cannot be resumed: give --restart to start over"
+            ) from None
+        if changed := _differences(old.read_text(encoding="utf-8"), config):
             raise ConfigError(
                 f"{self.work}: the unfinished run has another config, so it cannot be resumed: "
                 f"{'; '.join(changed)}. Give the same config, or --restart to start over"

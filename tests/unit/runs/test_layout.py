@@ -91,6 +91,16 @@ def test_resume_with_another_config_lists_the_differences(out: Path, unfinished:
     )
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\xbc\xff", b"seed: [", b"seed: 0\n- 1", b"- seed", b"[" * 5000]
+)
+def test_a_damaged_config_cannot_be_resumed(out: Path, unfinished: Path, damage: bytes) -> None:
+    (unfinished / CONFIG).write_bytes(damage)
+    with pytest.raises(ConfigError, match="cannot be resumed: give --restart to start over"):
+        RunFolder(out, FIRST, resume=True)
+    RunFolder(out, FIRST, restart=True)
+
+
 def test_restart_starts_over_but_not_before_the_run_begins(out: Path, unfinished: Path) -> None:
     run = RunFolder(out, OTHER, restart=True)
     assert (unfinished / "checkpoints").is_dir()
