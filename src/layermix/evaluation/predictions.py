@@ -9,6 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from layermix.evaluation.metrics import UNLABELLED
+
+MOST_CLASSES = 1_000
+"""Class indices on record are smaller, or smaller than the number of columns with probabilities."""
 UNKNOWN = -1
 """A teacher's prediction that is not on record."""
 
@@ -78,7 +82,7 @@ def read_rows(file: Path) -> dict[str, Rows]:
     """
     table = pq.read_table(file)
     columns = {name: np.asarray(table[name]) for name in table.column_names}
-    for name in ("row_id", "label", "prediction"):
+    for name in ("row_id", "label", "prediction", *({"teacher"} & columns.keys())):
         if not np.issubdtype(columns[name].dtype, np.integer):
             raise ValueError(f"the column {name} holds values that are not integers")
     probabilities = [values for name, values in columns.items() if name.startswith("p_")]
@@ -86,6 +90,8 @@ def read_rows(file: Path) -> dict[str, Rows]:
     columns["confidence"] = (
         np.max(probabilities, axis=0) if probabilities else np.full(count, np.nan)
     )
+    if count:
+        _check_classes(columns, max(len(probabilities), MOST_CLASSES))
     if not {"teacher", "teacher_confidence"} <= columns.keys():
         columns["teacher"] = np.full(count, UNKNOWN)
         columns["teacher_confidence"] = np.full(count, np.nan)
@@ -97,6 +103,16 @@ def read_rows(file: Path) -> dict[str, Rows]:
             *(_half_width(columns[column.name][kept][order]) for column in fields(Rows))
         )
     return by_report
+
+
+def _check_classes(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
+    """Raise a ValueError if a column holds an index beyond the classes."""
+    nothing = {"label": UNLABELLED, "prediction": 0, "teacher": UNKNOWN}
+    for name, no_class in nothing.items():
+        found = columns.get(name, np.zeros(1))
+        found = found[found != no_class]
+        if len(found) and not 0 <= found.min() <= found.max() < classes:
+            raise ValueError(f"the column {name} holds values that are not class indices")
 
 
 def _half_width(values: Any) -> Any:

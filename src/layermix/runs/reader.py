@@ -22,14 +22,15 @@ UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
 
 
 class HistoryLine(BaseModel):
-    """A line of history.jsonl: numbers by name, and α."""
+    """A line of history.jsonl: numbers by name, α and its entropy."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, float | list[float] | None]
+    __pydantic_extra__: dict[str, float | None]
 
-    step: int
+    step: int | None = None
     epoch: float | None = None
     alpha: list[list[float]] | None = None
+    entropy: list[float] | None = None
 
     @field_validator("alpha")
     @classmethod
@@ -37,6 +38,12 @@ class HistoryLine(BaseModel):
         if rows is not None and len({len(row) for row in rows}) != 1:
             raise ValueError("rows of different lengths")
         return rows
+
+
+class _Step(HistoryLine):
+    """A line that says at which step it was written."""
+
+    step: int
 
 
 _HISTORY = TypeAdapter(list[HistoryLine])
@@ -50,7 +57,7 @@ def read_history(file: Path) -> list[dict[str, Any]]:
         ValueError: If a line is not what a run writes, or there is none.
     """
     lines = _HISTORY.validate_json(f"[{','.join(read_text(file).splitlines())}]")
-    if not lines:
+    if all(line.step is None for line in lines):
         raise ValueError(f"{file.name} has no step")
     return [line.model_dump(exclude_none=True) for line in lines]
 
@@ -207,7 +214,7 @@ class RunFiles:
         written = self._text(HISTORY).splitlines(keepends=True)
         for line in written:
             try:
-                lines.append(HistoryLine.model_validate_json(line).model_dump(exclude_none=True))
+                lines.append(_Step.model_validate_json(line).model_dump(exclude_none=True))
             except ValidationError:
                 bad += line.endswith("\n") or not self.is_working  # one is written just now
         if bad:

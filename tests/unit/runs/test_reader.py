@@ -56,7 +56,7 @@ def test_a_history_that_no_run_writes_is_refused(tmp_path: Path, line: list[str]
 
 
 def test_a_history_is_read(tmp_path: Path) -> None:
-    lines: list[Any] = [{"step": 1, "loss": 0.5, "alpha": [[0.5, 0.5]]}, {"step": 2, "epoch": 1.0}]
+    lines: list[Any] = [{"step": 1, "loss": 0.5, "alpha": [[0.5, 0.5]]}, {"epoch": 1.0}]
     file = tmp_path / HISTORY
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     assert read_history(file) == lines
