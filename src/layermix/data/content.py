@@ -4,12 +4,13 @@ import codecs
 import json
 from collections.abc import Sequence
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that stands for one in Git LFS."""
+
 _LINE_ENDS = b"\r\n"
 
 _STARTS = {
-    b"version https://git-lfs.github.com/spec/": (
-        "a Git LFS pointer in place of the data; run `git lfs pull` there"
-    ),
+    LFS_POINTER: ("a Git LFS pointer in place of the data; run `git lfs pull` there"),
     b"\x1f\x8b": "gzip data; unpack the file",
     b"BZh": "bzip2 data; unpack the file",
     b"\xfd7zXZ": "xz data; unpack the file",

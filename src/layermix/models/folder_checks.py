@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from layermix.data.content import LFS_POINTER
 from layermix.errors import ModelError
 
 CONFIG_BYTES = 10_000_000
 """Largest config.json that is read."""
 MOST = {"num_labels": 100_000, "num_hidden_layers": 1_000, "n_layers": 1_000}
 """Largest values in config.json; transformers loops over each before it reads any weight."""
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that stands for one in Git LFS."""
 EXTRA_NUMBERS = 2**26
 """How many numbers a model may have beyond the bytes of its weights: new heads and buffers."""
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from layermix.core.checkpoints import last_checkpoint
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note, ResumeError
-from layermix.models.encoder import Classifier
+from layermix.models.encoder import NOT_COMPUTED, Classifier
 from layermix.runs.layout import START, RunFolder
 from layermix.runs.schema import FORMAT, StartRecord
 
@@ -23,18 +23,6 @@ CHANGES = {
     "student": "the student (its config or padding side)",
 }
 """Field of a `StartRecord` -> what has changed where it differs."""
-
-NAMES = (
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "layermix",
-    "problem_type",
-    "transformers_version",
-)
-"""Entries of a model's config that change nothing of what it computes."""
 
 
 def start_record(
@@ -97,7 +85,7 @@ def check_start(run: RunFolder, start: StartRecord) -> list[Note]:
 def _model_hash(classifier: Classifier, weights: str | None = None) -> str:
     """A sha256 of the hash of a model's weights and of the rest that decides what it computes."""
     config: Any = classifier.model.config
-    entries = {name: one for name, one in config.to_diff_dict().items() if name not in NAMES}
+    entries = {name: one for name, one in config.to_diff_dict().items() if name not in NOT_COMPUTED}
     text = json.dumps(
         [weights, entries, classifier.tokenizer.padding_side], sort_keys=True, default=str
     )
