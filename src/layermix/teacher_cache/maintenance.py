@@ -16,10 +16,10 @@ from layermix.teacher_cache.manifest import (
     LOCK,
     MANIFEST,
     Identity,
+    ascii_line,
     file_size,
     foreign_entries,
     own_files,
-    printable,
     read_manifest,
     store_folders,
 )
@@ -184,7 +184,7 @@ def prune(root: Path, days: float) -> Pruned:
             continue
         pruned.removed.append(store)
         if strangers := foreign_entries(store.folder):
-            names = ", ".join(printable(path.name, 60) for path in strangers[:3])
+            names = ", ".join(ascii_line(path.name, 60) for path in strangers[:3])
             more = f" and {len(strangers) - 3} more" if len(strangers) > 3 else ""
             pruned.kept[store.folder] = f"it holds files that layermix did not make: {names}{more}"
     return pruned

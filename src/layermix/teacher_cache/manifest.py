@@ -163,19 +163,19 @@ def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     for problem in problems:
         if problem["loc"] == ("format",) and isinstance(problem["input"], int):
-            found = printable(str(problem["input"]), 20)
+            found = ascii_line(str(problem["input"]), 20)
             return f"found format {found}, wanted {FORMAT}: another version of layermix wrote it"
     first = problems[0]
-    where = printable(".".join(map(str, first["loc"])), 60)
-    reason = printable(first["msg"], 120)
+    where = ascii_line(".".join(map(str, first["loc"])), 60)
+    reason = ascii_line(first["msg"], 120)
     return f"it is not a manifest of layermix ({f'{where}: ' if where else ''}{reason})"
 
 
-def printable(text: str, limit: int) -> str:
+def ascii_line(text: str, limit: int) -> str:
     r"""Returns a text from elsewhere with everything but ASCII escaped, cut to `limit` characters.
 
     Examples:
-        >>> print(printable("a" + chr(27) + "[31m" + "b" * 20, 12))
+        >>> print(ascii_line("a" + chr(27) + "[31m" + "b" * 20, 12))
         a\x1b[31mbb…
     """
     escaped = ascii(text[: limit + 1])[1:-1]
