@@ -7,6 +7,7 @@ Argument: the socket to listen at. It ends, and ends its children, when its stan
 """
 
 import atexit
+import importlib
 import json
 import os
 import resource
@@ -20,20 +21,23 @@ import traceback
 from typing import Any
 
 STATUS = struct.Struct("i")
+WARM = (
+    "torch",
+    "transformers.models.bert.modeling_bert",
+    "layermix.cli",
+    "layermix.report.build",
+    "layermix.runs.pipeline",
+    "layermix.serving.evaluate",
+    "layermix.serving.predict",
+    "layermix.studies.analysis",
+    "layermix.studies.scheduler",
+)
 
 
 def warm() -> None:
     """Import what commands import when they run; no threads, no computing."""
-    import torch  # noqa: F401
-    import transformers.models.bert.modeling_bert  # noqa: F401
-
-    import layermix.cli
-    import layermix.report.build
-    import layermix.runs.pipeline
-    import layermix.serving.evaluate
-    import layermix.serving.predict
-    import layermix.studies.analysis
-    import layermix.studies.scheduler  # noqa: F401
+    for name in WARM:
+        importlib.import_module(name)
 
 
 def child(request: dict[str, Any], streams: list[int]) -> int:

@@ -20,8 +20,8 @@ PIPE = subprocess.PIPE
 
 
 @cache
-def _server() -> Path:
-    """The socket of this process's server."""
+def _server() -> tuple[Path, subprocess.Popen[bytes]]:
+    """The socket of this process's server, and the server: it ends with its standard input."""
     address = Path(tempfile.mkdtemp(prefix="forks")) / "socket"
     script = str(Path(__file__).with_name("fork_server.py"))
     server = subprocess.Popen([sys.executable, "-P", script, str(address)], stdin=PIPE)
@@ -30,8 +30,7 @@ def _server() -> Path:
         assert server.poll() is None, "the server of forks ended"
         assert time.monotonic() < until
         time.sleep(0.01)
-    _server.process = server  # type: ignore[attr-defined]  # kept: its standard input stays open
-    return address
+    return address, server
 
 
 class Forked:
@@ -86,7 +85,7 @@ class Forked:
         }
         message = json.dumps(request).encode()
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str(_server()))
+        self._connection.connect(str(_server()[0]))
         self._connection.sendall(STATUS.pack(len(message)))
         socket.send_fds(self._connection, [message], given)
         for end in pipe_ends:

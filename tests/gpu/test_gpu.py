@@ -65,8 +65,8 @@ def test_cached_signals_are_the_live_ones(
     found, expected = cached(batch), live(batch)
     assert not found.mask.all()
     parts: list[tuple[Any, Any]] = [(found.logits, expected.logits)]
-    parts.append((found.hidden[:, found.mask], expected.hidden[:, found.mask]))  # type: ignore[index]
-    parts.append((found.embedding[found.mask], expected.embedding[found.mask]))  # type: ignore[index]
+    parts.append((found.hidden[:, found.mask], expected.hidden[:, found.mask]))
+    parts.append((found.embedding[found.mask], expected.embedding[found.mask]))
     for one, other in parts:
         assert one.device.type == DEVICE.type
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0.0)
@@ -111,9 +111,9 @@ def test_scores_on_the_gpu_are_those_of_the_cpu(
 ) -> None:
     made = trainer(training={"epochs": 1, "batch_size": 4})
     model = copy.deepcopy(made.objective.student).eval()
-    rows = made.eval_dataset["validation"]  # type: ignore[index]
+    rows = made.eval_dataset["validation"]
     found = made.predict(rows)
-    batch = made.data_collator([rows[row] for row in range(len(rows))])  # type: ignore[misc]
+    batch = made.data_collator([rows[row] for row in range(len(rows))])
     with torch.no_grad():
         expected = model.cpu()(batch).logits
     order = torch.as_tensor(found.label_ids[1]).argsort()

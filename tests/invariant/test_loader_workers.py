@@ -28,7 +28,7 @@ def test_workers_read_the_signals_and_the_weights_are_the_same(
 
     def watched(self: CachedTeacher, batch: object) -> object:
         places.append(torch.utils.data.get_worker_info() is None)  # in this process only
-        return read(self, batch)  # type: ignore[arg-type]  # a batch
+        return read(self, batch)
 
     states = []
     for workers in (0, 2):

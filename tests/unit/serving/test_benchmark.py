@@ -96,7 +96,7 @@ def test_a_ratio_compares_equal_runtimes_too(measured: BenchRecord) -> None:
     assert "were made for this measurement only" in bench_text(measured)
     _, (heads, rows) = bench_tables(measured)
     assert heads[3] == "as the first model in the same runtime"
-    assert rows[5][3].startswith(f"{measured.models[5].same_runtime.alone.median:.1f} (")  # type: ignore[union-attr]
+    assert rows[5][3].startswith(f"{measured.models[5].same_runtime.alone.median:.1f} (")
 
 
 def test_nothing_of_the_measurement_stays_with_the_teacher(
