@@ -109,7 +109,7 @@ def distill_command(
     show_default=True,
     help="The folder for data, teacher and students. What is finished there is not run again.",
 )
-@click.option("--full", is_flag=True, help="Train on all pairs, however long it takes.")
+@click.option("--full", is_flag=True, help="Train on all pairs instead of 1,500.")
 @click.option(
     "--seed",
     metavar="N",
@@ -123,8 +123,7 @@ def demo_command(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -
     """Teach, distil and compare on packaged data; nothing to download.
 
     Fine-tunes the packaged MiniLM on pairs made from Python's docstrings, distils it in five ways,
-    and prints a table of scores, sizes and speed. It times a step first and trains on as many
-    pairs, at most 1,500, as take about seven minutes.
+    and prints a table of scores, sizes and speed. It times a step first and says how long it takes.
     """
     from layermix.console import Reporter
     from layermix.demo import run_demo, table_text
