@@ -32,7 +32,7 @@ from layermix.runs.schema import RunRecord, read_result
 from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
-SECONDS, STEPS, STEPS_PER_BATCH = 30, 190, 17
+SECONDS, STEPS, STEPS_PER_BATCH = 30, 190, 15
 """What the demo takes: seconds, and steps of the teacher, some of them for each training batch."""
 BATCH, BATCHES_TIMED = 16, 4
 TEXTS_TIMED = 100
