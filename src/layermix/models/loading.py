@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -41,6 +42,8 @@ from layermix.models.labels import (
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RUN_MODEL_FOLDERS = ("student", "teacher")
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.codes", "model*.safetensors"]
+"""What is downloaded from the hub: config, tokenizer and weights, not those in other formats."""
 
 
 # -- find the folder -------------------------------------------------------------------------------
@@ -71,12 +74,15 @@ def packaged_minilm() -> Path:
 
 
 def resolve_source(source: str) -> str:
-    """A model folder, the model inside a run folder, the packaged MiniLM, or a hub id unchanged.
+    """A model folder, the model inside a run folder, the packaged MiniLM, or a download of the hub.
+
+    A hub id without safetensors is returned unchanged: transformers looks for converted weights.
 
     Raises:
-        ModelError: If it is a folder without a model, or one with pickle weights only.
+        ModelError: If it is a folder without a model, or one with pickle weights only; if it cannot
+            be downloaded.
     """
-    folder = model_folder(source)
+    folder = model_folder(source) or _downloaded(source)
     if folder is None:
         return source
     _check_weights(folder)
@@ -109,6 +115,14 @@ def model_folder(source: str) -> Path | None:
     raise ModelError(
         f"{source}: no config.json in it; wanted a model folder or a finished run folder{hint}"
     )
+
+
+def _downloaded(source: str) -> Path | None:
+    """The local folder of a hub id; None if it has no safetensors."""
+    with _loading(source, source):
+        folder = Path(snapshot_download(source, allow_patterns=HUB_FILES, ignore_patterns="*/*"))
+    check_no_adapter(source, folder)
+    return folder if any(folder.glob("*.safetensors")) else None
 
 
 def _check_weights(folder: Path) -> None:

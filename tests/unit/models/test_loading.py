@@ -50,6 +50,49 @@ def test_an_unknown_hub_id_says_what_to_do() -> None:
         load_classifier("no-such-user/no-such-model")
 
 
+@pytest.fixture
+def hub(folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where `org/model` of the hub is kept once it has been downloaded."""
+    kept = tmp_path / "hub" / "models--org--model"
+    snapshot = kept / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    folder().rename(snapshot)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(snapshot.name, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_known_by_its_id(hub: Path, tmp_path: Path) -> None:
+    classifier = load_classifier("org/model")
+    assert classifier.label_names == ("no", "yes")
+    assert classifier.source == classifier.start["from"] == "org/model"
+    classifier.model.save_pretrained(tmp_path / "saved")
+    assert str(hub) not in (tmp_path / "saved" / "config.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("entry", [{"num_labels": 10**7}, {"hidden_size": 10**6}])
+def test_a_model_of_the_hub_has_the_checks_of_a_folder(hub: Path, entry: dict[str, int]) -> None:
+    config = json.loads((hub / "config.json").read_text("utf-8"))
+    (hub / "config.json").write_text(json.dumps(config | entry), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"^org/model: config\.json (has|describes)"):
+        load_classifier("org/model")
+
+
+def test_an_adapter_of_the_hub_names_its_base(hub: Path) -> None:
+    (hub / "model.safetensors").rename(hub / "adapter_model.safetensors")
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
+    (hub / "adapter_config.json").write_text(json.dumps(adapter), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"^org/model: found a LORA adapter of org/base"):
+        load_classifier("org/model")
+
+
+def test_a_model_of_the_hub_without_safetensors_is_left_to_transformers(hub: Path) -> None:
+    (hub / "model.safetensors").rename(hub / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"^org/model: .*\(OSError: "):
+        load_classifier("org/model")
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     file.touch()
