@@ -1,5 +1,6 @@
 """Files and folders are written whole or not at all; a lock is held by one process."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,9 @@ from layermix.atomic import (
     whole_folder,
     write_text,
 )
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def names(folder: Path) -> list[str]:
@@ -195,3 +199,30 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), lock(file):
         raise ZeroDivisionError
     assert not is_locked(file)
+
+
+def test_the_file_of_a_lock_stays(tmp_path: Path) -> None:
+    """Its time tells when a store was last used; filelock before 3.30 removes it."""
+    file = tmp_path / "lock"
+    with lock(file):
+        used = file.stat()
+    assert os.path.samestat(used, file.stat())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks")
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cache prune` may remove it after it was opened; filelock before 3.21 does not look."""
+    file = tmp_path / "lock"
+    file.touch()
+    flock = fcntl.flock
+
+    def remove_first(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        file.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with lock(file):
+        assert is_locked(file)
