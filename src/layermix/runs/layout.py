@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ START = "start.json"
 LOCK = ".lock"
 """The lock file in a working folder, held by the process that works there."""
 
+PARTIAL = ".partial"
+"""Suffix of a run's folder until it is complete."""
+
 DISCARDED = ".discarded"
 """Suffix of folders that are being removed."""
 
@@ -70,7 +73,7 @@ class RunFolder:
         self.final = final.absolute()
         self._config = config
         self.restart = restart
-        self.work = self.final.with_name(f"{self.final.name}.partial")
+        self.work = self.final.with_name(f"{self.final.name}{PARTIAL}")
         self._lock = ExitStack()
         self._check_final()
         if not self.work.exists():
@@ -107,6 +110,7 @@ class RunFolder:
     def _check_final(self) -> None:
         if self.final.exists():
             finished = (self.final / RESULT).is_file()
+            unlocked(self.final)
             raise RunExistsError(
                 f"{self.final}: found {'a finished run' if finished else 'something else'} there; "
                 "nothing is written over, so choose another --out, or move it away"
@@ -190,7 +194,13 @@ class RunFolder:
 
 def is_busy(final: Path) -> bool:
     """Whether a process works on the unfinished run of a folder."""
-    return is_locked(final.with_name(f"{final.name}.partial") / LOCK)
+    return is_locked(final.with_name(f"{final.name}{PARTIAL}") / LOCK)
+
+
+def unlocked(final: Path) -> None:
+    """Removes the lock file of a finished run whose process was killed before it did so."""
+    with suppress(OSError):
+        (final / LOCK).unlink(missing_ok=True)
 
 
 def _differences(old: str, new: str) -> list[str]:

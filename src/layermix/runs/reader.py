@@ -12,7 +12,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_
 
 from layermix.errors import Note, ReportError
 from layermix.evaluation.predictions import Predictions, combine, read_rows
-from layermix.runs.layout import BENCH, CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESULT, TEXTS
+from layermix.runs.layout import (
+    BENCH,
+    CONFIG,
+    ENVIRONMENT,
+    HISTORY,
+    PARTIAL,
+    PREDICTIONS,
+    RESULT,
+    TEXTS,
+)
 from layermix.runs.schema import BenchRecord, RunRecord, Status, read_text
 
 Texts = Mapping[int, tuple[str, ...]]
@@ -82,8 +91,8 @@ def read_texts(file: Path, problems: list[Note]) -> Texts:
 
 def both_names(folder: Path) -> tuple[Path, Path]:
     """A run folder's final name and its name while the run works, from either of them."""
-    final = folder.absolute().with_name(folder.absolute().name.removesuffix(".partial"))
-    return final, final.with_name(f"{final.name}.partial")
+    final = folder.absolute().with_name(folder.absolute().name.removesuffix(PARTIAL))
+    return final, final.with_name(f"{final.name}{PARTIAL}")
 
 
 class RunFiles:
@@ -128,7 +137,7 @@ class RunFiles:
     @property
     def is_working(self) -> bool:
         """Whether the folder has its working name: some files do not exist yet."""
-        return self.folder.suffix == ".partial"
+        return self.folder.suffix == PARTIAL
 
     @property
     def status(self) -> Status:

@@ -188,9 +188,7 @@ def export(
         card = with_section(card, "export", export_section(record))
         if out is not None:
             _serve(folder, work, predictor)
-            write_text(work / CARD, card)
-    if out is None:
-        write_text(folder / CARD, card)
+        write_text((folder if out is None else work) / CARD, card)
     if refused is not None:
         raise refused
     return out or folder, record
@@ -514,17 +512,21 @@ def _in_batches(
 
 def _check_target(folder: Path, out: Path | None, force: bool) -> None:
     """Raise a RunExistsError if the target exists, before any work."""
+    made = folder / ONNX if out is None else out.absolute()
+    if _lock_file(made).exists():  # an export was killed, perhaps in its last moment
+        with _only_one(made), scratch_folder(made):
+            pass
     if out is not None and out.exists():
         raise RunExistsError(
             f"--out {out}: exists, and nothing is overwritten; choose another name (--force is for "
             "an export in the model's own folder)"
         )
-    if out is not None and not out.absolute().parent.is_dir():
+    if out is not None and not made.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
-    if out is None and (folder / ONNX).exists() and not force:
+    if out is None and made.exists() and not force:
         raise RunExistsError(
-            f"{folder / ONNX}: exists, and nothing is overwritten; --force replaces it, --out "
-            "FOLDER writes somewhere else"
+            f"{made}: exists, and nothing is overwritten; --force replaces it, --out FOLDER writes "
+            "somewhere else"
         )
 
 
@@ -532,36 +534,51 @@ def _check_target(folder: Path, out: Path | None, force: bool) -> None:
 def _built_beside(target: Path, *, is_new: bool) -> Iterator[Path]:
     """A working folder that at the end becomes `target`, or whose `onnx` is moved into it.
 
-    Remains of a killed export are removed.
-
     Raises:
         RunExistsError: If another process exports to the same place.
     """
     made = target.absolute() if is_new else target / ONNX
-    lock_file = made.with_name(f".{made.name}.exporting")
+    with _only_one(made):
+        if is_new:
+            with whole_folder(made) as work:
+                yield work
+            return
+        with scratch_folder(made) as work:
+            yield work
+            if not made.exists():  # at once: half an export would stand in the way of the next
+                (work / ONNX).rename(made)
+                return
+            for old in (*ONNX_FILES.values(), EXPORT):  # other files there stay
+                if (work / old).exists():
+                    (work / old).replace(target / old)
+                else:
+                    (target / old).unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_one(made: Path) -> Iterator[None]:
+    """Locks a folder that is exported.
+
+    Raises:
+        RunExistsError: If another process exports to the same place.
+    """
+    lock_file = _lock_file(made)
     with ExitStack() as stack:
         try:
             stack.enter_context(lock(lock_file, wait=False))
         except LockedError:
             raise RunExistsError(
-                f"{target}: another process exports there; wait for it, or stop it"
+                f"{made}: another process exports there; wait for it, or stop it"
             ) from None
         try:
-            if is_new:
-                with whole_folder(made) as work:
-                    yield work
-                return
-            with scratch_folder(made) as work:
-                yield work
-                made.mkdir(exist_ok=True)
-                for old in (*ONNX_FILES.values(), EXPORT):  # other files there stay
-                    if (work / old).exists():
-                        (work / old).replace(target / old)
-                    else:
-                        (target / old).unlink(missing_ok=True)
+            yield
         finally:
             with suppress(PermissionError):  # Windows cannot remove an open file
                 lock_file.unlink(missing_ok=True)
+
+
+def _lock_file(made: Path) -> Path:
+    return made.with_name(f".{made.name}.exporting")
 
 
 def _serve(folder: Path, work: Path, predictor: Predictor) -> None:

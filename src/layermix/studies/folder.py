@@ -10,16 +10,18 @@ from typing import Any
 
 import yaml
 
-from layermix.atomic import lock, whole_file, whole_folder, write_text
+from layermix.atomic import lock, temporary_of, whole_file, whole_folder, write_text
 from layermix.runs.layout import (
     ALPHA,
     CONFIG,
     DISCARDED,
     ENVIRONMENT,
     HISTORY,
+    PARTIAL,
     PREDICTIONS,
     RESULT,
     TEXTS,
+    unlocked,
 )
 from layermix.runs.schema import RunRecord, read_result
 from layermix.studies.plan import TEACHERS, Cell, TeacherRun
@@ -103,7 +105,7 @@ class Study:
     def share(self, cell: Cell) -> float:
         """How much of an unfinished cell is done, from 0 to 1, by its live history."""
         work = self.work(cell)
-        history = work.with_name(f"{work.name}.partial") / HISTORY
+        history = work.with_name(f"{work.name}{PARTIAL}") / HISTORY
         try:
             with history.open("rb") as file:
                 file.seek(max(0, history.stat().st_size - 20_000))
@@ -127,6 +129,11 @@ class Study:
         """Removes what a kill left of runs whose cells are filed."""
         with lock(self.folder / WORK / FILING):
             self._drop_discarded()
+            for old in (self.folder / CELLS).glob(temporary_of(Path("*")).name):
+                shutil.rmtree(old)
+        for teacher in (self.folder / TEACHERS).glob("*"):
+            if teacher.suffix != PARTIAL:
+                unlocked(teacher)
 
     def _drop_discarded(self) -> None:
         for old in (self.folder / WORK).glob(f".*{DISCARDED}"):

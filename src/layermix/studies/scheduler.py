@@ -21,7 +21,7 @@ from rich.table import Table
 from layermix.atomic import LockedError, lock, write_text
 from layermix.config import to_yaml
 from layermix.errors import StudyError
-from layermix.runs.layout import CONFIG, RESULT, is_busy
+from layermix.runs.layout import CONFIG, PARTIAL, RESULT, is_busy
 from layermix.studies.executor import Executor, Handle, Job
 from layermix.studies.folder import IGNORED, LOGS, WORK, Study
 from layermix.studies.local_processes import LocalProcesses
@@ -171,7 +171,7 @@ class Scheduler:
         """Whether an unfinished run was begun with another config, such as other paths."""
         assert run.config is not None
         work = self.study.work(run)
-        begun = work.with_name(f"{work.name}.partial") / CONFIG
+        begun = work.with_name(f"{work.name}{PARTIAL}") / CONFIG
         return begun.is_file() and begun.read_text("utf-8") != to_yaml(run.config)
 
     def _share(self, run: Cell | TeacherRun) -> float:

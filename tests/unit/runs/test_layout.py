@@ -127,6 +127,16 @@ def test_a_restart_that_was_killed_can_be_repeated_and_leaves_no_torn_checkpoint
     assert {file.name for file in unfinished.iterdir()} == {CONFIG, LOCK}
 
 
+def test_the_lock_that_a_kill_left_in_a_finished_run_is_removed(out: Path) -> None:
+    run = RunFolder(out, FIRST)
+    run.begin()
+    run.finish()
+    (out / LOCK).touch()
+    with pytest.raises(RunExistsError, match="nothing is written over"):
+        RunFolder(out, FIRST, resume=True)
+    assert [file.name for file in out.iterdir()] == [CONFIG]
+
+
 @pytest.mark.parametrize("how", [{"resume": True}, {"restart": True}])
 def test_two_processes_do_not_work_on_one_run(out: Path, how: dict[str, bool]) -> None:
     first, second = RunFolder(out, FIRST), RunFolder(out, FIRST, **how)

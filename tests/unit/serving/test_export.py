@@ -272,6 +272,41 @@ def test_what_a_killed_export_left_is_removed(model: Path) -> None:
     assert not [file for file in model.iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_export_killed_as_it_got_its_name_is_whole_and_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    out = tmp_path / "served" if elsewhere else None
+    made = model / "onnx" if out is None else out
+    left = made.with_name(f".{made.name}.writing")
+    locked = made.with_name(f".{made.name}.exporting")
+    with monkeypatch.context() as patch:
+        patch.setattr("layermix.serving.export._lock_file", lambda _: tmp_path / "lock")
+        export(str(model), rows_of(model), out=out)
+    files = sorted(tmp_path.rglob("*"))
+    left.mkdir()
+    locked.touch()
+    with pytest.raises(RunExistsError, match="exists, and nothing is overwritten"):
+        export(str(model), rows_of(model), out=out)
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_an_export_killed_before_it_got_its_name_does_not_stand_in_the_way(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(str(model), rows_of(model))
+    assert not (model / "onnx").exists()
+    export(str(model), rows_of(model))
+    assert (model / "onnx/export.json").is_file()
+    assert "onnx" in (model / "README.md").read_text(encoding="utf-8")
+
+
 def test_two_exports_to_one_place(model: Path) -> None:
     busy = pytest.raises(RunExistsError, match="another process exports there; wait for it")
     with FileLock(model / ".onnx.exporting"), busy:

@@ -16,14 +16,14 @@ import pytest
 from rich.console import Console
 
 import layermix
-from layermix.atomic import lock
+from layermix.atomic import lock, temporary_of
 from layermix.errors import StudyError
 from layermix.runs.layout import DISCARDED, LOCK
 from layermix.runs.schema import FORMAT, RunRecord
 from layermix.studies.executor import Executor, Handle, Job
 from layermix.studies.folder import KEPT, WORK, Study
 from layermix.studies.local_processes import LocalProcess, LocalProcesses
-from layermix.studies.plan import Plan, make_plan
+from layermix.studies.plan import TEACHERS, Plan, make_plan
 from layermix.studies.scheduler import POLL_SECONDS, SCHEDULER, Scheduler
 
 from ...study_folders import fill, make
@@ -154,11 +154,18 @@ def test_what_a_kill_left_of_a_filed_run_is_removed(
 ) -> None:
     study = Study(tmp_path / "study")
     scheduler(plan, study, elsewhere).run()
-    left = study.folder / WORK / f".{next(iter(plan.runs))}{DISCARDED}"
-    (left / "checkpoints").mkdir(parents=True)
+    name = next(iter(plan.runs))
+    left = study.folder / WORK / f".{name}{DISCARDED}", temporary_of(study.filed(name))
+    for folder in left:
+        (folder / "checkpoints").mkdir(parents=True)
+    locks = [study.folder / TEACHERS / run / LOCK for run in ("finished", "at-work.partial")]
+    for file in locks:
+        file.parent.mkdir(parents=True)
+        file.touch()
     scheduler(plan, study, elsewhere).run()
     assert all(path.name.startswith(".") for path in (study.folder / WORK).iterdir())
-    assert not left.exists()
+    assert not any(folder.exists() for folder in left)
+    assert [file.exists() for file in locks] == [False, True]
 
 
 def ended(folder: Path, script: str) -> LocalProcess:
