@@ -43,10 +43,16 @@ class Checksums(BaseModel):
         files: All other files of the checkpoint.
         beside: Files outside of it that a resumed run reads, by their path from the folder of
             checkpoints. They may have grown since.
+        sha256: Of both, so that no entry can get lost unseen.
     """
 
     files: dict[str, Digest]
-    beside: dict[str, Digest] = {}
+    beside: dict[str, Digest]
+    sha256: str = ""
+
+    def own_sha256(self) -> str:
+        """What `sha256` is to be."""
+        return hashlib.sha256(self.model_dump_json(exclude={"sha256"}).encode()).hexdigest()
 
 
 def seal(checkpoint: Path, folder: Path, beside: Iterable[Path] = ()) -> None:
@@ -64,8 +70,9 @@ def seal(checkpoint: Path, folder: Path, beside: Iterable[Path] = ()) -> None:
         seen = file.stat()
         name = Path(os.path.relpath(file, folder)).as_posix()
         others[name] = _digest_once(file, seen.st_ino, seen.st_mtime_ns, seen.st_size)
-    text = Checksums(files=files, beside=others).model_dump_json(indent=2)
-    write_text(checkpoint / CHECKSUMS, text + "\n")
+    known = Checksums(files=files, beside=others)
+    known.sha256 = known.own_sha256()
+    write_text(checkpoint / CHECKSUMS, known.model_dump_json(indent=2) + "\n")
 
 
 def damage(checkpoint: Path) -> list[str]:
@@ -73,7 +80,10 @@ def damage(checkpoint: Path) -> list[str]:
     try:
         text = (checkpoint / CHECKSUMS).read_text(encoding="utf-8")
         known = Checksums.model_validate_json(text)
+        is_sound = known.sha256 == known.own_sha256()
     except (OSError, ValueError):
+        is_sound = False
+    if not is_sound:
         return [f"{CHECKSUMS} is missing or damaged"]
     there = {file.name for file in checkpoint.iterdir()} - {CHECKSUMS}
     return [

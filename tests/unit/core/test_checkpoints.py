@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from layermix.core.checkpoints import (
@@ -22,6 +26,8 @@ from layermix.core.checkpoints import (
     seal,
 )
 from layermix.errors import ResumeError
+
+from ...spoiled import spoiled_bytes, spoiled_json
 
 
 def make(folder: Path, step: int, *, sealed: bool = True) -> Path:
@@ -114,6 +120,16 @@ def test_checksums_that_cannot_be_read(folder: Path, content: bytes) -> None:
     assert damage(checkpoint) == [f"{CHECKSUMS} is missing or damaged"]
 
 
+@pytest.mark.parametrize("entry", ["files", "beside"])
+def test_checksums_that_have_lost_an_entry(folder: Path, entry: str) -> None:
+    file = folder / "checkpoint-10" / CHECKSUMS
+    known = json.loads(file.read_text("utf-8"))
+    name = known[entry].popitem()[0]
+    (folder / name if entry == "beside" else file.with_name(name)).unlink()
+    file.write_text(json.dumps(known), encoding="utf-8")
+    assert damage(file.parent) == [f"{CHECKSUMS} is missing or damaged"]
+
+
 def test_files_that_were_added_or_are_links_are_found(folder: Path) -> None:
     checkpoint = folder / "checkpoint-10"
     (checkpoint / "pytorch_model.bin").write_bytes(b"theirs")
@@ -137,6 +153,62 @@ def test_none_whole_is_refused(folder: Path) -> None:
         f"  {folder / 'checkpoint-9'}: {WEIGHTS} is missing; {beside}",
         "Start over with --restart, or, in a study, by removing that folder.",
     ]
+
+
+NAMES = [
+    "../../victim",
+    "/victim",
+    "",
+    ".",
+    "files",
+    CHECKSUMS,
+    WEIGHTS,
+    "\0",
+    "\x1b[2J",
+    "x" * 300,
+]
+
+
+def is_whole_if_believed(folder: Path, data: Any) -> None:
+    """Spoils up to four files; what is believed then has the bytes that were written."""
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Path(shutil.copytree(folder.parent, Path(temporary) / "run"))
+        written = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+        for file in data.draw(st.lists(st.sampled_from(sorted(written)), max_size=4)):
+            if data.draw(st.integers(0, 3)) == 0:
+                file.unlink(missing_ok=True)
+            elif file.suffix == ".json" and data.draw(st.booleans()):
+                file.write_bytes(data.draw(spoiled_json(written[file].decode(), NAMES)))
+            else:
+                file.write_bytes(data.draw(spoiled_bytes(written[file])))
+        try:
+            believed, notes = newest_whole(run / folder.name, has_checksums=True)
+        except ResumeError:
+            return
+        assert believed is not None
+        assert len(notes) == (believed.name != "checkpoint-10")
+        for file, content in written.items():
+            if file.parent == believed and file.name != CHECKSUMS:
+                assert file.read_bytes() == content
+            elif run / folder.name not in file.parents:
+                assert file.read_bytes().startswith(content)
+
+
+@given(st.data())
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_spoiled_checkpoint_is_not_believed(folder: Path, data: Any) -> None:
+    is_whole_if_believed(folder, data)
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(
+    max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_of_three_thousand_spoiled_checkpoints_none_is_believed(folder: Path, data: Any) -> None:
+    is_whole_if_believed(folder, data)
 
 
 # -- older versions --------------------------------------------------------------------------------

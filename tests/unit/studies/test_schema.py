@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from layermix.runs.schema import FORMAT
@@ -13,6 +15,9 @@ from layermix.studies.declarations import read_declarations
 from layermix.studies.folder import PLAN_SUFFIX, Study
 from layermix.studies.plan import Plan
 from layermix.studies.schema import DeclarationsRecord, PlanRecord, StudyRecord
+
+from ...spoiled import spoiled_json
+from ...study_folders import make
 
 RESULTS = Path(__file__).parents[3] / "results"
 COMMITTED = [
@@ -112,3 +117,38 @@ def test_a_plan_of_others_is_read() -> None:
 def test_a_hostile_plan_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # pydantic's words
         PlanRecord.from_json(text)
+
+
+NAMES = ["../x", "/x", "", ".", "fixed", "mrpc", "seeds", "mix.start", "\x1b[2J", "x" * 300]
+VALID = PlanRecord.of(
+    make(family=[["learned", "fixed"]], seeds=2, axes={"loss.logit_weight": [0, 1]})
+).to_json()
+
+
+def is_refused_or_holds(data: Any) -> None:
+    """Readers can use the plan that they believe."""
+    text = data.draw(spoiled_json(VALID, NAMES)).decode("utf-8", "replace")
+    try:
+        record = PlanRecord.from_json(text)
+    except ValueError:
+        return
+    assert PlanRecord.from_json(record.to_json()) == record
+    found, study = record.plan(), Study(Path("study"))
+    assert {cell.name for cell in found.runs.values()} == {cell.name for cell in record.cells}
+    assert all(study.filed(name).parent == Path("study/cells") for name in found.runs)
+    assert sum(len(c) for arms in found.table.values() for c in arms.values()) <= len(record.cells)
+    assert all(found.seeds_of_both(*pair) >= 0 for pair in found.judged)
+    assert analyse(found, study).cells.finished == 0
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_spoiled_plan_is_refused_or_holds(data: Any) -> None:
+    is_refused_or_holds(data)
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=3000, deadline=None)
+def test_three_thousand_spoiled_plans_are_refused_or_hold(data: Any) -> None:
+    is_refused_or_holds(data)

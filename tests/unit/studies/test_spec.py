@@ -1,14 +1,20 @@
 """A study's file is checked as a whole, and every problem is reported with its line."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from layermix.errors import ConfigError
+from layermix.studies.plan import make_plan
 from layermix.studies.spec import load_study
+
+from ...spoiled import spoiled_json
 
 TINY: dict[str, Any] = {
     "base": {"teacher": "T", "training": {"epochs": 3}},
@@ -152,3 +158,48 @@ def test_a_study_beyond_measure_is_refused_at_once(
     assert time.process_time() - start < 5
     assert told in str(caught.value)
     assert len(str(caught.value)) < 5000
+
+
+NAMES = [
+    "",
+    ".",
+    "seed",
+    "mix",
+    "mix.start",
+    "teacher",
+    "fixed",
+    "a",
+    "$HOME",
+    "\x1b[2J",
+    "x" * 300,
+]
+
+
+def is_refused_or_planned(file: Path, data: Any) -> None:
+    """JSON is YAML, too."""
+    valid = TINY | {"axes": {"loss.logit_weight": [0, 1]}, "teach": {"model": "M"}, "base": {}}
+    file.write_bytes(data.draw(spoiled_json(json.dumps(valid), NAMES)))
+    try:
+        study = load_study(file)
+    except ConfigError:
+        return
+    plan = make_plan(study, None)
+    assert plan.cells
+    assert len(plan.judged) >= len(study.family)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_spoiled_study_is_refused_or_planned(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    is_refused_or_planned(tmp_path_factory.getbasetemp() / "spoiled.yaml", data)
+
+
+@pytest.mark.slow
+@given(st.data())
+@settings(max_examples=1000, deadline=None)
+def test_a_thousand_spoiled_studies_are_refused_or_planned(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    is_refused_or_planned(tmp_path_factory.getbasetemp() / "spoiled.yaml", data)

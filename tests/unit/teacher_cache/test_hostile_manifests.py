@@ -14,47 +14,18 @@ from layermix.teacher_cache.maintenance import prune, stores, stores_text, verif
 from layermix.teacher_cache.manifest import LOCK, MANIFEST, Identity
 from layermix.teacher_cache.store import SignalStore
 
-NAMES = st.sampled_from(
-    ["../victim", "/victim", ".", "", "lock", "manifest.json", "0" * 16 + ".safetensors", "\x1b[2J"]
-)
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(-(10**30), 10**30)
-    | st.floats()
-    | st.text(max_size=8)
-    | NAMES,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
+from ...spoiled import spoiled_json
 
-
-@st.composite
-def changed(draw: st.DrawFn, valid: str) -> bytes:
-    """A valid manifest with some values or keys replaced, or other bytes."""
-    if draw(st.integers(0, 4)) == 0:
-        return draw(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
-    content = json.loads(valid)
-    for _ in range(draw(st.integers(1, 3))):
-        parent = content
-        while isinstance(parent, dict) and parent:
-            key = draw(st.sampled_from(sorted(parent)))
-            if isinstance(parent[key], dict) and draw(st.integers(0, 3)):
-                parent = parent[key]
-                continue
-            value = draw(VALUES)
-            if draw(st.booleans()):
-                parent[draw(NAMES | st.text(max_size=8))] = parent.pop(key)
-            else:
-                parent[key] = value
-            break
-    text = json.dumps(content)
-    if draw(st.integers(0, 5)) == 0:
-        text = text[: draw(st.integers(0, len(text)))]
-    return text.encode("utf-8", "surrogatepass")
+NAMES = [
+    "../victim",
+    "/victim",
+    ".",
+    "",
+    "lock",
+    "manifest.json",
+    f"{0:016}.safetensors",
+    "\x1b[2J",
+]
 
 
 def holds(make_store: Callable[..., Path], data: Any) -> None:
@@ -64,7 +35,7 @@ def holds(make_store: Callable[..., Path], data: Any) -> None:
         good, bad = make_store(home / "cache"), make_store(home / "cache", "other")
         valid = (bad / MANIFEST).read_text()
         identity = Identity(**json.loads(valid)["identity"] | {"layers": (1,)})
-        (bad / MANIFEST).write_bytes(data.draw(changed(valid)))
+        (bad / MANIFEST).write_bytes(data.draw(spoiled_json(valid, NAMES)))
         listed = {store.folder: store for store in stores(home / "cache")}
         assert listed.keys() == {good, bad}
         assert listed[good].problem == ""
