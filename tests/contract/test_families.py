@@ -27,7 +27,7 @@ from layermix.config import DistillConfig
 from layermix.core.signals import Needs
 from layermix.errors import ModelError
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of
-from layermix.models.students import copy_blocks, fresh_student
+from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.runs.pipeline import distill
 from layermix.serving.export import write_onnx
 from layermix.serving.predictor import OnnxRunner
@@ -411,3 +411,22 @@ def test_an_exported_file_says_what_the_model_says(
         batch = dict(classifier.tokenizer(*texts, padding=True, return_tensors="pt"))
         wanted = logits(classifier.model, batch).numpy()
         assert abs(run(batch) - wanted).max() < 1e-5
+
+
+def test_dropout_is_set_everywhere(family: Any) -> None:
+    student = family.make()
+    weights, batch = student.model.state_dict(), padded(student)
+    without = with_dropout(student, 0.0).model.train()
+    assert all(value.equal(weights[name]) for name, value in without.state_dict().items())
+    assert without(**batch).logits.equal(without(**batch).logits)  # nothing is dropped
+    dropping = with_dropout(student, 0.5).model.train()
+    assert not dropping(**batch).logits.equal(dropping(**batch).logits)
+
+
+def test_a_family_without_dropout_is_told(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    student = family.make()
+    names = [name for name in vars(student.model.config) if "dropout" in name]
+    for name in names:
+        monkeypatch.delattr(student.model.config, name)
+    with pytest.raises(ModelError, match=r"has no dropout; leave --student\.dropout out"):
+        with_dropout(student, 0.1)

@@ -92,6 +92,12 @@ Trackers = Annotated[
     BeforeValidator(_split_commas, json_schema_input_type=list[Tracker] | str),
     Field(min_length=1),
 ]
+AugmentWay = Literal["neighbours", "words", "swap", "crops"]
+AugmentWays = Annotated[
+    tuple[AugmentWay, ...],
+    BeforeValidator(_split_commas, json_schema_input_type=list[AugmentWay] | str),
+    Field(min_length=1),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -146,6 +152,9 @@ class StudentConfig(OneWord):
     """Attention heads of a new student."""
     ffn: Positive | None = None
     """Width of the feed-forward layers of a new student."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of the student in training. By default that of its config (a copy has its
+    teacher's)."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -185,6 +194,13 @@ class DataConfig(OneWord):
     unlabeled: Source | None = None
     """File of texts without labels. The student learns from the teacher on them; L_sup skips
     them."""
+    augment: Positive | None = None
+    """Make this many new rows without labels from the training texts, such as 20000, on which the
+    student learns from the teacher, too."""
+    augment_ways: AugmentWays | None = None
+    """How new rows are made, in equal numbers: neighbours (texts paired anew with similar ones),
+    words (some words replaced by ones near them in the teacher's embedding), swap (the texts of a
+    pair the other way round), crops (parts of texts). By default those that suit the data."""
     text_columns: Annotated[Words, Field(max_length=2)] | None = None
     """One text column, or two for text pairs. By default found by common names, such as text."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
@@ -326,6 +342,9 @@ class TrainingConfig(Section):
     batching: Literal["by_length", "random"] = "by_length"
     """by_length: batches of rows of similar length, which need less padding. random: batches of
     random rows."""
+    unlabeled_share: Fraction | None = None
+    """Share of the rows of an epoch that have no label (data.unlabeled, data.augment), such as
+    0.75; each epoch takes the next ones. By default every epoch has all of them."""
     padding: Literal["batch", "max_length"] = "batch"
     """Pad rows to the longest row of their batch (batch), or all rows to data.max_length, as
     TinyBERT's code does: slower, and the losses called tinybert_mean then average over a fixed

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 WINDOW = 50
@@ -48,12 +49,28 @@ class EpochSampler(Sampler[int]):
         grouped: Make batches of rows of similar length, so that little is padded: within windows
             of up to `WINDOW` shuffled batches rows are sorted, then the batches are shuffled again.
             A short last batch has rows of any length.
+        share: Of the rows of an epoch, those without a label; None takes all of them. Epochs take
+            one after the other, so that all have been seen before one comes again.
+        labelled: Which rows have a label, (N,); they are in every epoch. Needed if there is a
+            share.
     """
 
     def __init__(
-        self, lengths: Sequence[int], seed: int, batch_size: int = 1, grouped: bool = False
+        self,
+        lengths: Sequence[int],
+        seed: int,
+        batch_size: int = 1,
+        grouped: bool = False,
+        share: float | None = None,
+        labelled: Sequence[bool] = (),
     ) -> None:
         self.lengths, self.seed, self.batch_size, self.grouped = lengths, seed, batch_size, grouped
+        self.always = torch.arange(len(lengths))
+        self.others, self.wanted = self.always[:0], 0
+        if share is not None:
+            has_label = torch.tensor(labelled, dtype=torch.bool)
+            self.others, self.always = self.always[~has_label], self.always[has_label]
+            self.wanted = rows_at_share(share, len(self.always)) if len(self.others) else 0
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,8 +78,9 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(derive(self.seed, f"order of epoch {self.epoch}"))
-        order: list[int] = torch.randperm(len(self), generator=generator).tolist()
+        generator = self._generator(f"order of epoch {self.epoch}")
+        shuffled = torch.randperm(len(self), generator=generator)
+        order: list[int] = torch.cat([self.always, self._others_of_epoch()])[shuffled].tolist()
         if not self.grouped:
             return iter(order)
         size, full = self.batch_size, len(order) // self.batch_size
@@ -76,5 +94,31 @@ class EpochSampler(Sampler[int]):
         batches = [order[turn * size : (turn + 1) * size] for turn in turns]
         return itertools.chain(*batches, rest)
 
+    def _others_of_epoch(self) -> Tensor:
+        """The next rows without a label, in an endless row of permutations of all of them."""
+        if not self.wanted:
+            return self.others[:0]
+        first, count = self.epoch * self.wanted, len(self.others)
+        passes = range(first // count, (first + self.wanted - 1) // count + 1)
+        orders = [
+            torch.randperm(count, generator=self._generator(f"rows without a label, pass {one}"))
+            for one in passes
+        ]
+        start = first - passes[0] * count
+        return self.others[torch.cat(orders)[start : start + self.wanted]]
+
+    def _generator(self, stream: str) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, stream))
+
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.always) + self.wanted
+
+
+def rows_at_share(share: float, rows: int) -> int:
+    """How many others beside `rows` are this share of both together.
+
+    Examples:
+        >>> rows_at_share(0.75, 100)
+        300
+    """
+    return round(rows * share / (1 - share))

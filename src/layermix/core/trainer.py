@@ -1,7 +1,7 @@
 """A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class DistillTrainer(Trainer):
         folder: Where checkpoints go.
         alpha_learner: By which rule α learns; the paper's if None.
         held_out: Tokenised rows for it that are not trained on.
+        labelled: Which training rows have a label, (N,), if `unlabeled_share` is set.
         beside: Files outside of `folder` that a resumed run reads, for the checksums.
         trainer_options: Passed to `transformers.Trainer`: datasets, collator, metrics, callbacks.
             A callback that is an `OutputCallback` gets the `Output` of every batch.
@@ -62,6 +63,7 @@ class DistillTrainer(Trainer):
         *,
         alpha_learner: AlphaLearner | None = None,
         held_out: Any = None,
+        labelled: Sequence[bool] = (),
         beside: Callable[[], Iterable[Path]] = tuple,
         **trainer_options: Any,
     ) -> None:
@@ -83,6 +85,7 @@ class DistillTrainer(Trainer):
                 "but none are held out; set training.selection to holdout"
             )
         self.step_begun: int | None = None
+        self.labelled = labelled
         self.teacher = teacher if objective.needs_teacher else None
         self.config, self.mix, self.seed = config, mix, seed
         self.meter = PartMeter()
@@ -211,7 +214,8 @@ class DistillTrainer(Trainer):
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         grouped = self.config.batching == "by_length"
         step = self.config.batch_size * self.config.accumulation
-        return EpochSampler(list(rows["length"]), self.seed, step, grouped)
+        share = self.config.unlabeled_share
+        return EpochSampler(list(rows["length"]), self.seed, step, grouped, share, self.labelled)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Rows of similar length together; row ids tell which is which."""

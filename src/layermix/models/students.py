@@ -1,8 +1,9 @@
-"""Students made from a teacher: some of its blocks, or a fresh model of its family."""
+"""Students made from a teacher: some of its blocks, or a fresh model of its family; dropout."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -153,3 +154,31 @@ def fresh_student(
     family = config.model_type
     start = {"kind": "fresh", "family": family, "layers": config.num_hidden_layers, **sizes}
     return Classifier(model, copy.deepcopy(teacher.tokenizer), f"fresh {family}", start)
+
+
+def with_dropout(student: Classifier, share: float) -> Classifier:
+    """Returns the same student with another dropout, which its config keeps.
+
+    Args:
+        student: Not changed.
+        share: Of what its config calls dropout, wherever it is.
+
+    Raises:
+        ModelError: If its family has no dropout.
+    """
+    config = copy.deepcopy(student.model.config)
+    names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
+    if not names:
+        raise ModelError(
+            f"a {type(student.model).__name__} has no dropout; leave --student.dropout out"
+        )
+    for name in names:
+        setattr(config, name, share)
+    with torch.random.fork_rng():  # the new weights are overwritten
+        model = type(student.model)(config)
+    model.load_state_dict(student.model.state_dict())
+    return replace(student, model=model)
+
+
+def _is_dropout(name: str, value: Any) -> bool:
+    return "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool)

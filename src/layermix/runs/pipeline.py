@@ -32,10 +32,10 @@ from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier
-from layermix.models.students import copy_blocks, fresh_student
+from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
-from layermix.runs.prepare import prepare, tokenize_for
+from layermix.runs.prepare import choose_rows, prepare, tokenize_for
 from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit, StartRecord
 from layermix.runs.start import check_start, start_record
 from layermix.runs.trackers import check_trackers
@@ -143,10 +143,12 @@ def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) ->
     """
     wanted = config.student
     if wanted.model is not None:
-        return load_classifier(wanted.model, texts.label_names, seed=config.seed)
-    if wanted.sizes:
-        return fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
-    return copy_blocks(teacher, wanted.layers, wanted.blocks)
+        student = load_classifier(wanted.model, texts.label_names, seed=config.seed)
+    elif wanted.sizes:
+        student = fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
+    else:
+        student = copy_blocks(teacher, wanted.layers, wanted.blocks)
+    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
 
 
 HOLDOUT_WARNING = Note(
@@ -421,7 +423,8 @@ def teach_from(
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)
     model = align_labels(model, texts.label_names)
-    prepared = tokenize_for(texts, config, model.max_length, model.tokenizer)
+    chosen = choose_rows(texts, config)
+    prepared = tokenize_for(chosen, config, model.max_length, model.tokenizer)
     for note in (*prepared.notes, *model.notes):
         reporter.say_once(note)
     precision = choose_precision(config.training.precision)

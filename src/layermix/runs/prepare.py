@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from layermix.augmentation.new_rows import with_new_rows
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.console import Reporter
+from layermix.core.seeds import rows_at_share
 from layermix.core.trainer import warmup_steps
 from layermix.data.prepared import Labels, Logits, PreparedData
 from layermix.data.splits import hold_out, take
@@ -30,7 +32,7 @@ def prepare(
     config: DistillConfig,
     reporter: Reporter,
 ) -> PreparedData:
-    """Tokenise, hold out, and check the teacher on the validation rows.
+    """Hold out, make new rows, tokenise, and check the teacher on the validation rows.
 
     Args:
         teacher: Asked for its logits on all rows but the training rows.
@@ -46,6 +48,12 @@ def prepare(
         ConfigError: If the wanted length is more than the models take.
     """
     prepare_process()  # the teacher's products come first
+    texts = choose_rows(texts, config)
+    more: tuple[str, ...] = ()
+    if _asks_teacher(config):
+        texts = with_new_rows(texts, teacher, config.data)
+    elif config.data.augment is not None:
+        more = ("no new rows are made (data.augment): no term of this loss asks a teacher",)
     tokenizers = teacher.tokenizer, student.tokenizer
     equal = equal_inputs(*tokenizers, _text_batches(texts))
     loss = config.loss
@@ -84,7 +92,7 @@ def prepare(
         for name, found in logits.items()
         if prepared.problem.labelled(labels[name]).any()
     }
-    notes = (*prepared.notes, *teacher.notes, *student.notes)
+    notes = (*prepared.notes, *more, *teacher.notes, *student.notes)
     return replace(
         prepared,
         teacher_fingerprint=fingerprint(teacher.model),
@@ -153,10 +161,10 @@ def tokenize_for(
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreparedData:
-    """Tokenise all splits and set the held-out rows aside.
+    """Tokenise all splits.
 
     Args:
-        texts: Checked.
+        texts: From `choose_rows`.
         config: Its sections data and training are read.
         limit: Most tokens that the models take.
         tokenizer: The student's.
@@ -178,29 +186,45 @@ def tokenize_for(
             f"{len(splits.pop('unlabeled'))} rows without labels are left out: only a teacher can "
             "say what they are, and no term of this loss asks one"
         )
-    if config.data.train_rows is not None:
-        splits["train"] = take(splits["train"], config.data.train_rows)
-    if config.training.selection == "holdout":
-        splits["train"], splits["holdout"] = hold_out(
-            splits["train"], config.training.holdout_fraction
-        )
     chosen = replace(texts, splits=splits)
     tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
     cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
     notes += [
         f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
-        *_warmup_note(config.training, len(tokens.splits["train"])),
+        *_warmup_note(config.training, chosen),
     ]
     padded = length if config.training.padding == "max_length" else None
     collate = Collator(tokenizer, teacher_tokenizer, padded)
     return PreparedData(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
 
 
+def choose_rows(texts: TextData, config: DistillConfig | TeachConfig) -> TextData:
+    """The training rows that the config wants, without those held out, which become `holdout`.
+
+    Args:
+        texts: Checked.
+        config: Its sections data and training are read.
+    """
+    splits = dict(texts.splits)
+    if config.data.train_rows is not None:
+        splits["train"] = take(splits["train"], config.data.train_rows)
+    if config.training.selection == "holdout":
+        splits["train"], splits["holdout"] = hold_out(
+            splits["train"], config.training.holdout_fraction
+        )
+    return replace(texts, splits=splits)
+
+
 def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:
     return isinstance(config, DistillConfig) and config.loss.asks_teacher
 
 
-def _warmup_note(config: TrainingConfig, rows: int) -> list[str]:
+def _warmup_note(config: TrainingConfig, texts: TextData) -> list[str]:
+    rows = len(texts.splits["train"])
+    if "unlabeled" in texts.splits:
+        every = len(texts.splits["unlabeled"])
+        share = config.unlabeled_share
+        rows += every if share is None else rows_at_share(share, rows)
     total = math.ceil(rows / (config.batch_size * config.accumulation)) * config.epochs
     warmup = warmup_steps(config.warmup, total)
     if warmup <= total / 2:

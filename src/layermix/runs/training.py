@@ -204,6 +204,7 @@ class Training:
                 checkpoints,
                 alpha_learner=self.extensions.alpha_learner,
                 held_out=held_out,
+                labelled=self.problem.labelled(np.asarray(train["labels"])).tolist(),
                 beside=lambda: needed_to_resume(work),
                 train_dataset=train,
                 eval_dataset=self.prepared.evaluated,

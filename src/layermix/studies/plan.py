@@ -200,7 +200,7 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     loss = LossConfig().model_dump() | changed.get("loss", {})
     if not loss["hidden_weight"] and not loss["attention_weight"]:
         changed.pop("mix", None)  # no term of the loss uses it
-    if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers"}:
+    if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers", "dropout"}:
         changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
     text = json.dumps([DEFAULTS, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

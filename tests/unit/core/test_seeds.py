@@ -100,3 +100,36 @@ def test_rows_that_fill_their_batches_keep_their_order() -> None:
     lengths = [n * 7 % 13 for n in range(24)]
     wanted = "13 2 4 18 21 23 16 9 12 14 3 5 17 6 1 7 0 20 22 11 15 19 8 10"
     assert order(EpochSampler(lengths, 0, 4, grouped=True), 1) == [*map(int, wanted.split())]
+
+
+@given(
+    labels=st.lists(st.booleans(), min_size=1, max_size=80).filter(any),
+    share=st.sampled_from((0.25, 0.5, 0.75)),
+    grouped=st.booleans(),
+)
+def test_at_a_share_every_epoch_has_all_labels_and_the_next_others(
+    labels: list[bool], share: float, grouped: bool
+) -> None:
+    labelled = [row for row, has in enumerate(labels) if has]
+    others = [row for row, has in enumerate(labels) if not has]
+    wanted = round(len(labelled) * share / (1 - share)) if others else 0
+    sampler = EpochSampler([1] * len(labels), 3, 4, grouped, share, labels)
+    assert len(sampler) == len(labelled) + wanted
+    taken: list[int] = []
+    for epoch in range(5):
+        rows = order(sampler, epoch)
+        assert len(rows) == len(sampler)
+        assert sorted(set(rows) - set(others)) == labelled
+        taken += sorted(row for row in rows if row in others)
+    if wanted:
+        counts = {taken.count(row) for row in others}
+        assert max(counts) - min(counts) <= 1  # all have been seen before one comes again
+
+
+def test_the_others_of_an_epoch_depend_on_seed_and_epoch_alone() -> None:
+    labels = [n % 5 == 0 for n in range(100)]
+    sampler = EpochSampler([1] * 100, 3, 4, False, 0.5, labels)
+    first, second = order(sampler, 0), order(sampler, 1)
+    assert order(EpochSampler([1] * 100, 3, 4, False, 0.5, labels), 1) == second != first
+    assert set(order(EpochSampler([1] * 100, 4, 4, False, 0.5, labels), 0)) != set(first)
+    assert len({*first, *second}) == 20 + 2 * 20

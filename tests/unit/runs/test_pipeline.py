@@ -286,6 +286,59 @@ def test_unlabelled_rows_teach_through_the_teacher_only(
     assert supervised[0] == pytest.approx(supervised[1], rel=0.2)
 
 
+def test_new_rows_are_mixed_in_at_their_share_and_a_stopped_run_goes_on_with_the_same(
+    teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(
+        data={"augment": 50},
+        training={"unlabeled_share": 0.5, "save_every": 3, "selection": "holdout"},
+    )
+    result = pipeline.distill_from(
+        teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / "straight"
+    )
+    labelled = result.record.data.rows["train"] - 50
+    assert labelled + result.record.data.rows["holdout"] == 26
+    steps = -(-2 * labelled // 4)  # of an epoch: as many new rows as labelled ones
+    assert [line["step"] for line in result.history if "eval_validation_accuracy" in line] == [
+        steps,
+        2 * steps,
+    ]
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == steps + 5:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "training_bar", lambda *_: nullcontext(Stop()))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
+    again = pipeline.distill_from(
+        teacher, copy_blocks(teacher, 2), data, chosen, out=out, resume=True
+    )
+    assert again.record.timings.resumed
+    for file in SAME_AGAIN:
+        assert (out / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
+
+
+def test_without_a_teacher_term_no_new_rows_are_made(teacher: Classifier, data: TextData) -> None:
+    chosen = config(data={"augment": 50}, loss={"logit_weight": 0, "hidden_weight": 0})
+    found = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen)
+    assert found.record.data.rows["train"] == 26
+    assert any("no new rows are made" in note.text for note in found.record.notes)
+
+
+def test_a_student_may_have_another_dropout(
+    teacher: Classifier, data: TextData, teacher_folder: Path
+) -> None:
+    chosen = config(student={"layers": 2, "dropout": 0.25}, teacher={"model": str(teacher_folder)})
+    student = pipeline.make_student(chosen, teacher, data)
+    assert {one.p for one in student.model.modules() if isinstance(one, torch.nn.Dropout)} == {0.25}
+    plain = copy_blocks(teacher, 2).model.state_dict()
+    assert all(value.equal(plain[name]) for name, value in student.model.state_dict().items())
+
+
 def test_test_rows_are_scored_once_with_the_saved_student(
     teacher: Classifier, data: TextData
 ) -> None:

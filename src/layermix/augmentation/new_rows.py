@@ -1,0 +1,106 @@
+"""The new rows of a run: made from its training rows alone, without labels, by several ways."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from datasets import concatenate_datasets
+
+from layermix.augmentation.ways import WAYS, Corpus
+from layermix.config import DataConfig
+from layermix.core.seeds import derive
+from layermix.data.columns import Text
+from layermix.data.splits import make_split, texts_of
+from layermix.data.texts import TextData
+from layermix.errors import ConfigError
+from layermix.evaluation.metrics import UNLABELLED
+from layermix.models.encoder import Classifier
+
+PAIRS, SINGLES = ("neighbours", "words"), ("neighbours", "words", "crops")
+"""The ways by default."""
+TRIES = 3
+"""Texts that a way may make for each one that is wanted; equal ones do not count."""
+
+
+def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> TextData:
+    """Adds new rows to the rows without labels.
+
+    The same texts, teacher and settings give the same rows: they do not depend on the run's seed,
+    so the arms and seeds of a study share the teacher's stored signals.
+
+    Args:
+        texts: Made from its `train` rows; those that share a text with another split are left out.
+        teacher: Its tokenizer and word embedding say which words are near one another.
+        config: `augment` and `augment_ways` are read.
+
+    Raises:
+        ConfigError: If a way does not suit the data or the tokenizer.
+    """
+    if config.augment is None:
+        return texts
+    splits = dict(texts.splits)
+    known = {part for name, rows in splits.items() if name not in ("train", "unlabeled")
+             for text in texts_of(rows) for part in text}  # fmt: skip
+    train = [text for text in dict.fromkeys(texts_of(splits["train"])) if known.isdisjoint(text)]
+    if len(train) < 2:
+        raise ConfigError(
+            f"--data.augment makes new rows from training rows that share no text with validation "
+            f"or test rows, and there are {len(train)}; leave it out, or give more rows"
+        )
+    ways = _ways(config, teacher, paired=len(train[0]) == 2)
+    seen = set(texts_of(splits["train"]))
+    if "unlabeled" in splits:
+        seen |= set(texts_of(splits["unlabeled"]))
+    made: dict[str, list[Text]] = {}
+    for way, count in zip(ways, _shares(config.augment, len(ways)), strict=True):
+        random = np.random.default_rng(derive(0, f"new rows by {way}"))
+        embedding: Any = teacher.model.get_input_embeddings()
+        corpus = Corpus(train, teacher.tokenizer, embedding.weight.detach(), random)
+        candidates = islice(WAYS[way](corpus), TRIES * count)
+        made[way] = list(islice(_fresh(candidates, seen, known), count))
+    new = [text for rows in made.values() for text in rows]
+    first = 1 + max(max(rows["row_id"][:]) for rows in splits.values())
+    rows = make_split(new, [UNLABELLED] * len(new), first)
+    if "unlabeled" in splits:
+        rows = concatenate_datasets([splits["unlabeled"], rows])
+    by_way = ", ".join(f"{len(rows):,} by {way}" for way, rows in made.items())
+    note = f"{len(new):,} new rows without labels from {len(train):,} training rows: {by_way}"
+    if len(new) < config.augment:
+        note += f"; {config.augment:,} were asked for, but no more different ones could be made"
+    return replace(
+        texts, splits=splits | {"unlabeled": rows}, split_notes=(*texts.split_notes, note)
+    )
+
+
+def _ways(config: DataConfig, teacher: Classifier, *, paired: bool) -> Sequence[str]:
+    fast = teacher.tokenizer.is_fast
+    if config.augment_ways is None:
+        return [way for way in (PAIRS if paired else SINGLES) if fast or way != "words"]
+    if "swap" in config.augment_ways and not paired:
+        raise ConfigError("--data.augment_ways swap needs pairs of texts, and these are single")
+    if "words" in config.augment_ways and not fast:
+        raise ConfigError(
+            f"--data.augment_ways words needs a fast tokenizer, and {teacher.source} has none; "
+            "leave it out"
+        )
+    return config.augment_ways
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """The total in parts that differ by one at most.
+
+    Examples:
+        >>> _shares(8, 3)
+        [3, 3, 2]
+    """
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _fresh(candidates: Iterable[Text], seen: set[Text], known: set[str]) -> Iterator[Text]:
+    """Those not seen before that have no text of another split; adds them to `seen`."""
+    for text in candidates:
+        if text not in seen and known.isdisjoint(text) and all(part.strip() for part in text):
+            seen.add(text)
+            yield text
