@@ -27,6 +27,7 @@ from layermix.config import DistillConfig
 from layermix.core.signals import Needs
 from layermix.errors import ModelError
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of
+from layermix.models.loading import load_classifier
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.runs.pipeline import distill
 from layermix.serving.export import write_onnx
@@ -108,8 +109,16 @@ def test_attention_scores_are_what_the_family_attends_by(family: Any) -> None:
         torch.testing.assert_close(ours * rows, theirs[layer] * rows, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_changes_nothing(family: Any) -> None:
-    classifier = family.make()
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_changes_nothing(family: Any, tmp_path: Path, side: str) -> None:
+    made = family.make()
+    made.model.save_pretrained(tmp_path)
+    made.tokenizer.padding_side = made.tokenizer.init_kwargs["padding_side"] = side
+    made.tokenizer.save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path))
+    assert len(classifier.notes) == (side == "left")
+    classifier.tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).padding_side == "right"
     batch = padded(classifier)
     together = logits(classifier.model, batch)
     for row, mask in enumerate(batch["attention_mask"].bool()):

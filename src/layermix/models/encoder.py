@@ -40,6 +40,12 @@ POSITIONS_AFTER_PADDING = (
 """Families that count positions from the padding token's number + 1, so that those up to it are
 never used."""
 
+FIRST_TOKEN = (
+    *("bert", "distilbert", "electra", "deberta", "deberta-v2", "modernbert"),
+    *POSITIONS_AFTER_PADDING,
+)
+"""Families whose head reads the first token of a row, which must not be padding."""
+
 NO_LIMIT = 2**31 - 1
 """The longest input where neither tokenizer nor model has a limit."""
 

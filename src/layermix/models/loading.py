@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from layermix.core.seeds import seeded
 from layermix.data.labels import read_class_names
 from layermix.errors import ModelError, is_panic
-from layermix.models.encoder import Classifier, label_names
+from layermix.models.encoder import FIRST_TOKEN, Classifier, label_names
 from layermix.models.folder_checks import (
     check_config,
     check_no_adapter,
@@ -161,7 +161,7 @@ def load_classifier(
     """
     quiet()
     folder = resolve_source(source)
-    config, tokenizer = described(source, folder)
+    config, tokenizer, notes = described(source, folder)
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = read_class_names(config.id2label) if with_head else ()
     new_head = not own if names is None else not classes_match(own, names)
@@ -197,15 +197,15 @@ def load_classifier(
     _check_loaded(source, model, info, with_head=with_head and not new_head)
     start = {"kind": "model", "from": source, "new_head": new_head}
     if not new_head:
-        classifier = Classifier(model, tokenizer, source, start)
+        classifier = Classifier(model, tokenizer, source, start, notes)
         return classifier if names is None else align_labels(classifier, names)
     classes = list(label_names(model))
     note = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
-    return Classifier(model, tokenizer, source, start, (note,))
+    return Classifier(model, tokenizer, source, start, (*notes, note))
 
 
-def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Loads a model's config and tokenizer.
+def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase, tuple[str, ...]]:
+    """Loads a model's config and tokenizer; returns them and notes on what was changed in them.
 
     Raises:
         ModelError: If they cannot be read, or do not fit each other.
@@ -239,7 +239,14 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase]:
         tokenizer.model_input_names = [
             name for name in tokenizer.model_input_names if name != "token_type_ids"
         ]
-    return config, tokenizer
+    notes: tuple[str, ...] = ()
+    if tokenizer.padding_side == "left" and config.model_type in FIRST_TOKEN:
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # now, and saved
+        notes = (
+            f"{source}: its tokenizer pads on the left, but its head reads the first token, so an "
+            "answer would depend on the other texts of a batch: padded on the right",
+        )
+    return config, tokenizer, notes
 
 
 @contextmanager

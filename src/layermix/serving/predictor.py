@@ -194,7 +194,7 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
             "it for a model in a folder"
         )
     _check_exported(source, folder)
-    config, tokenizer = described(source, str(folder))
+    config, tokenizer, _ = described(source, str(folder))
     names = read_class_names(config.id2label)
     check_class_names(source, names)
     _check_head(source, config, names)
