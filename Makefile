@@ -49,8 +49,8 @@ unit: $(READY)
 wheel: $(READY)
 	@rm -rf dist $(WHEEL_VENV)
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index dist/*.whl
+	$(PYTHON) -m venv --without-pip $(WHEEL_VENV)
+	$(BIN)/python -m pip --python $(WHEEL_VENV)/bin/python install --quiet --disable-pip-version-check --no-deps --no-index dist/*.whl
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(WHEEL_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth
 	LAYERMIX_CLI=$(CURDIR)/$(WHEEL_VENV)/bin/layermix $(PYTEST) -m wheel tests/cli
 

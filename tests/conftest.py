@@ -1,44 +1,97 @@
 """Shared by all tests: small real models, a small real tokenizer, small real data, one trainer.
 
-Shapes in the heart are checked at run time wherever tests reach it.
+Shapes in the heart are checked at run time wherever tests reach it. What takes seconds to import is
+imported where it is needed: pytest also reads this file in the process that only hands tests out.
 """
 
+import importlib
+import pkgutil
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import jaxtyping
 import pytest
 
-# Before they are imported: hence imports below the first statement.
-jaxtyping.install_import_hook(
+if TYPE_CHECKING:
+    from transformers import BertForSequenceClassification, BertTokenizer
+
+    from layermix.core.signals import Needs, Teacher
+    from layermix.core.trainer import DistillTrainer
+    from layermix.data.texts import TextData
+    from layermix.models.encoder import HFEncoder
+
+jaxtyping.install_import_hook(  # before they are imported
     [f"layermix.core.{name}" for name in ("signals", "mixing", "losses", "terms", "objective")],
     "beartype.beartype",
 )
 
-import torch  # noqa: E402  # after the hook
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer  # noqa: E402  # after the hook
-
-from layermix.core.objective import build_objective  # noqa: E402  # after the hook
-from layermix.core.signals import Needs, Teacher  # noqa: E402  # after the hook
-from layermix.core.trainer import DistillTrainer  # noqa: E402  # after the hook
-from layermix.data.texts import TextData, from_splits  # noqa: E402  # after the hook
-from layermix.data.tokenization import Collator, tokenize  # noqa: E402  # after the hook
-from layermix.models.encoder import HFEncoder  # noqa: E402  # after the hook
-from layermix.models.live_teacher import LiveTeacher  # noqa: E402  # after the hook
-
-from .tiny_configs import whole  # noqa: E402  # after the hook
-
+HERE = Path(__file__).parent
+TRACED = [HERE / name for name in ("unit", "report", "contract/test_extending.py")]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]
 TEACHER_DEPTH, TEACHER_WIDTH = 4, 32
+OTHERS = (  # heavy modules that layermix imports
+    "altair",
+    "datasets",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "sklearn.metrics",
+    "torch",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.trainer",
+)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Coverage does not trace what happens within: traced Python takes about twice as long."""
+    here, threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(here)
+        threading.settrace(threads)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Of all that is imported to collect tests, coverage traces layermix only."""
+    only_hands_out = session.config.getoption("dist") != "no"
+    if sys.gettrace() is None or only_hands_out:
+        return (yield)
+    with untraced():
+        for name in OTHERS:
+            importlib.import_module(name)
+    import layermix
+
+    for module in pkgutil.walk_packages(layermix.__path__, "layermix."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with untraced():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Coverage traces what is in TRACED and docstrings' examples, but no test marked `untraced`."""
+    here = not item.path.is_relative_to(HERE) or any(map(item.path.is_relative_to, TRACED))
+    with nullcontext() if here and not item.get_closest_marker("untraced") else untraced():
+        return (yield)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet() -> None:
+    import datasets
+
     datasets.disable_progress_bars()
 
 
@@ -52,34 +105,36 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _untraced_export() -> Iterator[None]:
-    """Coverage does not trace the exporter of torch: traced, its Python takes twice as long."""
+    """Coverage does not trace the exporter of torch."""
+    import torch
+
     export = torch.onnx.export
 
-    def untraced(*arguments: Any, **options: Any) -> Any:
-        trace = sys.gettrace()
-        sys.settrace(None)
-        try:
+    def without_trace(*arguments: Any, **options: Any) -> Any:
+        with untraced():
             return export(*arguments, **options)
-        finally:
-            sys.settrace(trace)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", untraced)
+        patch.setattr(torch.onnx, "export", without_trace)
         yield
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> BertTokenizer:
+def tokenizer() -> "BertTokenizer":
+    from transformers import BertTokenizer
+
     return BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)})
 
 
 @pytest.fixture(scope="session")
-def bert() -> Callable[..., BertForSequenceClassification]:
+def bert() -> "Callable[..., BertForSequenceClassification]":
     """`bert(blocks, hidden, dropout, seed)`: a random BERT with weights large enough to matter."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
 
     def make(
         blocks: int = 2, hidden: int = 16, dropout: float = 0.1, seed: int = 0
-    ) -> BertForSequenceClassification:
+    ) -> "BertForSequenceClassification":
         config = BertConfig(
             vocab_size=len(WORDS),
             hidden_size=hidden,
@@ -99,10 +154,11 @@ def bert() -> Callable[..., BertForSequenceClassification]:
 
 
 @pytest.fixture(scope="session")
-def texts() -> Callable[..., TextData]:
+def texts() -> "Callable[..., TextData]":
     """`texts(train, validation)`: lines of letters; does the first one stand before n?"""
+    from layermix.data.texts import from_splits
 
-    def make(train: int = 13, validation: int = 6) -> TextData:
+    def make(train: int = 13, validation: int = 6) -> "TextData":
         draw = random.Random(0)
         lines: dict[str, None] = {}
         while len(lines) < train + validation:
@@ -116,11 +172,18 @@ def texts() -> Callable[..., TextData]:
 @pytest.fixture
 def trainer(
     tmp_path: Path,
-    bert: Callable[..., BertForSequenceClassification],
-    texts: Callable[..., TextData],
-    tokenizer: BertTokenizer,
-) -> Callable[..., DistillTrainer]:
+    bert: "Callable[..., BertForSequenceClassification]",
+    texts: "Callable[..., TextData]",
+    tokenizer: "BertTokenizer",
+) -> "Callable[..., DistillTrainer]":
     """`trainer(config sections as dictionaries, …)`: a DistillTrainer on a real tiny pair."""
+    from layermix.core.objective import build_objective
+    from layermix.core.trainer import DistillTrainer
+    from layermix.data.tokenization import Collator, tokenize
+    from layermix.models.encoder import HFEncoder
+    from layermix.models.live_teacher import LiveTeacher
+
+    from .tiny_configs import whole
 
     def make(
         *,
@@ -128,10 +191,10 @@ def trainer(
         folder: str = "checkpoints",
         dropout: float = 0.1,
         double: bool = False,
-        teacher: Callable[[HFEncoder, Needs], Teacher] = LiveTeacher,
+        teacher: "Callable[[HFEncoder, Needs], Teacher]" = LiveTeacher,
         callbacks: Sequence[Any] = (),
         **sections: Any,
-    ) -> DistillTrainer:
+    ) -> "DistillTrainer":
         config = whole(**sections)
         tokens = tokenize(texts(rows), tokenizer, 16)
         student = HFEncoder(bert(2, 16, dropout, seed=1))

@@ -1,4 +1,7 @@
-"""Processes of the command line, or of a program, that begin at once: forked from a warm server."""
+"""Processes of the command line, or of a program, that begin at once: forked from a warm server.
+
+With $LAYERMIX_CLI (the path of an installed `layermix`) they are of the Python beside it.
+"""
 
 import json
 import os
@@ -20,17 +23,28 @@ PIPE = subprocess.PIPE
 
 
 @cache
-def _server() -> tuple[Path, subprocess.Popen[bytes]]:
+def start_server() -> tuple[Path, subprocess.Popen[bytes]]:
     """The socket of this process's server, and the server: it ends with its standard input."""
     address = Path(tempfile.mkdtemp(prefix="forks")) / "socket"
     script = str(Path(__file__).with_name("fork_server.py"))
-    server = subprocess.Popen([sys.executable, "-P", script, str(address)], stdin=PIPE)
+    installed, variables = os.environ.get("LAYERMIX_CLI"), dict(os.environ)
+    if installed:
+        variables.pop("PYTHONPATH", None)
+    python = str(Path(installed).with_name("python")) if installed else sys.executable
+    command = [python, "-P", script, str(address)]
+    return address, subprocess.Popen(command, stdin=PIPE, env=variables)
+
+
+@cache
+def _address() -> Path:
+    """The socket of the server once it listens."""
+    address, server = start_server()
     until = time.monotonic() + 120
     while not address.exists():
         assert server.poll() is None, "the server of forks ended"
         assert time.monotonic() < until
         time.sleep(0.01)
-    return address, server
+    return address
 
 
 class Forked:
@@ -85,7 +99,7 @@ class Forked:
         }
         message = json.dumps(request).encode()
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str(_server()[0]))
+        self._connection.connect(str(_address()))
         self._connection.sendall(STATUS.pack(len(message)))
         socket.send_fds(self._connection, [message], given)
         for end in pipe_ends:

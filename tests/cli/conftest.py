@@ -1,6 +1,7 @@
 """The command line on tiny real models and data: in this process, or as an installed command.
 
-With $LAYERMIX_CLI (the path of an installed `layermix`) every call is a process of that command:
+With $LAYERMIX_CLI (the path of an installed `layermix`) every call is a process of what is
+installed: of the command itself where a test asks for a process, or else forked from its Python.
 `make wheel` runs the tests marked `wheel` so.
 """
 
@@ -25,9 +26,11 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from layermix.cli import main
 from layermix.studies import local_processes
 
-from ..forked import Forked
+from ..forked import Forked, start_server
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
+if INSTALLED:
+    start_server()  # it imports while this process does
 COMMAND = [INSTALLED] if INSTALLED else [sys.executable, "-m", "layermix"]
 WORDS = [f"word{number}" for number in range(30)]
 ENTRIES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "poor", *WORDS]
@@ -67,7 +70,7 @@ def cli(place: Path) -> Cli:
         words = [str(argument) for argument in arguments]
         if INSTALLED or process:
             pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-            ended = process_of(words, folder, **pipes)
+            ended = process_of(words, folder, fresh=process and bool(INSTALLED), **pipes)
             out, err = ended.communicate(stdin)
             return Done(ended.returncode, out.decode(), err.decode())
         with chdir(folder):
@@ -118,7 +121,7 @@ def process_of(
     **how: Any,
 ) -> Any:
     """A process of the command."""
-    if not INSTALLED and not fresh:
+    if not fresh:
         variables = environment()
         return Forked(words, folder=folder, variables=variables, file_blocks=file_blocks, **how)
     command = [*COMMAND, *words]

@@ -405,6 +405,6 @@ def test_schema_is_json(cli: Any, words: list[str], has_teacher: bool) -> None:
 
 @pytest.mark.wheel
 def test_version(cli: Any) -> None:
-    done = cli("--version")
+    done = cli("--version", process=True)
     assert done.code == 0
     assert done.out.startswith("layermix, version ")

@@ -208,7 +208,7 @@ TABLES = ["rte", "qnli", "local-mrpc", "local-rte", "local-qnli"]
 
 @pytest.mark.parametrize("table", [pytest.param("mrpc", marks=pytest.mark.wheel), *TABLES])
 def test_the_paper_s_table_has_a_plan_too(cli: Any, table: str) -> None:
-    done = cli("reproduce", table, "--dry-run", "--seeds", "10")
+    done = cli("reproduce", table, "--dry-run", "--seeds", "10", process=True)
     assert done.code == 0, done.err
     assert done.out.startswith("Table 2 of the paper, ")
     assert f"judged: learned against fixed on {table.removeprefix('local-')}, 10 seeds" in done.out

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layermix.config import PRESETS, DistillConfig, TeachConfig, load, to_yaml
@@ -209,6 +209,7 @@ DISTILL = sections(
 TEACH = sections(seed=st.integers(0, 99), model=NAMES, data=DATA, training=TRAINING)
 
 
+@settings(deadline=None)
 @given(st.one_of(DISTILL.map(lambda v: (DistillConfig, v)), TEACH.map(lambda v: (TeachConfig, v))))
 def test_a_config_comes_back_from_its_yaml(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Kind, dict[str, Any]]
@@ -264,6 +265,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.untraced  # its seconds are not those of coverage
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_yaml_is_refused_within_seconds(yaml: Any, kind: str) -> None:
     start = time.process_time()
