@@ -23,7 +23,7 @@ from layermix.data.files import BLOCK
 from layermix.data.tasks import TASKS
 from layermix.runs import pipeline
 
-COMMANDS = ("demo", "distill", "evaluate", "list", "predict", "schema", "teach")
+COMMANDS = ("augment", "demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., Any]
 
 

@@ -17,7 +17,7 @@ from layermix.cli.models import bench_command, evaluate_command, export_command,
 from layermix.cli.reference import list_command, schema_command
 from layermix.cli.report import report_command
 from layermix.cli.studies import reproduce_command, study_command
-from layermix.cli.train import demo_command, distill_command, teach_command
+from layermix.cli.train import augment_command, demo_command, distill_command, teach_command
 from layermix.escaping import printable
 
 
@@ -60,6 +60,7 @@ def main() -> None:
 
 
 for subcommand in (
+    augment_command,
     bench_command,
     cache_group,
     demo_command,

@@ -1,4 +1,4 @@
-"""Commands that train: `teach`, `distill`, and `demo`, which does both."""
+"""Commands that train: `teach`, `distill`, `augment` for its rows, and `demo`, which does both."""
 
 import shlex
 from pathlib import Path
@@ -10,6 +10,7 @@ from layermix.cli.command import command
 from layermix.cli.options import (
     CONFIG_FILE,
     JSON,
+    READING,
     RESTART,
     RESUME,
     RUN_OUT,
@@ -19,8 +20,18 @@ from layermix.cli.options import (
 )
 from layermix.config import DistillConfig, TeachConfig, load, to_yaml
 from layermix.console import echo
+from layermix.errors import ConfigError
 from layermix.runs.layout import RunFolder
 
+AUGMENTED = (
+    "teacher.model",
+    *("data.path", "data.train", "data.validation", "data.test"),
+    *("data.label_column", "data.label_names", "data.skip_labels", *READING),
+    *("data.augment", "data.augment_ways", "data.train_rows"),
+    *("training.selection", "training.holdout_fraction"),
+)
+"""Fields that decide which new rows are made."""
+DEFAULT_ROWS = 20_000
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
 
@@ -98,6 +109,33 @@ def distill_command(
         f"Next: layermix report {where}    or    layermix predict {where} FILE    or    "
         f"layermix evaluate {where} --data DATA"
     )
+
+
+@command("augment", computes=True)
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE.jsonl",
+    type=click.Path(path_type=Path),
+    help="The file to write, a JSON object for each row.",
+)
+@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@config_options(DistillConfig, only=AUGMENTED)
+def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None:
+    """Write the new rows that `distill --data.augment N` would make, to look at or to edit.
+
+    They are made from the training texts and have no labels. Give the file to `distill` as
+    --data.unlabeled FILE.jsonl.
+    """
+    settings = load(DistillConfig, None, {"data.augment": DEFAULT_ROWS, **given_fields(options)})
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists already; choose another --out, or replace it with --force")
+    from layermix.console import Reporter
+    from layermix.runs.pipeline import new_rows
+
+    note = new_rows(settings, out)
+    Reporter(quiet).say(note)
+    echo(f"Next: layermix distill --data.unlabeled {shlex.quote(str(out))} …")
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

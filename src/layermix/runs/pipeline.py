@@ -1,6 +1,7 @@
 """One config and one seed -> one run folder: `distill` loads, `distill_from` computes."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from datasets import concatenate_datasets
 from torch import Tensor
 from transformers import TrainerCallback
 
+from layermix.atomic import write_text
+from layermix.augmentation.new_rows import with_new_rows
 from layermix.config import (
     DistillConfig,
     MixConfig,
@@ -24,6 +27,7 @@ from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
 from layermix.core.terms import Supervised, Term
 from layermix.data.prepared import PreparedData
+from layermix.data.splits import texts_of
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError, Note
 from layermix.hardware.device import default_device
@@ -102,12 +106,40 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
     return signals
 
 
-def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
-    """Data, teacher and student as the config names them."""
+def new_rows(config: DistillConfig, out: Path) -> str:
+    """Write the new rows that a distillation would make (`data.augment`), as JSON lines.
+
+    Args:
+        config: Must name a teacher and data.
+        out: The file.
+
+    Returns:
+        A note on how many there are and how they were made.
+
+    Raises:
+        LayermixError: Says what was found, what was wanted, and what to do.
+    """
+    texts, teacher = _loaded_texts(config)
+    made = with_new_rows(choose_rows(texts, config), teacher, config.data)
+    lines = [
+        json.dumps(dict(zip(texts.text_columns, text, strict=True)), ensure_ascii=False) + "\n"
+        for text in texts_of(made.splits["unlabeled"])
+    ]
+    write_text(out, "".join(lines))
+    return made.split_notes[-1]
+
+
+def _loaded_texts(config: DistillConfig) -> tuple[TextData, Classifier]:
+    """Data and teacher as the config names them."""
     if config.teacher.model is None:
         raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
     texts = load_texts(config.data)
-    teacher = load_classifier(config.teacher.model, texts.label_names)
+    return texts, load_classifier(config.teacher.model, texts.label_names)
+
+
+def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
+    """Data, teacher and student as the config names them."""
+    texts, teacher = _loaded_texts(config)
     return texts, teacher, make_student(config, teacher, texts)
 
 

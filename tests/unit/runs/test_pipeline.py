@@ -322,6 +322,24 @@ def test_new_rows_are_mixed_in_at_their_share_and_a_stopped_run_goes_on_with_the
         assert (out / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
+def test_the_new_rows_of_a_file_are_those_of_a_run(
+    teacher: Classifier, data: TextData, data_folder: Path, teacher_folder: Path, tmp_path: Path
+) -> None:
+    sections = {"teacher": {"model": str(teacher_folder)}, "data": {"path": str(data_folder)}}
+    file = tmp_path / "new.jsonl"
+    augmented = config(**{**sections, "data": {"path": str(data_folder), "augment": 30}})
+    note = pipeline.new_rows(augmented, file)
+    assert note.startswith("30 new rows without labels from 26 training rows: ")
+    assert set(json.loads(file.read_text().splitlines()[0])) == {"text"}
+    given = config(**{**sections, "data": {"path": str(data_folder), "unlabeled": str(file)}})
+    one, other = (pipeline.distill(chosen) for chosen in (augmented, given))
+    assert [line.get("loss") for line in one.history] == [
+        line.get("loss") for line in other.history
+    ]
+    with pytest.raises(ConfigError, match="no teacher"):
+        pipeline.new_rows(config(data={"path": str(data_folder), "augment": 30}), file)
+
+
 def test_without_a_teacher_term_no_new_rows_are_made(teacher: Classifier, data: TextData) -> None:
     chosen = config(data={"augment": 50}, loss={"logit_weight": 0, "hidden_weight": 0})
     found = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen)
