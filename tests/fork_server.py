@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 STATUS = struct.Struct("i")
@@ -27,17 +28,49 @@ WARM = (
     "layermix.cli",
     "layermix.report.build",
     "layermix.runs.pipeline",
+    "layermix.serving.benchmark",
     "layermix.serving.evaluate",
+    "layermix.serving.export",
     "layermix.serving.predict",
     "layermix.studies.analysis",
     "layermix.studies.scheduler",
+    "onnxscript",
 )
+CHANGES = ("os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+"""Audit events of changes to files, beside those of `open` that may write."""
 
 
 def warm() -> None:
     """Import what commands import when they run; no threads, no computing."""
     for name in WARM:
         importlib.import_module(name)
+
+
+def count_changes(log: str | None, last: int | None) -> None:
+    """Count what this process changes in its working folder, from Python.
+
+    Args:
+        log: A file that gets a line for each change.
+        last: The number of a change, from 0, before which the process is killed.
+    """
+    home, number = os.getcwd(), -1
+    lines = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal number
+        writes = event == "open" and details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if not (writes or event in CHANGES) or isinstance(details[0], int):
+            return
+        path = os.path.abspath(os.fsdecode(details[0]))
+        if not path.startswith(home):
+            return
+        number += 1
+        if number == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if lines is not None:
+            os.write(lines, f"{event} {path.removeprefix(home)}\n".encode())
+
+    sys.addaudithook(hook)
 
 
 def child(request: dict[str, Any], streams: list[int]) -> int:
@@ -60,6 +93,8 @@ def child(request: dict[str, Any], streams: list[int]) -> int:
         os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False)
         for number, mode in enumerate("rww")
     )
+    if request["changes"] is not None:
+        count_changes(*request["changes"])
     sys.argv = ["layermix", *request["words"]]
     code = 0
     try:
@@ -117,7 +152,8 @@ def serve(address: str) -> None:
         for number, connection in list(running.items()):
             ended, status = os.waitpid(number, os.WNOHANG)
             if ended:
-                connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+                with suppress(BrokenPipeError):  # who asked for it has been killed
+                    connection.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
                 running.pop(number).close()
 
 

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 from .fork_server import STATUS
 
 PIPE = subprocess.PIPE
+SERVER = "LAYERMIX_TEST_FORKS"
+"""Environment variable with the socket of a server that is there already."""
 
 
 @cache
@@ -36,8 +38,10 @@ def start_server() -> tuple[Path, subprocess.Popen[bytes]]:
 
 
 @cache
-def _address() -> Path:
-    """The socket of the server once it listens."""
+def address() -> Path:
+    """The socket of the server once it listens; of a forked process that of its own server."""
+    if SERVER in os.environ:
+        return Path(os.environ[SERVER])
     address, server = start_server()
     until = time.monotonic() + 120
     while not address.exists():
@@ -58,6 +62,7 @@ class Forked:
         stdin: A stream, or PIPE; as this process's if None. So are stdout and stderr.
         start_new_session: Whether Ctrl-C on this process does not reach it.
         file_blocks: The largest file that it may write, in blocks of 512 bytes.
+        changes: The arguments of `count_changes`, if its changes to files are counted.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Forked:
         stderr: Any = None,
         start_new_session: bool = False,
         file_blocks: int | None = None,
+        changes: tuple[str | None, int | None] | None = None,
     ) -> None:
         self.returncode: int | None = None
         streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
@@ -96,10 +102,11 @@ class Forked:
             "variables": dict(os.environ if variables is None else variables),
             "session": start_new_session,
             "file_blocks": file_blocks,
+            "changes": changes,
         }
         message = json.dumps(request).encode()
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(str(_address()))
+        self._connection.connect(str(address()))
         self._connection.sendall(STATUS.pack(len(message)))
         socket.send_fds(self._connection, [message], given)
         for end in pipe_ends:
@@ -174,3 +181,11 @@ class Forked:
             if stream is not None:
                 stream.close()
         self.wait()
+
+
+class ForkedCell(Forked):
+    """A cell of a study, in the place of `subprocess.Popen`."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], **how: Any) -> None:
+        assert command[1:4] == ["-P", "-m", "layermix"]
+        super().__init__(command[4:], variables=env, **how)

@@ -26,7 +26,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from layermix.cli import main
 from layermix.studies import local_processes
 
-from ..forked import Forked, start_server
+from ..forked import Forked, ForkedCell, start_server
 
 INSTALLED = os.environ.get("LAYERMIX_CLI")
 if INSTALLED:
@@ -94,14 +94,6 @@ def start(place: Path) -> Callable[..., Any]:
         return process_of(list(map(str, arguments)), place, stderr=subprocess.PIPE, **how)
 
     return begin
-
-
-class ForkedCell(Forked):
-    """A cell of a study that runs in this process, in the place of `subprocess.Popen`."""
-
-    def __init__(self, command: list[str], env: dict[str, str], **how: Any) -> None:
-        assert command[1:4] == ["-P", "-m", "layermix"]
-        super().__init__(command[4:], variables=env, **how)
 
 
 @pytest.fixture(scope="package", autouse=True)
