@@ -1,9 +1,9 @@
-"""The embedded default task: real text that every Python has, the docstrings of its own library.
+"""Builds the task of the demo from the docstrings of Python's standard library.
 
-Does a sentence document the object that is named? A row pairs (qualified name, first sentence of
-the docstring) with a later sentence, either of the same object or of another one, which for a
-third of the objects is of the same top-level module. Source is read with `ast`; only a few compiled
-modules are imported.
+The task: does a sentence document the named object? Each row pairs an object (its qualified name
+and the first sentence of its docstring) with a later sentence of the same docstring or of another
+object's. For a third of the objects, the other object is in the same top-level module. Source files
+are read with `ast`; only a few compiled modules are imported.
 """
 
 import ast
@@ -27,7 +27,7 @@ from layermix.errors import DataError
 LABEL_NAMES = ("different", "same")
 """Class names in label order."""
 
-# In the library of 3.11 to 3.14 on every platform, prose enough, and no tests or demos.
+# In the libraries of Python 3.11 to 3.14 on every platform; enough prose; no tests or demos.
 _SOURCE_MODULES = """
     abc argparse ast asyncio base64 bdb bisect bz2 calendar cmd code codecs codeop collections
     concurrent configparser contextlib copy csv ctypes dataclasses difflib dis doctest email
@@ -42,8 +42,8 @@ _SOURCE_MODULES = """
     xmlrpc zipapp zipfile zoneinfo
 """
 
-# Compiled in whole or in part, so their text is only in memory; none of them does anything but
-# define names when imported. A platform or a slim build may lack some (fcntl on Windows).
+# Compiled in whole or in part, so their docstrings must be read by importing them; the import only
+# defines names. A platform or a slim build may lack some (fcntl on Windows).
 _IMPORTED_MODULES = """
     array atexit binascii builtins cmath contextvars datetime decimal faulthandler fcntl gc io
     itertools marshal math mmap operator os re select signal struct sys time tracemalloc
@@ -51,10 +51,11 @@ _IMPORTED_MODULES = """
 """
 
 _WORDS = range(4, 61)
-_SENTENCES_PER_OBJECT = 3  # so that a few very long docstrings do not make up the task
+_SENTENCES_PER_OBJECT = 3  # so that a few long docstrings do not dominate
 _VALIDATION_SHARE = 0.1  # of the objects; leaves about 590 rows
-# Of the objects; other negatives are of any other module and easier. On 1,500 rows, 3 epochs, one
-# seed, the packaged MiniLM reached .68 at 1, .73 at 1/2 and .77 at 1/3; word overlap has about .70.
+# Of the objects; other negatives come from any other module and are easier. On 1,500 rows, 3
+# epochs, one seed, the packaged MiniLM reached .68 at 1, .73 at 1/2 and .77 at 1/3; word overlap
+# has about .70.
 _SAME_MODULE = 1 / 3
 _FEWEST_ROWS = 2000  # 3.11 to 3.13 have about 6,000 in all
 
@@ -66,7 +67,7 @@ _CODE = re.compile(r">>>|->|::|==|--|[|{}]|https?:|\w=\S|\w\(\w*,.*\)")
 
 @dataclass(frozen=True)
 class _Part:
-    """One later sentence, with the object it documents."""
+    """A later sentence of a docstring, and the object that it documents."""
 
     module: str
     name: str
@@ -77,40 +78,40 @@ class _Part:
 def docstring_pairs(
     train_rows: int | None = 1500, seed: int = 0
 ) -> dict[str, list[dict[str, Any]]]:
-    """Build the task from the library of the running Python, in about two seconds.
+    """Builds the task from the library of the running Python, in about two seconds.
 
-    Each first sentence and each later one occurs once in a pair `same` and once in a pair
-    `different` (of the full sets), so neither side alone tells the label. Objects whose first
-    sentences agree are on the same side of the split, and a later sentence of more than one object
-    is not used, so train and validation share no sentence.
+    In the full sets, each sentence occurs once in a pair `same` and once in a pair `different`, so
+    neither text alone predicts the label. Train and validation share no sentence: objects with
+    equal first sentences are in the same split, and later sentences of several objects are left
+    out.
 
     Args:
-        train_rows: Rows of `train`, half of each label, or None for all. The rows for a smaller
-            number are among those for a larger one.
-        seed: Fixes the negatives and the order of the rows; which objects are for validation
+        train_rows: Number of training rows, half of each label; None: all. The rows for a smaller
+            number are a subset of those for a larger one.
+        seed: Determines the negatives and the order of rows. Which objects are in `validation`
             depends on their text alone.
 
     Returns:
         `train` and `validation`: rows of `text` ("module.name: First sentence."), `text_pair` and
-        `label`, "same" or "different". `validation` is the same whatever `train_rows` is.
+        `label`, "same" or "different". `validation` does not depend on `train_rows`.
 
     Raises:
-        DataError: This Python comes without the source of its library, or there are fewer than
-            `train_rows` rows.
+        DataError: If this Python has no source files of its library, or fewer than `train_rows`
+            rows can be made.
     """
     docstrings = _docstrings(Path(sysconfig.get_path("stdlib")))
     return _build(docstrings, train_rows, seed)
 
 
 def write_pairs(folder: Path, pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write each list of rows as `<name>.tsv`: a header, tabs, no quoting (the GLUE form).
+    """Writes each list of rows as `<name>.tsv`: a header, tabs, no quoting (as in GLUE).
 
     Args:
-        folder: Made if it does not exist; files of these names must not exist.
-        pairs: What `docstring_pairs` returns.
+        folder: Created if it does not exist; must not hold files of these names.
+        pairs: The result of `docstring_pairs`.
 
     Raises:
-        FileExistsError: A file is there already.
+        FileExistsError: If a file exists.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in pairs.items():
@@ -144,7 +145,7 @@ def _build(
         raise DataError(
             [
                 f"found {rows} docstring pairs in this Python's library, wanted {_FEWEST_ROWS}; "
-                "it comes without its source files: use a full Python, or data of your own"
+                "its source files are missing, so use a full Python, or your own data"
             ]
         )
     if train_rows is not None:
@@ -157,7 +158,7 @@ def _build(
 
 
 def _docstrings(library: Path) -> dict[str, str]:
-    """Qualified name -> docstring, of public functions, classes, methods and properties."""
+    """Returns qualified name -> docstring for public functions, classes, methods, properties."""
     docstrings: dict[str, str] = {}
     for module in _SOURCE_MODULES.split():
         single = library / f"{module}.py"
@@ -165,7 +166,7 @@ def _docstrings(library: Path) -> dict[str, str]:
             parts = file.relative_to(library).with_suffix("").parts
             if "test" in parts:  # ctypes.test and unittest.test, in 3.11 only
                 continue
-            # pathlib._local.Path is pathlib.Path to its users
+            # users know pathlib._local.Path as pathlib.Path
             prefix = ".".join(part for part in parts if not part.startswith("_"))
             with tokenize.open(file) as source:
                 tree = ast.parse(source.read())
@@ -182,7 +183,7 @@ def _docstrings(library: Path) -> dict[str, str]:
 
 
 def _own(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what other packages put there, as notebooks do in `builtins`."""
+    """Drops members that other packages added, as notebooks do to `builtins`."""
     return {
         key: member
         for key, member in members.items()
@@ -222,7 +223,7 @@ def _from_memory(members: Mapping[str, Any], prefix: str) -> Iterator[tuple[str,
 
 
 def _sentences(docstring: str) -> list[str]:
-    """Sentences of the plain paragraphs; lists, tables, code and signatures are left out."""
+    """Returns the sentences of plain paragraphs, without lists, tables, code and signatures."""
     sentences = []
     for paragraph in re.split(r"\n\s*\n", docstring):
         if _LIST_OR_TABLE.search(paragraph):
@@ -245,12 +246,12 @@ def _sentences(docstring: str) -> list[str]:
 
 
 def _same_text(sentence: str) -> str:
-    """Equal for sentences that differ in case, spaces or punctuation only."""
+    """Returns the words in lower case: equal where only case, spaces or punctuation differ."""
     return " ".join(re.findall(r"\w+", sentence.lower()))
 
 
 def _usable(docstrings: Mapping[str, str]) -> dict[str, tuple[str, list[str]]]:
-    """Name -> (first sentence, later ones that no other place in the library has)."""
+    """Returns name -> (first sentence, later sentences that occur once in the library)."""
     sentences = {name: _sentences(text) for name, text in docstrings.items()}
     times = Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
     usable = {}
@@ -262,7 +263,7 @@ def _usable(docstrings: Mapping[str, str]) -> dict[str, tuple[str, list[str]]]:
 
 
 def _rows(parts: Sequence[_Part], generator: random.Random) -> list[dict[str, Any]]:
-    """A positive and a negative row for every part, one after the other, in random order."""
+    """Returns a positive row and then a negative one for every part; parts in random order."""
     # sorted, so that the draw does not depend on the order in which files were found
     names = sorted({part.name for part in parts})
     modules = sorted({part.module for part in parts})
@@ -295,10 +296,11 @@ def _rows(parts: Sequence[_Part], generator: random.Random) -> list[dict[str, An
 
 
 def _rotated(parts: Sequence[_Part], group: Literal["name", "module"]) -> list[tuple[_Part, str]]:
-    """Each part with the sentence of a part of another group; every sentence is used once.
+    """Pairs each part with the sentence of a part of another group; uses every sentence once.
 
-    Groups stand together, so the part `shift` places on, round the end, is of another group if no
-    group has more than `shift` parts and there are 2 · `shift` or more. Fewer give no pairs at all.
+    The parts of a group are adjacent. If no group has more than `shift` parts and there are at
+    least 2 · `shift` parts, then the part `shift` places ahead (cyclically) is of another group.
+    With fewer parts there are no pairs.
     """
     shift = max(Counter(getattr(part, group) for part in parts).values(), default=0)
     if len(parts) < 2 * shift:

@@ -1,4 +1,4 @@
-"""Known tasks: their classes, text columns and scores."""
+"""The table of known tasks, with their classes, text columns and scores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Task:
-    """One row of `TASKS`.
+    """A known task: a row of `TASKS`.
 
     Attributes:
-        name: The name users type, as in `--data.task mrpc`.
+        name: What users type, as in `--data.task mrpc`.
         metrics: Scores to report, the primary one first.
         label_names: Class names in label order; None where a task does not fix them.
         text_columns: The one or two columns that hold the texts.
@@ -36,7 +36,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 ("accuracy", "f1"),
                 ("not_equivalent", "equivalent"),
                 _SENTENCES,
-                "do two news sentences say the same?",
+                "do the two news sentences say the same?",
             ),
             Task(
                 "rte",
@@ -57,35 +57,35 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 ("matthews",),
                 ("unacceptable", "acceptable"),
                 ("sentence",),
-                "is the sentence good English?",
+                "is the sentence grammatical?",
             ),
             Task(
                 "sst2",
                 ("accuracy",),
                 ("negative", "positive"),
                 ("sentence",),
-                "is the film review in favour?",
+                "is the film review positive?",
             ),
             Task(
                 "qqp",
                 ("accuracy", "f1"),
                 ("not_duplicate", "duplicate"),
                 ("question1", "question2"),
-                "do two questions ask the same?",
+                "do the two questions ask the same?",
             ),
             Task(
                 "mnli",
                 ("accuracy",),
                 ("entailment", "neutral", "contradiction"),
                 ("premise", "hypothesis"),
-                "does the hypothesis follow, or contradict, or neither?",
+                "does the hypothesis follow from the premise, contradict it, or neither?",
             ),
             Task(
                 "wnli",
                 ("accuracy",),
                 ("not_entailment", "entailment"),
                 _SENTENCES,
-                "is the pronoun filled in rightly?",
+                "does the second sentence replace the pronoun correctly?",
             ),
             Task(
                 "docstrings",
@@ -97,4 +97,4 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         )
     }
 )
-"""Task name -> its row. GLUE label order is that of the Hugging Face data set `glue`."""
+"""Name -> task. Labels of GLUE tasks are in the order of the Hugging Face data set `glue`."""

@@ -1,4 +1,4 @@
-"""Checked texts become token rows and padded batches; whatever needs a tokenizer is here."""
+"""Tokenizes checked texts and pads the rows of a batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from layermix.errors import ConfigError, ModelError
 from layermix.evaluation.metrics import UNLABELLED
 
 SHARE_CUT = 0.01
-"""Largest share of the training rows that a chosen maximum length may cut."""
+"""Largest share of the training rows that a maximum length chosen from the data may cut."""
 
 _INPUTS = ("input_ids", "token_type_ids")  # the attention mask is made with the padding
 _TEACHER = "teacher_"
@@ -25,15 +25,15 @@ _TEACHER = "teacher_"
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token rows by split, not yet padded.
+    """Token rows by split, without padding.
 
     Attributes:
-        splits: `train` (with the unlabeled rows at its end), `validation` and perhaps `test`, with
-            the columns `input_ids`, `token_type_ids` (if the tokenizer makes them), `labels`,
-            `row_id` and `length` (tokens of `input_ids`); with a second tokenizer also
-            `teacher_input_ids` and perhaps `teacher_token_type_ids`.
-        max_length: Tokens that no row exceeds.
-        cut: Share of each split's rows that were cut, by either tokenizer, in [0, 1].
+        splits: `train` (the unlabeled rows come last), `validation` and, if given, `test`. Columns:
+            `input_ids`, `token_type_ids` (if the tokenizer makes them), `labels`, `row_id` and
+            `length` (number of `input_ids`); with a second tokenizer also `teacher_input_ids` and,
+            if it makes them, `teacher_token_type_ids`.
+        max_length: Largest number of tokens of a row.
+        cut: Share of rows in each split that either tokenizer cut, in [0, 1].
     """
 
     splits: Mapping[str, Dataset]
@@ -42,12 +42,12 @@ class Tokens:
 
 
 def choose_max_length(texts: TextData, tokenizer: PreTrainedTokenizerBase, limit: int) -> int:
-    """The smallest multiple of 8 that cuts at most 1 % of the training rows.
+    """Returns the smallest multiple of 8 that cuts at most 1 % of the training rows.
 
     Args:
-        texts: Its training rows are measured, unlabeled ones left out.
-        tokenizer: Counts the tokens, special ones included.
-        limit: Most tokens that model and tokenizer take; returned if the multiple of 8 exceeds it.
+        texts: Its training rows count, without the unlabeled ones.
+        tokenizer: Counts the tokens, including special tokens.
+        limit: Largest number of tokens that model and tokenizer accept; the result is at most this.
 
     Returns:
         A number of tokens.
@@ -67,16 +67,16 @@ def tokenize(
     max_length: int,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Tokens:
-    """Tokenize every split; of a pair the longer text is cut first.
+    """Tokenizes every split; in a pair, the longer text is cut first.
 
     Args:
         texts: Checked texts.
-        tokenizer: The student's.
-        max_length: Most tokens of a row, special ones included.
-        teacher_tokenizer: Given if the teacher's differs; it cuts at the same length.
+        tokenizer: The student's tokenizer.
+        max_length: Largest number of tokens of a row, including special tokens.
+        teacher_tokenizer: The teacher's tokenizer if it differs; it cuts at the same length.
 
     Raises:
-        ConfigError: The maximum length leaves no room for text beside the special tokens.
+        ConfigError: If the maximum length has no room for text beside the special tokens.
     """
     splits: dict[str, Dataset] = {}
     cut: dict[str, float] = {}
@@ -96,7 +96,7 @@ def tokenize_split(
     max_length: int,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[Dataset, float]:
-    """One split of `TextData` as (token rows, share of rows cut).
+    """Tokenizes one split of `TextData`; returns its token rows and the share of rows cut.
 
     Raises:
         ConfigError: As `tokenize`.
@@ -126,7 +126,7 @@ def tokenize_split(
 def tokenize_texts(
     texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Unlabelled texts, one or more, as (token rows like those of `Tokens`, number of rows cut).
+    """Tokenizes unlabelled texts; returns rows like those of `Tokens` and the number of rows cut.
 
     Raises:
         ConfigError: As `tokenize`.
@@ -140,7 +140,7 @@ def tokenize_texts(
 
 
 def _check_room(tokenizers: Iterable[PreTrainedTokenizerBase], pair: bool, max_length: int) -> None:
-    """Raise a ConfigError where the special tokens leave no room for text."""
+    """Raises a ConfigError if the special tokens leave no room for text."""
     for tokenizer in tokenizers:
         needed = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
         if max_length < needed:
@@ -155,7 +155,7 @@ def _token_rows(
     tokenizers: Mapping[str, PreTrainedTokenizerBase],
     max_length: int,
 ) -> tuple[dict[str, Any], int]:
-    """The columns of `Tokens` for a batch of texts, and how many of its rows were cut."""
+    """Returns the columns of `Tokens` for a batch of texts, and how many rows were cut."""
     rows: dict[str, Any] = {"labels": batch["label"], "row_id": batch["row_id"]}
     long_rows: set[int] = set()
     for prefix, tokenizer in tokenizers.items():
@@ -179,7 +179,7 @@ def _encode(
     rows: Sequence[int] | None = None,
     max_length: int | None = None,
 ) -> dict[str, list[list[int]]]:
-    """Token ids of a batch of texts or pairs, or of some of its rows; cut only if asked for."""
+    """Returns the token ids of a batch of texts or pairs, or of some rows; cuts at `max_length`."""
     columns = [list(batch[name]) for name in ("text", "text_pair") if name in batch]
     if rows is not None:
         columns = [[column[row] for row in rows] for column in columns]
@@ -193,15 +193,15 @@ def _encode(
 
 
 class Collator:
-    """Token rows -> one padded batch.
+    """Pads token rows and joins them into one batch.
 
     Args:
-        tokenizer: Says how `input_ids` are padded.
-        teacher_tokenizer: The one given to `tokenize`, if any.
-        length: Tokens to which every row is padded; None pads to the longest row of the batch.
+        tokenizer: Pads `input_ids`.
+        teacher_tokenizer: Pads `teacher_input_ids`; the one given to `tokenize`, if any.
+        length: Number of tokens to pad every row to; None: the longest row of the batch.
 
     Raises:
-        ModelError: A tokenizer has no padding token.
+        ModelError: If a tokenizer has no padding token.
     """
 
     def __init__(
@@ -221,14 +221,15 @@ class Collator:
         self.length = length
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pad to the longest row of the batch, or to the given length.
+        """Returns the padded batch.
 
         Args:
             rows: B rows of a split of `Tokens`.
 
         Returns:
-            `input_ids`, `attention_mask`, perhaps `token_type_ids`: (B, T) int64; `labels` and
-            `row_id`: (B,) int64; with a teacher tokenizer `teacher_inputs`, the same for it.
+            `input_ids`, `attention_mask` and, if the tokenizer makes them, `token_type_ids`: (B, T)
+            int64; `labels` and `row_id`: (B,) int64; with a teacher tokenizer also
+            `teacher_inputs`, its own `input_ids` and so on.
         """
         batch: dict[str, Any] = _pad(self.tokenizer, rows, "", self.length)
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
