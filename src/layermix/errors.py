@@ -122,7 +122,7 @@ class NonFiniteLossError(LayermixError):
 
 
 class RunExistsError(LayermixError):
-    """The output folder holds something already; nothing is written over."""
+    """The output folder already holds something, which layermix does not overwrite."""
 
 
 class ResumeError(LayermixError):

@@ -106,7 +106,7 @@ def test_a_bad_config_file(cli: Any, tmp_path: Path) -> None:
     refused(
         cli("distill", file, "--out=runs/bad"),
         f"{file}:2: mix.stratgy: unknown key; did you mean mix.strategy?",
-        f"{file}:3: loss.hidden: Input should be 'mean', 'token_norm',",
+        f"{file}:3: loss.hidden: found 'cubic', wanted 'mean', 'token_norm',",
     )
 
 

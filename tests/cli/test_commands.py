@@ -372,7 +372,7 @@ def test_control_c_keeps_a_run_that_resume_finishes(
 
     refused = cli(*words)
     assert refused.code == 2
-    assert "found an unfinished run; --resume goes on with it, --restart starts over" in refused.err
+    assert "holds an unfinished run. Give --resume to continue it, or --restart" in refused.err
     done = cli(*words, "--resume")
     assert done.code == 0, done.err
     found = result(place / "runs" / "stopped")

@@ -1,8 +1,8 @@
 """What describes a run: fields, presets, YAML files and flags. Imports no torch.
 
 Values come from a preset (`presets`), then a YAML file, then flags (`loading`); the merged
-dictionary is validated once against `schema`. `describe` makes the JSON schema for editors. Read
-`schema` first.
+dictionary is validated once against `schema`, and `wording` describes what is wrong with it.
+`describe` makes the JSON schema for editors. Read `schema` first.
 """
 
 from layermix.config.describe import json_schema as json_schema
@@ -35,3 +35,5 @@ from layermix.config.schema import field_names as field_names
 from layermix.config.schema import merge as merge
 from layermix.config.schema import section_kinds as section_kinds
 from layermix.config.schema import spell_out as spell_out
+from layermix.config.wording import describe_problem as describe_problem
+from layermix.config.wording import describe_problems as describe_problems

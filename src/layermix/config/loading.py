@@ -1,14 +1,16 @@
 """Builds a config from YAML and flags, reports every problem by flag or line, and writes YAML."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.reader import ReaderError
 
 from layermix.config.schema import field_names, merge, section_kinds, spell_out
+from layermix.config.wording import describe_problem
 from layermix.errors import ConfigError
 
 ALIASES = {
@@ -81,6 +83,16 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{file}: no such file; give the path of a YAML file") from None
     except RecursionError:
         raise ConfigError(f"{file}: cannot be read as YAML: it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{file}{_described(error)}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ConfigError(
+            f"{file}: cannot be read as YAML: found the byte 0x{byte:02x}, wanted UTF-8 text; save "
+            "the file as UTF-8"
+        ) from None
     except Exception as error:  # PyYAML fails in many ways
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from None
     if value is None:
@@ -108,6 +120,15 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return value, lines
 
 
+def _described(error: yaml.MarkedYAMLError) -> str:
+    """The line of an error of PyYAML, what it says, and the text there with a mark below."""
+    mark = error.problem_mark or error.context_mark
+    says = "cannot be read as YAML: " + ": ".join(filter(None, (error.context, error.problem)))
+    if mark is None:
+        return f": {says}"
+    return f":{mark.line + 1}: {says}\n{mark.get_snippet(indent=2) or ''}".rstrip()
+
+
 MOST_CHARACTERS = 1_000_000
 """Largest YAML file that is read, in characters."""
 MOST_NODES = 100_000
@@ -125,7 +146,13 @@ def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
         text = stream.read(MOST_CHARACTERS + 1)
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"it has more than {MOST_CHARACTERS:,} characters")
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ValueError(
+            f"found the character U+{error.character:04X} on line {line}, wanted text; remove it"
+        ) from None
     try:
         node = loader.get_single_node()
         if node is None:
@@ -171,33 +198,29 @@ def _located(
     return f"  {' '.join(places) or name or file}: {message}"
 
 
-MOST_SHOWN = 200
-"""Most characters of a wrong value that are shown."""
-
-
 def explain(kind: type[BaseModel], problem: Any) -> tuple[str, str]:
     """The dotted field that a pydantic problem is about, and what is wrong with it."""
-    known = {*field_names(kind), *section_kinds(kind)}
+    known = dict.fromkeys([*kind.model_fields, *field_names(kind)])
     parts = [str(part) for part in problem["loc"]]
     unknown = problem["type"] == "extra_forbidden"
     while not unknown and len(parts) > 1 and ".".join(parts) not in known:
         parts.pop()  # an index into a list
     name = ".".join(parts)
-    message = problem["msg"].removeprefix("Value error, ")
-    if unknown:
-        message = "unknown key" + _suggestion(name, known)
-    elif problem["type"] != "value_error":
-        found = repr(problem["input"])
-        message += f", found {found if len(found) <= MOST_SHOWN else found[:MOST_SHOWN] + '…'}"
-    return name, message
+    return name, "unknown key" + _suggestion(name, known) if unknown else describe_problem(problem)
 
 
-def _suggestion(unknown: str, known: set[str]) -> str:
-    """A question for the end of a message: the same key in another section, or a similar one."""
-    leaf = unknown.rpartition(".")[2]
-    moved = sorted(name for name in known if name.rpartition(".")[2] == leaf)
-    similar = moved or difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {' or '.join(similar)}?" if similar else ""
+def _suggestion(unknown: str, known: Collection[str]) -> str:
+    """The end of a message: the same key in another section, a similar one, or all keys there."""
+    section, _, leaf = unknown.rpartition(".")
+    parts = {name: name.rpartition(".") for name in known}
+    beside = {own: name for name, (parent, _, own) in parts.items() if parent == section}
+    meant = sorted(name for name, (_, _, own) in parts.items() if own == leaf) or [
+        beside[own] for own in difflib.get_close_matches(leaf, beside, n=1, cutoff=0.5)
+    ]
+    if meant:
+        return f"; did you mean {' or '.join(meant)}?"
+    place = f"the keys of {section}" if section else "the keys"
+    return f"; {place} are {', '.join(beside)}" if beside else ""
 
 
 def to_yaml(config: BaseModel) -> str:

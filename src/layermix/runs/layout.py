@@ -85,23 +85,25 @@ class RunFolder:
             if self.work.is_dir() and {file.name for file in self.work.iterdir()} <= BEGUN:
                 return
             raise RunExistsError(
-                f"{self.work}: found something that is not an unfinished run where one would "
-                "be built; choose another --out, or move it away"
+                f"The run would be built in {self.work}, but this holds something other than an "
+                "unfinished run. Choose another --out, or move it elsewhere."
             )
         if not (resume or restart):
             raise RunExistsError(
-                f"{self.work}: found an unfinished run; --resume goes on with it, --restart "
-                "starts over"
+                f"The folder {self.work} holds an unfinished run. Give --resume to continue it, "
+                "or --restart to discard it and start over."
             )
         if not resume:
             return
         try:
-            read_yaml(old)
+            before, _ = read_yaml(old)
         except ConfigError as error:
             raise ConfigError(
-                f"{error}; the unfinished run cannot be resumed: give --restart to start over"
+                f"The unfinished run in {self.work} cannot be resumed. Give --restart to start "
+                f"over.\n{error}"
             ) from None
-        if changed := _differences(old.read_text(encoding="utf-8"), config):
+        before |= _own(old.read_text(encoding="utf-8"))
+        if changed := _differences(before, yaml.safe_load(config) | _own(config)):
             raise ConfigError(
                 f"{self.work}: the unfinished run has another config, so it cannot be resumed: "
                 f"{'; '.join(changed)}. Give the same config, or --restart to start over"
@@ -112,8 +114,8 @@ class RunFolder:
             finished = (self.final / RESULT).is_file()
             unlocked(self.final)
             raise RunExistsError(
-                f"{self.final}: found {'a finished run' if finished else 'something else'} there; "
-                "nothing is written over, so choose another --out, or move it away"
+                f"{self.final} already {'holds a finished run' if finished else 'exists'}, and "
+                "layermix does not overwrite it. Choose another --out, or move it elsewhere."
             )
 
     def begin(self) -> None:
@@ -153,7 +155,8 @@ class RunFolder:
 
     def _busy(self) -> RunExistsError:
         return RunExistsError(
-            f"{self.work}: another process works on this run; wait for it, or stop it"
+            f"Another process is working on this run, in {self.work}. Wait until it has finished, "
+            "or stop it."
         )
 
     @property
@@ -203,9 +206,9 @@ def unlocked(final: Path) -> None:
         (final / LOCK).unlink(missing_ok=True)
 
 
-def _differences(old: str, new: str) -> list[str]:
-    """The differences between two YAML configs, as `field: was x, is y`."""
-    before, after = (_flat(yaml.safe_load(text)) | _own(text) for text in (old, new))
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The differences between two configs, as `field: was x, is y`."""
+    before, after = _flat(old), _flat(new)
     return [
         f"{name}: was {before.get(name)}, is {after.get(name)}"
         for name in sorted(before.keys() | after.keys())

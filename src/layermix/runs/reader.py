@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
+from layermix.config import describe_problems
 from layermix.errors import Note, ReportError
 from layermix.evaluation.predictions import Predictions, combine, read_rows
 from layermix.runs.layout import (
@@ -234,5 +235,15 @@ class RunFiles:
 
 def damaged(name: str, error: Exception) -> Note:
     """A note on a file that cannot be read."""
-    reason = str(error).partition("\n")[0][:200] or type(error).__name__
-    return Note("file-damaged", f"{name} is damaged ({reason})")
+    return Note("file-damaged", f"{name} is damaged ({reason_of(error)})")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in one line."""
+    if isinstance(error, ValidationError):
+        return describe_problems(error)
+    if isinstance(error, KeyError) and error.args:
+        return f"{error.args[0]} is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).partition("\n")[0][:200] or type(error).__name__

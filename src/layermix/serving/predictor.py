@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
+from layermix.config import describe_problems
 from layermix.core.signals import Batch
 from layermix.data.labels import read_class_names
 from layermix.errors import ConfigError, ModelError
@@ -273,12 +274,9 @@ def _trained(
     try:
         entry = SavedModelEntry.model_validate(getattr(config, "layermix", None) or {})
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
-        )
         raise ModelError(
             f"{source}: the entry `layermix` of its config.json is not what a run writes "
-            f"({wrong}); correct it, or remove it"
+            f"({describe_problems(error)}); correct it, or remove it"
         ) from None
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)

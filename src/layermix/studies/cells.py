@@ -8,7 +8,7 @@ from typing import Any
 from layermix.errors import Note
 from layermix.evaluation.predictions import Rows, read_rows
 from layermix.runs.layout import ENVIRONMENT, HISTORY, PREDICTIONS
-from layermix.runs.reader import UNREADABLE, read_history
+from layermix.runs.reader import UNREADABLE, read_history, reason_of
 from layermix.runs.schema import EnvironmentRecord, RunRecord, Scores, read_text
 from layermix.studies.folder import Study
 from layermix.studies.plan import Cell, Plan
@@ -142,8 +142,9 @@ def gather(plan: Plan, study: Study) -> FinishedCells:
                     notes.append(
                         Note(
                             "damaged-cell",
-                            f"the cell of {cell.title} is damaged and left out ({error!r}); remove "
-                            f"{study.filed(cell.name)}, and the same command runs it again",
+                            f"the cell of {cell.title} is damaged and left out "
+                            f"({reason_of(error)}); remove {study.filed(cell.name)}, and the same "
+                            "command runs it again",
                         )
                     )
             if filed:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from layermix.atomic import lock, temporary_of, whole_file, whole_folder, write_text
+from layermix.config import read_yaml
 from layermix.runs.layout import (
     ALPHA,
     CONFIG,
@@ -185,11 +186,11 @@ def _places(cell: Cell) -> dict[str, str]:
 
 def _portable_text(file: Path, places: Mapping[str, str]) -> str:
     """The text of a JSON or YAML file with paths as the user wrote them."""
-    text = file.read_text(encoding="utf-8")
     if file.suffix == ".yaml":
-        value = _portable(yaml.safe_load(text), places)
+        value = _portable(read_yaml(file)[0], places)
         written: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
         return written
+    text = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
         value = _portable(json.loads(text), places)
         return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

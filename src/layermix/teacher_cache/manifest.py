@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from layermix.config import describe_problems
 from layermix.core.signals import Needs
 
 FORMAT = 2
@@ -165,10 +166,8 @@ def _first_problem(error: ValidationError) -> str:
         if problem["loc"] == ("format",) and isinstance(problem["input"], int):
             found = ascii_line(str(problem["input"]), 20)
             return f"found format {found}, wanted {FORMAT}: another version of layermix wrote it"
-    first = problems[0]
-    where = ascii_line(".".join(map(str, first["loc"])), 60)
-    reason = ascii_line(first["msg"], 120)
-    return f"it is not a manifest of layermix ({f'{where}: ' if where else ''}{reason})"
+    reason = ascii_line(describe_problems(error, shown=1), 180)
+    return f"it is not a manifest of layermix ({reason})"
 
 
 def ascii_line(text: str, limit: int) -> str:

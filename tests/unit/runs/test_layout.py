@@ -42,10 +42,12 @@ def test_a_run_from_begin_to_finish(out: Path) -> None:
 def test_what_is_there_is_never_written_over(out: Path, how: dict[str, bool]) -> None:
     out.mkdir(parents=True)
     (out / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="one: found something else there; nothing is written"):
+    with pytest.raises(
+        RunExistsError, match="one already exists, and layermix does not overwrite it"
+    ):
         RunFolder(out, FIRST, **how)
     (out / RESULT).write_text("{}", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="found a finished run there; nothing is"):
+    with pytest.raises(RunExistsError, match="one already holds a finished run, and layermix does"):
         RunFolder(out, FIRST, **how)
     assert (out / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
@@ -54,7 +56,7 @@ def test_what_appears_meanwhile_is_not_written_over_either(out: Path) -> None:
     run = RunFolder(out, FIRST)
     run.begin()
     out.write_text("mine", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="something else"):
+    with pytest.raises(RunExistsError, match="one already exists"):
         run.finish()
     assert out.read_text(encoding="utf-8") == "mine"
     assert (run.work / CONFIG).is_file()
@@ -64,7 +66,8 @@ def test_an_unfinished_run_needs_a_word(out: Path, unfinished: Path) -> None:
     with pytest.raises(RunExistsError) as caught:
         RunFolder(out, FIRST)
     assert str(caught.value) == (
-        f"{unfinished}: found an unfinished run; --resume goes on with it, --restart starts over"
+        f"The folder {unfinished} holds an unfinished run. Give --resume to continue it, or "
+        "--restart to discard it and start over."
     )
     with pytest.raises(ConfigError, match="--resume and --restart contradict each other"):
         RunFolder(out, FIRST, resume=True, restart=True)
@@ -96,7 +99,7 @@ def test_resume_with_another_config_lists_the_differences(out: Path, unfinished:
 )
 def test_a_damaged_config_cannot_be_resumed(out: Path, unfinished: Path, damage: bytes) -> None:
     (unfinished / CONFIG).write_bytes(damage)
-    with pytest.raises(ConfigError, match="cannot be resumed: give --restart to start over"):
+    with pytest.raises(ConfigError, match="cannot be resumed"):
         RunFolder(out, FIRST, resume=True)
     RunFolder(out, FIRST, restart=True)
 
@@ -143,9 +146,9 @@ def test_two_processes_do_not_work_on_one_run(out: Path, how: dict[str, bool]) -
     assert not is_busy(out)
     first.begin()
     assert is_busy(out)
-    with pytest.raises(RunExistsError, match="another process works on this run"):
+    with pytest.raises(RunExistsError, match="Another process is working on this run"):
         second.begin()  # looked before the other one had begun
-    with pytest.raises(RunExistsError, match="another process works on this run"):
+    with pytest.raises(RunExistsError, match="Another process is working on this run"):
         RunFolder(out, FIRST, **how)
     first.leave()
     assert not is_busy(out)
@@ -164,6 +167,6 @@ def test_a_working_folder_that_is_no_run_is_left_alone(out: Path, how: dict[str,
     (work / f".{CONFIG}.writing").write_text("", encoding="utf-8")
     RunFolder(out, FIRST, **how)  # killed as soon as it began
     (work / "thesis.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="something that is not an unfinished run"):
+    with pytest.raises(RunExistsError, match="holds something other than an unfinished run"):
         RunFolder(out, FIRST, **how)
     assert (work / "thesis.txt").is_file()

@@ -565,8 +565,8 @@ def test_a_damaged_or_other_file_is_refused(
     ("entries", "told"),
     [
         ({"layermix": "x"}, "the entry `layermix` of its config.json is not what a run writes"),
-        ({"layermix": {"max_length": 0}}, "max_length: Input should be greater than 0"),
-        ({"layermix": {"text_columns": 5}}, "text_columns: Input should be a valid"),
+        ({"layermix": {"max_length": 0}}, "max_length: found 0, wanted more than 0"),
+        ({"layermix": {"text_columns": 5}}, "text_columns: found 5, wanted a list"),
         ({"id2label": {"1": "a", "2": "b"}}, "wanted one for each number from 0 to 1"),
     ],
 )
