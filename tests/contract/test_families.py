@@ -317,8 +317,9 @@ def test_a_modernbert_block_that_comes_first_or_leaves_keeps_what_it_can(
     teacher = families["modernbert"].make(norm_bias=bias)
     student = copy_blocks(teacher, blocks=(2, 0))
     first, second = student.notes
-    assert first.startswith("block 2 of the teacher has an attention norm, which ModernBERT's")
-    assert second.startswith("block 0 of the teacher has no attention norm, which ModernBERT has")
+    assert (first.code, second.code) == ("attention-norm-folded", "attention-norm-added")
+    assert first.text.startswith("block 2 of the teacher has an attention norm, which ModernBERT's")
+    assert second.text.startswith("block 0 of the teacher has no attention norm, which ModernBERT")
     assert student.start["notes"] == [first, second]
     theirs, ours = blocks_of(teacher.model), blocks_of(student.model)
     assert torch.equal(

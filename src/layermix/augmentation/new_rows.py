@@ -14,7 +14,7 @@ from layermix.core.seeds import derive
 from layermix.data.columns import Text
 from layermix.data.splits import make_split, texts_of
 from layermix.data.texts import TextData
-from layermix.errors import ConfigError
+from layermix.errors import ConfigError, Note
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.encoder import Classifier
 
@@ -66,12 +66,11 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
     if "unlabeled" in splits:
         rows = concatenate_datasets([splits["unlabeled"], rows])
     by_way = ", ".join(f"{len(rows):,} by {way}" for way, rows in made.items())
-    note = f"{len(new):,} new rows without labels from {len(train):,} training rows: {by_way}"
+    text = f"{len(new):,} new rows without labels from {len(train):,} training rows: {by_way}"
     if len(new) < config.augment:
-        note += f"; {config.augment:,} were asked for, but no more different ones could be made"
-    return replace(
-        texts, splits=splits | {"unlabeled": rows}, split_notes=(*texts.split_notes, note)
-    )
+        text += f"; {config.augment:,} were asked for, but no more different ones could be made"
+    notes = (*texts.split_notes, Note("new-rows", text))
+    return replace(texts, splits=splits | {"unlabeled": rows}, split_notes=notes)
 
 
 def _ways(config: DataConfig, teacher: Classifier, *, paired: bool) -> Sequence[str]:

@@ -31,10 +31,10 @@ _WANTED = {
     "dataclass_type": _SECTION,
     "literal_error": "{expected}",
     "enum": "{expected}",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "{ge} or more",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt:.10g}",
+    "greater_than_equal": "{ge:.10g} or more",
+    "less_than": "less than {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
 }
 """Type of a pydantic problem -> what was wanted, with the names of its context in braces."""
 

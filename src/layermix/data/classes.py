@@ -15,6 +15,7 @@ from itertools import chain
 from layermix.data.labels import LabelNames, match_labels, source_names
 from layermix.data.tables import Table, is_integer, joined, listed, short
 from layermix.data.tasks import TASKS
+from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
 
 MANY = 50
@@ -93,20 +94,20 @@ def _classes_of_model(
     found = match_labels(present, names)
     if not found.index:
         return None
-    index, note = found.index, found.note
+    index = found.index
     if known is not None and same_as_task and found.ways == ("index",):
         # The task says what its integers mean, whatever the order of the model.
         places = {name.casefold(): number for number, name in enumerate(names)}
         index = {label: places[task_names[int(label)]] for label in present}
-        note = _task_note(known.name, task_names)
-    if note:
-        table.diagnostics.notes.append(note)
+        table.diagnostics.notes.append(_task_note(known.name, task_names))
+    elif found.note:
+        table.diagnostics.notes.append(Note("labels-matched", found.note))
     return Classes(tuple(names), index, known.name if known and same_as_task else None)
 
 
-def _task_note(task: str, names: Sequence[str]) -> str:
+def _task_note(task: str, names: Sequence[str]) -> Note:
     pairs = joined(f"{number} = {name}" for number, name in enumerate(names))
-    return f"integer labels are read as those of the task {task}: {pairs}"
+    return Note("task-labels", f"integer labels are read as those of the task {task}: {pairs}")
 
 
 def _classes_of_data(
@@ -222,7 +223,7 @@ def _list_among(present: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def _doubts(present: Collection[str], classes: Classes) -> list[str]:
+def _doubts(present: Collection[str], classes: Classes) -> list[Note]:
     """Returns notes on classes that are perhaps meant otherwise."""
     notes = []
     if (
@@ -230,23 +231,26 @@ def _doubts(present: Collection[str], classes: Classes) -> list[str]:
         and len(present) > 2
         and set(present) == {str(number) for number in range(-1, len(present) - 1)}
     ):
-        notes.append(
+        text = (
             f"the label {NO_LABEL} is a class; if it marks rows without a label, leave them out "
             f"with --data.skip_labels {NO_LABEL}"
         )
+        notes.append(Note("minus-one-class", text))
     if missing := [name for name in classes.names if name.casefold() in MISSING]:
-        notes.append(
+        text = (
             f"{listed(missing)} look like missing labels, but are classes; leave their rows out "
             f"with --data.skip_labels {','.join(missing)}"
         )
+        notes.append(Note("classes-like-missing-labels", text))
     groups: dict[str, list[str]] = {}
     for name in classes.names:
         groups.setdefault(_as_seen(name), []).append(name)
     if alike := [_told_apart(names) for names in groups.values() if len(names) > 1]:
-        notes.append(
+        text = (
             "classes that differ only in capitals, leading zeros or what cannot be seen: "
             f"{' and '.join(alike[:5])}"
         )
+        notes.append(Note("similar-classes", text))
     return notes
 
 
@@ -283,7 +287,7 @@ def class_indices(
     match = match_labels(unknown, classes.names, by_index=False)
     index.update(match.index)
     if match.note:
-        table.diagnostics.notes.append(f"{split}: {match.note}")
+        table.diagnostics.notes.append(Note("labels-matched", f"{split}: {match.note}"))
     names = listed(classes.names)  # once: there may be as many as rows
     without = [row for row, label in enumerate(labels) if label == NO_LABEL and label not in index]
     if without:

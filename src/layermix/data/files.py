@@ -34,11 +34,11 @@ from layermix.data.tables import (
     from_objects,
     has_repeated_columns,
 )
-from layermix.errors import DataError
+from layermix.errors import DataError, Note
 
 Quoting = Literal["auto", "quoted", "raw"]
 
-OnNote = Callable[[str], None]
+OnNote = Callable[[Note], None]
 """Takes a note for the user."""
 
 FORMATS = ("tsv", "csv", "jsonl", "json", "parquet", "txt")
@@ -454,7 +454,7 @@ def _csv_delimiter(source: str, first: str, has_header: bool, note: OnNote) -> s
     for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if "," not in first and delimiter in first:
             where = "its header" if has_header else "its first line"
-            note(f"{source}: fields are separated by {name}, as in {where}")
+            note(Note("separator", f"{source}: fields are separated by {name}, as in {where}"))
             return delimiter
     return ","
 
@@ -582,10 +582,11 @@ def _judge_quoting(lines: Sequence[str], complete: bool) -> tuple[int, bool]:
     return count, bool(count) and _looks_quoted(raw, quoted)
 
 
-def _quoting_note(source: str, fields: str, quoted: bool) -> str:
+def _quoting_note(source: str, fields: str, quoted: bool) -> Note:
     """Returns the note on how quote marks at the start of TSV fields were read."""
     how = "as quoted (raw" if quoted else "raw, as part of the text (quoted"
-    return f"{source}: {fields} begin with a quote mark; read {how} is chosen with --data.quoting)"
+    text = f"{source}: {fields} begin with a quote mark; read {how} is chosen with --data.quoting)"
+    return Note("quoting", text)
 
 
 def _marks(record: _Record) -> int:

@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from layermix.data.tables import Table, is_integer, joined, listed, short
-from layermix.errors import ConfigError
+from layermix.errors import ConfigError, Note
 
 # -- reading ---------------------------------------------------------------------------------------
 
@@ -194,10 +194,11 @@ def without_labels(table: Table, column: str, skipped: Collection[str]) -> Table
             kept.append(row)
     if len(kept) == len(values):
         return table
-    table.diagnostics.notes.append(
+    text = (
         f"{table.source}: {len(values) - len(kept):,} of {len(values):,} rows have the label "
         f"{' or '.join(skipped)} and are left out (--data.skip_labels)"
     )
+    table.diagnostics.notes.append(Note("labels-skipped", text))
     return table.select(kept)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
+from layermix.errors import Note
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
@@ -46,7 +47,7 @@ class PreparedData:
     teacher_fingerprint: str | None = None
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     problem: Problem = CLASSIFICATION
 
     @property

@@ -30,7 +30,7 @@ from layermix.data.tables import (
     has_repeated_columns,
     listed,
 )
-from layermix.errors import ConfigError, DataError
+from layermix.errors import ConfigError, DataError, Note
 
 Tables = dict[str, Table | None]
 """Split -> its table; None where reading failed, which is a problem in `Diagnostics`."""
@@ -125,7 +125,7 @@ def _read_folder(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Ta
             choices = " or ".join(f"--data {shlex.quote(str(folder))}" for folder in below)
             raise DataError([f"{path}: several folders have a training split; give {choices}"])
         if below:
-            diagnostics.notes.append(f"{path}: the splits are in {below[0]}")
+            diagnostics.notes.append(Note("splits-below", f"{path}: the splits are in {below[0]}"))
             path, entries = below[0], _entries(below[0])
     return {
         split: _read_split(entries[name], config, diagnostics)
@@ -235,7 +235,7 @@ def _read_texts(
     """Returns a table of text files that stand in a folder for each class, such as aclImdb's."""
     used = [path for path in classes if path.name.lower() not in NO_CLASSES]
     if unused := [path.name for path in _visible(folder) if path not in used]:
-        diagnostics.notes.append(f"{folder}: not used: {listed(unused)}")
+        diagnostics.notes.append(Note("unused-files", f"{folder}: not used: {listed(unused)}"))
     files = [file for path in used for file in sorted(path.glob("*.txt"))]
     texts, read = list[str](), list[Path]()
     for file in files:
@@ -305,5 +305,5 @@ def _pick_splits(stems: Mapping[str, str], source: str, diagnostics: Diagnostics
                 "--data.train and --data.validation",
             )
     if unused := [name for name in stems if name not in picked.values()]:
-        diagnostics.notes.append(f"{source}: not used: {listed(unused)}")
+        diagnostics.notes.append(Note("unused-files", f"{source}: not used: {listed(unused)}"))
     return picked

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn
 
-from layermix.errors import DataError
+from layermix.errors import DataError, Note
 
 
 class Diagnostics:
@@ -18,7 +18,7 @@ class Diagnostics:
     """
 
     def __init__(self) -> None:
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._problems: dict[str, list[tuple[int, str]]] = {}
         self._codes: set[str] = set()
 

@@ -32,6 +32,7 @@ from layermix.data.splits import (
     texts_of,
 )
 from layermix.data.tables import NO_ROWS, Diagnostics, Table, joined, listed
+from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
 
 
@@ -64,11 +65,11 @@ class TextData:
     fingerprint: str
     train_hash: str
     split_off: bool
-    source_notes: tuple[str, ...]
-    split_notes: tuple[str, ...]
+    source_notes: tuple[Note, ...]
+    split_notes: tuple[Note, ...]
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Note, ...]:
         """Returns all notes."""
         return self.source_notes + self.split_notes
 
@@ -216,10 +217,10 @@ def _check(
     if split_off:
         splits = _split_off_validation(splits, readable["train"])
     unused = [name for name in readable["train"].columns if name not in (*columns, label)]
-    diagnostics.notes.append(
-        f"columns: text {listed(columns)}, label {label!r}"
-        + (f", not used {listed(unused)}" if unused else "")
-    )
+    told = f"columns: text {listed(columns)}, label {label!r}"
+    if unused:
+        told += f", not used {listed(unused)}"
+    diagnostics.notes.append(Note("columns", told))
     return TextData(
         splits=splits,
         text_columns=columns,
@@ -237,10 +238,11 @@ def _check(
 def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[str, Dataset]:
     """Returns the splits with a tenth of the training rows, read from `table`, as validation."""
     train, validation = hold_out(splits["train"], VALIDATION_SHARE, "validation")
-    table.diagnostics.notes.append(
+    text = (
         f"there is no validation split: {len(validation)} of {len(splits['train'])} training rows, "
         "chosen by a hash of their text, were split off as validation"
     )
+    table.diagnostics.notes.append(Note("validation-split-off", text))
     if len(set(train["label"][:])) < 2:
         table.diagnostics.fail(
             table.source,
@@ -251,17 +253,19 @@ def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[s
     return {split: with_validation[split] for split in SPLIT_NAMES if split in with_validation}
 
 
-def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[str]:
+def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[Note]:
     counts = Counter(splits["train"]["label"][:])
     classes = (f"{number} = {name} ({counts[number]} rows)" for number, name in enumerate(names))
-    notes = [f"labels in train: {joined(classes)}"]
+    notes = [Note("label-counts", f"labels in train: {joined(classes)}")]
     train = set(texts_of(splits["train"]))
     for split in ("validation", "test"):
         if split not in splits:
             continue
         rows = len(splits[split])
         if shared := sum(text in train for text in texts_of(splits[split])):
-            notes.append(f"{split} shares {shared} of its {rows} rows with train (same text)")
+            text = f"{split} shares {shared} of its {rows} rows with train (same text)"
+            notes.append(Note("rows-shared", text))
         if unlabelled := splits[split]["label"][:].count(UNLABELLED):
-            notes.append(f"{split}: {unlabelled} of {rows} rows have no label (-1)")
+            text = f"{split}: {unlabelled} of {rows} rows have no label (-1)"
+            notes.append(Note("rows-without-label", text))
     return notes

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, check_layers
 from layermix.data.labels import read_class_names
-from layermix.errors import ModelError
+from layermix.errors import ModelError, Note
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POSITIONS_AFTER_PADDING = (
@@ -68,7 +68,7 @@ class Classifier:
     tokenizer: PreTrainedTokenizerBase
     source: str
     start: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:

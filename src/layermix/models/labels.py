@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from layermix.data.labels import WAYS, is_numbered, match_labels
 from layermix.data.tables import is_integer, joined, listed, short
-from layermix.errors import ModelError
+from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier
 
 
@@ -30,7 +30,7 @@ def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
     """
     own, wanted, model = classifier.label_names, tuple(names), classifier.model
     order, note = class_order(classifier.source, own, wanted)
-    if not note:
+    if note is None:
         return classifier
     if order != sorted(order):
         head = _last_linear(model)
@@ -41,13 +41,15 @@ def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
     return replace(classifier, notes=(*classifier.notes, note))
 
 
-def class_order(source: str, own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str]:
+def class_order(
+    source: str, own: Sequence[str], names: Sequence[str]
+) -> tuple[list[int], Note | None]:
     """Returns each data class's index in the model, and a note on the mapping.
 
     Classes are matched by `match_labels`, as labels are. Names also match numbered classes
     (LABEL_0, …) by position; a wrong order shows in the check of the teacher's accuracy.
 
-    The note is empty if the classes agree already.
+    The note is None if the classes agree already.
 
     Raises:
         ModelError: If the sets of classes differ.
@@ -57,13 +59,14 @@ def class_order(source: str, own: Sequence[str], names: Sequence[str]) -> tuple[
         raise ModelError(unequal_classes(source, own, names))
     order, how = matched
     if tuple(own) == tuple(names):
-        return order, ""
+        return order, None
     if how:
         pairs = joined(f"{short(own[order[at]])} = {short(name)}" for at, name in enumerate(names))
-        return order, f"{source}: its classes match the data's {how}: {pairs}"
-    return order, (
-        f"{source}: its classes {list(own)} were reordered to the data's order {list(names)}"
-    )
+        return order, Note(
+            "classes-matched", f"{source}: its classes match the data's {how}: {pairs}"
+        )
+    text = f"{source}: its classes {list(own)} were reordered to the data's order {list(names)}"
+    return order, Note("classes-reordered", text)
 
 
 def classes_match(own: Sequence[str], names: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from layermix.core.seeds import seeded
 from layermix.data.labels import read_class_names
-from layermix.errors import ModelError, is_panic
+from layermix.errors import ModelError, Note, is_panic
 from layermix.models.encoder import FIRST_TOKEN, Classifier, label_names
 from layermix.models.folder_checks import (
     check_config,
@@ -200,11 +200,11 @@ def load_classifier(
         classifier = Classifier(model, tokenizer, source, start, notes)
         return classifier if names is None else align_labels(classifier, names)
     classes = list(label_names(model))
-    note = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
-    return Classifier(model, tokenizer, source, start, (*notes, note))
+    text = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
+    return Classifier(model, tokenizer, source, start, (*notes, Note("new-head", text)))
 
 
-def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase, tuple[str, ...]]:
+def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase, tuple[Note, ...]]:
     """Loads a model's config and tokenizer; returns them and notes on what was changed in them.
 
     Raises:
@@ -239,13 +239,14 @@ def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase, t
         tokenizer.model_input_names = [
             name for name in tokenizer.model_input_names if name != "token_type_ids"
         ]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     if tokenizer.padding_side == "left" and config.model_type in FIRST_TOKEN:
         tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # now, and saved
-        notes = (
+        text = (
             f"{source}: its tokenizer pads on the left, but its head reads the first token, so an "
-            "answer would depend on the other texts of a batch: padded on the right",
+            "answer would depend on the other texts of a batch: padded on the right"
         )
+        notes = (Note("padding-side-changed", text),)
     return config, tokenizer, notes
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from layermix.core.seeds import seeded
 from layermix.core.signals import check_layers
-from layermix.errors import ModelError
+from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier, blocks_of, blocks_path
 
 SIZES: Mapping[str, tuple[str, ...]] = {
@@ -87,11 +87,11 @@ def _of_another_depth(teacher: PreTrainedModel) -> Iterator[None]:
 
 def _renumbered(
     source: PreTrainedModel, blocks: Sequence[int]
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], list[Note]]:
     """The state of `source` with only `blocks`, numbered from 0, and notes on what changed."""
     prefix = f"{blocks_path(source)}."
     state = {key: value for key, value in source.state_dict().items() if not key.startswith(prefix)}
-    notes: list[str] = []
+    notes: list[Note] = []
     for number, block in enumerate(blocks):
         own = dict(blocks_of(source)[block].state_dict())
         if source.config.model_type == "modernbert" and (number == 0) != (block == 0):
@@ -100,25 +100,27 @@ def _renumbered(
     return state, notes
 
 
-def _become_first(own: dict[str, Tensor], block: int) -> str:
+def _become_first(own: dict[str, Tensor], block: int) -> Note:
     """Removes the attention norm, which ModernBERT's first block lacks: its input is normalised."""
     scale = own.pop("attn_norm.weight")
     own.pop("attn_norm.bias", None)
     own["attn.Wqkv.weight"] = own["attn.Wqkv.weight"] * scale
-    return (
-        f"block {block} of the teacher has an attention norm, which ModernBERT's first block has "
-        "not; only the norm's scale was kept, folded into the attention's input matrix"
+    return Note(
+        "attention-norm-folded",
+        f"block {block} of the teacher has an attention norm, which ModernBERT's first block lacks;"
+        " only the norm's scale was kept, folded into the attention's input matrix",
     )
 
 
-def _leave_first(own: dict[str, Tensor], block: int) -> str:
+def _leave_first(own: dict[str, Tensor], block: int) -> Note:
     """Adds an attention norm of scale 1, which every other ModernBERT block has."""
     own["attn_norm.weight"] = torch.ones_like(own["mlp_norm.weight"])
     if "mlp_norm.bias" in own:
         own["attn_norm.bias"] = torch.zeros_like(own["mlp_norm.bias"])
-    return (
+    return Note(
+        "attention-norm-added",
         f"block {block} of the teacher has no attention norm, which ModernBERT has in all blocks "
-        "but the first; a new one of scale 1 was added before its attention"
+        "but the first; a new one of scale 1 was added before its attention",
     )
 
 

@@ -16,7 +16,7 @@ from layermix.data.prepared import Labels, Logits, PreparedData
 from layermix.data.splits import hold_out, take
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
-from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
 from layermix.models.inference import TorchRunner, finite, logits_of
@@ -182,15 +182,17 @@ def tokenize_for(
         )
     splits, notes = dict(texts.splits), list(texts.notes)
     if "unlabeled" in splits and not _asks_teacher(config):
-        notes.append(
-            f"{len(splits.pop('unlabeled'))} rows without labels are left out: only a teacher can "
-            "say what they are, and no term of this loss asks one"
+        text = (
+            f"{len(splits.pop('unlabeled'))} rows without labels are left out: they need a loss "
+            "that uses the teacher, and none is enabled"
         )
+        notes.append(Note("unlabeled-left-out", text))
     chosen = replace(texts, splits=splits)
     tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
     cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
+    text = f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}"
     notes += [
-        f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}",
+        Note("max-length", text),
         *_warmup_note(config.training, chosen),
     ]
     padded = length if config.training.padding == "max_length" else None
@@ -219,7 +221,7 @@ def _asks_teacher(config: DistillConfig | TeachConfig) -> bool:
     return isinstance(config, DistillConfig) and config.loss.asks_teacher
 
 
-def _warmup_note(config: TrainingConfig, texts: TextData) -> list[str]:
+def _warmup_note(config: TrainingConfig, texts: TextData) -> list[Note]:
     rows = len(texts.splits["train"])
     if "unlabeled" in texts.splits:
         every = len(texts.splits["unlabeled"])
@@ -229,7 +231,8 @@ def _warmup_note(config: TrainingConfig, texts: TextData) -> list[str]:
     warmup = warmup_steps(config.warmup, total)
     if warmup <= total / 2:
         return []
-    return [
+    text = (
         f"the warmup of {warmup:.0f} steps is more than half of the {total} steps: the learning "
         "rate is hardly ever at its peak (see --training.warmup)"
-    ]
+    )
+    return [Note("long-warmup", text)]

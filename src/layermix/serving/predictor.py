@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from layermix.config import describe_problems
 from layermix.core.signals import Batch
 from layermix.data.labels import read_class_names
-from layermix.errors import ConfigError, ModelError
+from layermix.errors import ConfigError, ModelError, Note
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
 from layermix.models.labels import check_class_names, class_order
@@ -124,7 +124,7 @@ class Predictor:
         text_columns: Those it was trained on; empty if unknown.
         taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
-        note: How its classes were reordered or renamed; empty if they were not.
+        note: How its classes were reordered or renamed; None if they were not.
     """
 
     source: str
@@ -137,7 +137,7 @@ class Predictor:
     text_columns: tuple[str, ...]
     taught: str | None = None
     split_off: bool = False
-    note: str = ""
+    note: Note | None = None
 
     def in_order(self, names: Sequence[str]) -> "Predictor":
         """Return it with its logits in the order of the data's classes.
@@ -149,10 +149,10 @@ class Predictor:
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         return replace(self, run=run, label_names=tuple(names), note=note)
 
-    def cut_note(self, name: str, share: float) -> str:
-        """A note on the share of the rows that was cut; empty if none was."""
+    def cut_note(self, name: str, share: float) -> Note | None:
+        """A note on the share of the rows that was cut; None if none was."""
         about = f"{share:.1%} of the rows are longer than {self.max_length} tokens and were cut"
-        return f"{name}: {about}" if share else ""
+        return Note("rows-cut", f"{name}: {about}") if share else None
 
     def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
         """Class indices (B,) of texts or pairs, in one batch."""

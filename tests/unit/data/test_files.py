@@ -23,7 +23,7 @@ from layermix.data.files import FORMATS
 from layermix.data.sources import read_tables, tables_of
 from layermix.data.tables import Diagnostics, Table
 from layermix.data.texts import load_texts
-from layermix.errors import ConfigError, DataError
+from layermix.errors import ConfigError, DataError, Note
 
 Row = dict[str, Any]
 
@@ -181,7 +181,8 @@ def test_another_separator_in_the_header_of_a_csv_is_taken_and_told(
         {"text": "Good, really", "label": "yes"},
         {"text": f"a{mark}b", "label": "no"},
     ]
-    assert f"{file}: fields are separated by {name}, as in its header" in table.diagnostics.notes
+    told = f"{file}: fields are separated by {name}, as in its header"
+    assert table.diagnostics.notes == [Note("separator", told)]
     file.write_text("text;more,label\ngood,yes\n")  # a comma decides
     assert contents(read(file)["train"]) == [{"text;more": "good", "label": "yes"}]
 
@@ -245,7 +246,7 @@ def test_files_that_are_not_used_are_told(tmp_path: Path) -> None:
     (tmp_path / "dev.xlsx").write_bytes(b"x")
     (tmp_path / ".hidden.csv").write_bytes(b"x")
     notes = read(tmp_path)["train"].diagnostics.notes
-    assert notes == [f"{tmp_path}: not used: 'dev.xlsx', 'notes.csv'"]
+    assert notes == [Note("unused-files", f"{tmp_path}: not used: 'dev.xlsx', 'notes.csv'")]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_dropped(tmp_path: Path) -> None:
@@ -293,8 +294,8 @@ def test_quote_marks_are_judged_and_the_judgement_is_told(
     assert found.columns["text"]() == texts
     said = "read raw" if any(text.startswith('"') for text in texts) else "read as quoted"
     (note,) = found.diagnostics.notes
-    assert "begin with a quote mark" in note
-    assert said in note
+    assert "begin with a quote mark" in note.text
+    assert said in note.text
 
 
 def test_two_raw_rows_are_not_joined_by_their_marks(tmp_path: Path) -> None:
@@ -698,9 +699,8 @@ def test_a_cloned_data_set_with_shards_is_read(tmp_path: Path, ending: str) -> N
         tables = read(place)
         assert list(tables) == ["train", "test"]
         assert tables["train"].columns["text"]() == [f"train {n}" for n in range(5)]
-    assert f"{tmp_path}: the splits are in {tmp_path / 'data'}" in (
-        read(tmp_path)["train"].diagnostics.notes
-    )
+    below = Note("splits-below", f"{tmp_path}: the splits are in {tmp_path / 'data'}")
+    assert below in read(tmp_path)["train"].diagnostics.notes
     tables["train"].add_problem("wrong", 4)
     last = tmp_path / "data" / "train-00001-of-00002"
     (problem,) = problems_of(tables["train"].diagnostics.stop)
@@ -751,7 +751,7 @@ def test_folders_of_texts_are_classes(tmp_path: Path) -> None:
     assert found.label_names == ("neg", "pos")
     assert found.splits["test"]["text"][0] == "test neg 0\nsecond line"
     assert found.splits["test"]["label"][:] == [0, 0, 0, 1, 1, 1]
-    assert f"{tmp_path / 'train'}: not used: 'unsup'" in found.notes
+    assert f"{tmp_path / 'train'}: not used: 'unsup'" in map(str, found.notes)
     (tmp_path / "train" / "pos" / "1_7.txt").write_bytes(b"\n")
     (tmp_path / "train" / "neg" / "1_7.txt").write_bytes(b"caf\xe9")
     assert problems_of(lambda: load_texts(DataConfig(path=str(tmp_path)))) == [

@@ -23,7 +23,7 @@ from layermix.data import files, new_texts
 from layermix.data.files import FORMATS
 from layermix.data.new_texts import TextStream, open_texts
 from layermix.data.tables import Diagnostics
-from layermix.errors import DataError, UnreadRowsError
+from layermix.errors import DataError, Note, UnreadRowsError
 
 Row = tuple[str, ...] | None
 Source = str | Path | BinaryIO
@@ -36,9 +36,9 @@ def read(source: Source, columns: Sequence[str] | None = None, **options: Any) -
         return [row for block in texts for row in block]
 
 
-def told(source: Source, **options: Any) -> tuple[list[Row], list[str], list[str]]:
+def told(source: Source, **options: Any) -> tuple[list[Row], list[str], list[Note]]:
     """All rows, the problems that are told at the end, and the notes."""
-    notes: list[str] = []
+    notes: list[Note] = []
     with open_texts(source, note=notes.append, **options) as texts:
         rows = [row for block in texts for row in block]
     return rows, unread(texts), notes

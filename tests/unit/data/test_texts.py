@@ -107,7 +107,7 @@ def test_without_validation_a_tenth_is_split_off_and_said(tmp_path: Path, where:
     assert 10 <= len(held) <= 30
     assert sorted([*train["row_id"], *held["row_id"]]) == list(range(200))
     assert any(
-        note.startswith(f"there is no validation split: {len(held)} of 200 training rows")
+        str(note).startswith(f"there is no validation split: {len(held)} of 200 training rows")
         for note in found.notes
     )
 
@@ -171,7 +171,7 @@ def columns_of(*columns: str, **options: Any) -> TextData:
 def test_usual_columns_are_found_and_told(columns: tuple[str, ...], texts: tuple[str, ...]) -> None:
     found = columns_of(*columns)
     assert found.text_columns == texts
-    told = next(note for note in found.notes if note.startswith("columns: "))
+    told = next(note.text for note in found.notes if note.code == "columns")
     assert all(repr(name) in told for name in columns)
 
 
@@ -344,9 +344,9 @@ def test_shared_rows_are_a_note_with_the_count() -> None:
     found = from_splits(
         {"train": of, "dev": [*of[:2], {"text": "new", "label": 1}], "test": of[:1]}
     )
-    assert "validation shares 2 of its 3 rows with train (same text)" in found.notes
-    assert "test shares 1 of its 1 rows with train (same text)" in found.notes
-    assert "labels in train: 0 = 0 (3 rows), 1 = 1 (3 rows)" in found.notes
+    assert "validation shares 2 of its 3 rows with train (same text)" in map(str, found.notes)
+    assert "test shares 1 of its 1 rows with train (same text)" in map(str, found.notes)
+    assert "labels in train: 0 = 0 (3 rows), 1 = 1 (3 rows)" in map(str, found.notes)
 
 
 def test_an_unknown_task_is_not_passed_over() -> None:

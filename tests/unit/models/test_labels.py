@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BertTokenizer
 
-from layermix.errors import ModelError
+from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier
 from layermix.models.labels import align_labels
 from layermix.models.loading import load_classifier
@@ -39,8 +39,11 @@ def test_classes_in_another_order_are_aligned_by_name(
     assert aligned.label_names == ("blue", "red", "green")
     assert aligned.model.config.label2id == {"blue": 0, "red": 1, "green": 2}
     assert aligned.notes == (
-        f"{path}: its classes ['red', 'green', 'blue'] were reordered to the data's order "
-        "['blue', 'red', 'green']",
+        Note(
+            "classes-reordered",
+            f"{path}: its classes ['red', 'green', 'blue'] were reordered to the data's order "
+            "['blue', 'red', 'green']",
+        ),
     )
     assert not aligned.new_head
     assert align_labels(aligned, ("blue", "red", "green")) is aligned
@@ -53,13 +56,17 @@ def test_unnamed_classes_match_by_index_and_a_note_says_so(folder: Callable[...,
     assert torch.equal(logits(aligned), logits(plain))
     assert aligned.label_names == ("yes", "no")
     assert aligned.notes == (
-        f"{path}: its classes match the data's by position: 'LABEL_0' = 'yes', 'LABEL_1' = 'no'",
+        Note(
+            "classes-matched",
+            f"{path}: its classes match the data's by position: 'LABEL_0' = 'yes', "
+            "'LABEL_1' = 'no'",
+        ),
     )
 
 
 def test_numbered_data_match_a_named_model_by_index(folder: Callable[..., Path]) -> None:
     aligned = load_classifier(str(folder()), ("0", "1"))
-    assert aligned.notes[0].endswith("match the data's by index: 'no' = '0', 'yes' = '1'")
+    assert aligned.notes[0].text.endswith("match the data's by index: 'no' = '0', 'yes' = '1'")
 
 
 def test_names_that_differ_in_capitals_match_and_the_data_name_the_classes(
@@ -70,8 +77,11 @@ def test_names_that_differ_in_capitals_match_and_the_data_name_the_classes(
     assert torch.equal(logits(aligned), logits(load_classifier(str(path)))[:, [1, 0]])
     assert aligned.label_names == ("positive", "negative")
     assert aligned.notes == (
-        f"{path}: its classes match the data's by name, ignoring case: 'POSITIVE' = 'positive', "
-        "'NEGATIVE' = 'negative'",
+        Note(
+            "classes-matched",
+            f"{path}: its classes match the data's by name, ignoring case: 'POSITIVE' = "
+            "'positive', 'NEGATIVE' = 'negative'",
+        ),
     )
 
 
@@ -169,7 +179,10 @@ def test_a_student_with_other_classes_gets_a_new_head(
     assert new.new_head
     assert new.start == {"kind": "model", "from": str(path), "new_head": True}
     assert new.notes == (
-        f"{path}: has the classes ['no', 'yes']; a new head was initialised for {list(names)}",
+        Note(
+            "new-head",
+            f"{path}: has the classes ['no', 'yes']; a new head was initialised for {list(names)}",
+        ),
     )
     assert new.model.classifier.weight.shape == (len(names), 16)
     assert (new.model.classifier.bias == 0).all()
@@ -187,7 +200,7 @@ def test_an_encoder_without_a_head(base: Path) -> None:
     student = load_classifier(str(base), ["no", "yes"], seed=0)
     assert student.start["new_head"]
     assert student.label_names == ("no", "yes")
-    assert student.notes[0].endswith(
+    assert student.notes[0].text.endswith(
         "no classification head; a new head was initialised for ['no', 'yes']"
     )
 

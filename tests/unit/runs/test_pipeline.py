@@ -268,7 +268,7 @@ def test_teach_leaves_rows_without_labels_out(
     assert len(loaded.splits["unlabeled"]) == 2
     found = pipeline.teach_from(teacher, loaded, chosen)
     assert found.record.data.rows["train"] == len(data.splits["train"])
-    assert any("2 rows without labels are left out" in note.text for note in found.record.notes)
+    assert any(note.code == "unlabeled-left-out" for note in found.record.notes)
 
 
 def test_unlabelled_rows_teach_through_the_teacher_only(

@@ -14,7 +14,7 @@ from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, from_splits
-from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import distill_from
@@ -37,8 +37,8 @@ def pair(bert: Bert, tokenizer: BertTokenizer) -> tuple[Classifier, Classifier]:
     with torch.no_grad():
         teacher.classifier.bias.copy_(torch.tensor([1.0, 0.0]))
     return (
-        Classifier(teacher, tokenizer, "TEACHER", notes=("a note of the teacher",)),
-        Classifier(bert(2, seed=1), tokenizer, "STUDENT", notes=("a note of the student",)),
+        Classifier(teacher, tokenizer, "TEACHER", notes=(Note("a", "of the teacher"),)),
+        Classifier(bert(2, seed=1), tokenizer, "STUDENT", notes=(Note("a", "of the student"),)),
     )
 
 
@@ -267,13 +267,17 @@ def test_what_is_cut_is_noted_beside_the_notes_of_data_and_models(
         for name, rows in data.splits.items()
     }
     assert dict(prepared.cut) == long
-    assert (
+    told = (
         f"at most 6 tokens per row; cut by that: {long['train']:.1%} of train, "
-        f"{long['validation']:.1%} of validation" in prepared.notes
+        f"{long['validation']:.1%} of validation"
     )
-    assert {"a note of the teacher", "a note of the student", *data.notes} <= {*prepared.notes}
+    of_models = (Note("a", "of the teacher"), Note("a", "of the student"))
+    assert prepared.notes[: len(data.notes)] == data.notes
+    assert Note("max-length", told) in prepared.notes
+    assert prepared.notes[-2:] == of_models
     whole = prepare_tiny(pair, data, data={"max_length": 32})
-    assert "at most 32 tokens per row; cut by that: no row" in whole.notes
+    told = "at most 32 tokens per row; cut by that: no row"
+    assert Note("max-length", told) in whole.notes
 
 
 @pytest.mark.parametrize(
@@ -286,7 +290,7 @@ def test_a_warmup_that_never_ends_is_noted(
     prepared = prepare_tiny(
         pair, texts(13), training=training
     )  # 2 steps per epoch, the last one short
-    found = [note for note in prepared.notes if note.startswith("the warmup of")]
+    found = [note.text for note in prepared.notes if note.code == "long-warmup"]
     assert bool(found) == noted
     if noted:
         steps = warmup if warmup >= 1 else warmup * 6
