@@ -98,7 +98,7 @@ class UnreadRowsError(LayermixError):
             lines.append(f"  … and {total - len(self.problems):,} more")
         lines.append(
             f"All other rows were labelled. The output is {place}, in the order of the input; the "
-            "rows that could not be read stand there without text and label."
+            "rows that could not be read have no text and no label there."
         )
         super().__init__("\n".join(lines))
 

@@ -234,7 +234,7 @@ def test_predict_from_a_file_to_a_file(cli: Any, student: Path, data: Path, plac
     assert right / len(rows) == pytest.approx(wanted)
     again = cli(*words)
     assert again.code == 2
-    assert "exists already, and nothing is overwritten" in again.err
+    assert "already exists; choose another name, or replace it with --force" in again.err
     assert cli(*words, "--force").code == 0
 
 
@@ -264,7 +264,7 @@ def test_rows_that_cannot_be_read_are_told_once_the_others_are_labelled(
         f"  {source}:5: invalid UTF-8 (byte 0xff at column 1); save the file as UTF-8, or give its "
         "encoding with --data.encoding\n"
         f"All other rows were labelled. The output is in {out}, in the order of the input; the "
-        "rows that could not be read stand there without text and label.\n"
+        "rows that could not be read have no text and no label there.\n"
     )
     assert done.err.startswith("Error: ") == bool(quiet)
     with out.open(encoding="utf-8", newline="") as stream:

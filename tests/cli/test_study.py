@@ -152,7 +152,7 @@ def test_what_is_finished_is_not_run_again_and_seeds_can_be_added(
     )
     assert len(list((folder / "cells").iterdir())) == 9
     assert (folder / "more.json").is_file()
-    assert "was declared or changed when 6 cells were finished" in more.out
+    assert "were added or changed when 6 cells were finished" in more.out
     assert first.out != more.out
 
 

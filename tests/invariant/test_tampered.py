@@ -246,14 +246,14 @@ def test_a_run_is_not_resumed_with_other_data_or_models(
     }[what]()
     with pytest.raises(ResumeError) as caught:
         begun.resume(tmp_path / "run", **changed)
-    assert f"since it was begun: {told}. Put back" in str(caught.value)
+    assert f"since it started: {told}. Restore the original" in str(caught.value)
     begun.resume(tmp_path / "run")
     assert begun.is_equal(tmp_path / "run")
 
 
 def test_a_damaged_record_of_the_start_is_refused(begun: Begun, tmp_path: Path) -> None:
     cut(begun.copy(tmp_path / "run") / START)
-    with pytest.raises(ResumeError, match=r"start\.json: is damaged, so nobody can tell"):
+    with pytest.raises(ResumeError, match=r"start\.json is damaged, so layermix cannot check"):
         begun.resume(tmp_path / "run")
 
 

@@ -37,3 +37,4 @@ from layermix.config.schema import section_kinds as section_kinds
 from layermix.config.schema import spell_out as spell_out
 from layermix.config.wording import describe_problem as describe_problem
 from layermix.config.wording import describe_problems as describe_problems
+from layermix.config.wording import problems_of as problems_of

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from yaml.reader import ReaderError
 
 from layermix.config.schema import field_names, merge, section_kinds, spell_out
-from layermix.config.wording import describe_problem
+from layermix.config.wording import describe_problem, problems_of
 from layermix.errors import ConfigError
 
 ALIASES = {
@@ -33,7 +33,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{dotted} and a value for all of {parent} exclude each other")
+                raise ValueError(
+                    f"{parent} has a value, so {dotted} cannot have one; give one of them"
+                )
         node[leaf] = value
     return nested
 
@@ -65,7 +67,7 @@ def load(
         return kind.model_validate(merge(given, nest(kept)))
     except ValidationError as error:
         problems: list[str] = [
-            _located(kind, problem, flags, file, lines) for problem in error.errors()
+            _located(kind, problem, flags, file, lines) for problem in problems_of(error)
         ]
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the config:"
         raise ConfigError("\n".join([count, *problems])) from None

@@ -39,6 +39,20 @@ _WANTED = {
 """Type of a pydantic problem -> what was wanted, with the names of its context in braces."""
 
 
+def problems_of(error: ValidationError) -> list[ErrorDetails]:
+    """The problems, but for lists that are too short only because their values are wrong."""
+    found = error.errors(include_url=False)
+    return [
+        problem
+        for problem in found
+        if problem["type"] != "too_short"
+        or not any(
+            other is not problem and other["loc"][: len(problem["loc"])] == problem["loc"]
+            for other in found
+        )
+    ]
+
+
 def describe_problem(problem: ErrorDetails) -> str:
     """What was found and what was wanted, without the place.
 
@@ -64,7 +78,7 @@ def describe_problem(problem: ErrorDetails) -> str:
 
 def describe_problems(error: ValidationError, shown: int = 3) -> str:
     """The first problems in one line, each with its key, and how many more there are."""
-    problems = error.errors(include_url=False)
+    problems = problems_of(error)
     texts = []
     for problem in problems[:shown]:
         key = ".".join(map(str, problem["loc"]))

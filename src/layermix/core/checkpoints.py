@@ -146,8 +146,8 @@ def newest_whole(folder: Path, *, has_checksums: bool) -> tuple[Path | None, lis
             notes.append(Note("checkpoint-damaged", f"{text}. Resuming from {checkpoint.name}"))
         if is_older:
             text = (
-                f"{checkpoint} is of an older version, without checksums: its files can be read, "
-                "but a changed number in them would not show"
+                f"{checkpoint} is from an older version without checksums: its files can be read, "
+                "but layermix cannot check that their numbers are unchanged"
             )
             notes.append(Note("checkpoint-without-checksums", text))
         return checkpoint, notes

@@ -135,13 +135,13 @@ class Objective(nn.Module):
         super().__init__()
         if not terms:
             raise ConfigError(
-                "every term of the loss has weight 0, so there is nothing to learn from; give one "
+                "every term of the loss has weight 0, so there is nothing to learn from; set one "
                 "of loss.supervised_weight, logit_weight, hidden_weight, embedding_weight, "
-                "attention_weight a weight"
+                "attention_weight above 0"
             )
         names = [term.name for term in terms]
         if len(set(names)) < len(names):
-            raise ValueError(f"found two terms of one name in {names}; give each its own")
+            raise ValueError(f"two terms have the same name in {names}; give each its own")
         self.precision = precision
         asked = [term.asks(plan) for term in terms]
         self._check_parts(terms, asked, plan, mix, projection)

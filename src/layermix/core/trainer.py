@@ -352,7 +352,7 @@ class DistillTrainer(Trainer):
         if other := [*load_result.missing_keys, *load_result.unexpected_keys]:
             raise ModelError(
                 f"{self.folder}: the checkpoint was written by another version of layermix "
-                f"({len(other)} weights are missing or unknown, such as {other[0]}); begin anew "
+                f"({len(other)} weights are missing or unknown, such as {other[0]}); start over "
                 f"with --restart, or, in a study, by removing {self.folder.parent}"
             )
 

@@ -60,8 +60,8 @@ def read_tables(config: DataConfig, diagnostics: Diagnostics) -> tuple[Tables, s
     path = Path(source)
     if config.train is None and not path.is_file() and (config.validation or config.test):
         raise ConfigError(
-            f"{source} is no file, so --data.validation and --data.test do not go with it; give "
-            "the training file as --data.train FILE beside them"
+            f"{source} is not a file, so it cannot be combined with --data.validation or "
+            "--data.test; give the training file as --data.train FILE"
         )
     tables: Tables
     if config.train is None and path.is_dir():
@@ -220,7 +220,7 @@ def _joined(source: str, parts: Sequence[Table | None]) -> Table | None:
     for table in tables:
         if table.classes != tables[0].classes:
             tables[0].diagnostics.add(
-                table.source, f"its classes are named otherwise than in {tables[0].source}"
+                table.source, f"its class names differ from those in {tables[0].source}"
             )
             return None
     names = dict.fromkeys(chain.from_iterable(table.columns for table in tables))

@@ -11,7 +11,7 @@ from layermix.report import figures
 from layermix.report.html import Page, render
 from layermix.report.run_page import run_page
 from layermix.report.study_page import study_page
-from layermix.runs.reader import RunFiles, both_names
+from layermix.runs.reader import RunFiles, both_names, reason_of
 from layermix.runs.schema import read_text
 from layermix.studies.folder import PLAN_SUFFIX, Study
 from layermix.studies.schema import PlanRecord
@@ -115,7 +115,7 @@ def _study(study: Study) -> tuple[Page, Path]:
         plan = PlanRecord.from_json(read_text(file)).plan()
     except ValueError as error:
         raise ReportError(
-            f"{file} is damaged ({str(error)[:200]}); run the study's own command again "
+            f"{file} is damaged ({reason_of(error)}); run the study's own command again "
             "(`layermix study STUDY.yaml --out …`): it writes this file, and does not repeat "
             "finished cells"
         ) from None

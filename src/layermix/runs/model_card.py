@@ -257,14 +257,14 @@ def export_section(record: ExportRecord) -> str:
 
 
 def _rows_note(cost: QuantizationCost) -> str:
-    """Whether the rows that judge int8 had a say in the choice of the version."""
+    """A sentence on whether the rows that judge int8 were also used to choose the version."""
     match cost.judged_on:
         case None:  # a record before format 2
             return ""
         case "other-rows":
-            return " These rows had no say in the choice of this version."
+            return " These rows were not used to choose this version."
         case "rows-that-rejected" | "same-rows":
-            return " These rows had a say in the choice of this version, so the cost may be higher."
+            return " These rows were also used to choose this version, so the cost may be higher."
 
 
 def bench_section(record: BenchRecord) -> str:

@@ -139,9 +139,9 @@ def check_teacher(
     trivial, rows = problem.trivial(labels, score), int(problem.labelled(labels).sum())
     if trivial.perfect and not allow_weak:
         raise WeakTeacherError(
-            f"all {rows} validation rows have the same label, so they can tell no good model from "
-            "a bad one; give a validation file with rows of every class (--data.validation), or "
-            "more rows; or go on all the same with --teacher.allow_weak"
+            f"all {rows} validation rows have the same label, so they cannot show whether a model "
+            "is good; give a validation file with rows of every class (--data.validation), or "
+            "more rows; or continue anyway with --teacher.allow_weak"
         )
     if allow_weak or trivial.beaten_by(logits["validation"]):
         return
@@ -149,8 +149,8 @@ def check_teacher(
         f"{teacher.source}: the teacher has {trivial.compared(logits['validation'])}. "
         "Fine-tune it on this task (`layermix teach`), with more epochs (--training.epochs 10) "
         "and a higher rate (--training.learning_rate 1e-4) if it learned from a few thousand "
-        f"rows; check that its classes {list(teacher.label_names)} stand in the data's order; or "
-        "go on all the same with --teacher.allow_weak"
+        f"rows; check that its classes {list(teacher.label_names)} are in the data's order; or "
+        "continue anyway with --teacher.allow_weak"
     )
 
 

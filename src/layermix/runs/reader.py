@@ -209,7 +209,7 @@ class RunFiles:
             if not wrong:  # no text that a run writes
                 self.problems.append(damaged(RESULT, error))
                 return RunRecord()
-            text = f"{RESULT}: fields that no run writes like this were left out: "
+            text = f"{RESULT}: fields with values that no run writes were left out: "
             self.problems.append(Note("fields-left-out", text + ", ".join(sorted(wrong))))
             kept = {name: value for name, value in values.items() if name not in wrong}
             return RunRecord.from_json(json.dumps(kept))

@@ -366,7 +366,7 @@ def read_result(folder: Path) -> RunRecord:
         raise ValueError(f"{file}: the run is {record.status}")
     needed = {"metric", "metrics", "teacher", "data", "precision"}
     if missing := needed - record.model_fields_set:
-        raise ValueError(f"{file}: without {', '.join(sorted(missing))}")
+        raise ValueError(f"{file}: these fields are missing: {', '.join(sorted(missing))}")
     return record
 
 

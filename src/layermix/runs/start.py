@@ -61,23 +61,24 @@ def check_start(run: RunFolder, start: StartRecord) -> list[Note]:
         begun = StartRecord.from_json((run.work / START).read_text(encoding="utf-8"))
     except FileNotFoundError:
         text = (
-            f"{run.work}: has no {START}, as runs of older versions, so nobody can tell whether "
-            "data, teacher and student are still those that it was begun with"
+            f"{run.work} has no {START}, like all runs of older versions, so layermix cannot check "
+            "that data, teacher and student are the same as at the start"
         )
         return [Note("start-unknown", text)]
     except (OSError, ValueError):
         raise ResumeError(
-            f"{run.work / START}: is damaged, so nobody can tell what the run was begun with; "
-            "start over with --restart, or, in a study, by removing that folder"
+            f"{run.work / START} is damaged, so layermix cannot check that data, teacher and "
+            "student are the same as at the start; start over with --restart, or, in a study, by "
+            "removing that folder"
         ) from None
     changed = [name for name in CHANGES if getattr(begun, name) != getattr(start, name)]
     if "data" in changed and "rows" in changed:  # other texts have other tokens
         changed.remove("rows")
     if changed:
         raise ResumeError(
-            f"{run.work}: the run cannot be resumed, because something has changed since it was "
-            f"begun: {'; '.join(CHANGES[name] for name in changed)}. Put back what it was begun "
-            "with, or start over with --restart, or, in a study, by removing that folder"
+            f"{run.work}: the run cannot be resumed, because something has changed since it "
+            f"started: {'; '.join(CHANGES[name] for name in changed)}. Restore the original, or "
+            "start over with --restart, or, in a study, by removing that folder"
         )
     return []
 

@@ -243,16 +243,16 @@ def _rows_text(cost: QuantizationCost) -> str:
         case None:  # a record before format 2
             return ""
         case "other-rows":
-            return f"{cost.steering_rows} other rows chose this version"
+            return f"This version was chosen on {cost.steering_rows} other rows"
         case "rows-that-rejected":
             return (
-                "These rows rejected the version with all parts in int8 "
+                "The version with all parts in int8 was rejected on these rows "
                 f"({cost.tries[0].drop:.2f} points), so this drop may be too low"
             )
         case "same-rows":
             return (
-                "The same rows chose this version, so this drop may be too low; with "
-                f"{2 * ENOUGH} labelled rows or more, half of them only judge"
+                "This version was chosen on the same rows, so this drop may be too low; with "
+                f"{2 * ENOUGH} labelled rows or more, half of them only measure"
             )
 
 
@@ -518,15 +518,14 @@ def _check_target(folder: Path, out: Path | None, force: bool) -> None:
             pass
     if out is not None and out.exists():
         raise RunExistsError(
-            f"--out {out}: exists, and nothing is overwritten; choose another name (--force is for "
-            "an export in the model's own folder)"
+            f"--out {out} already exists, and layermix does not overwrite it; choose another name "
+            "(--force is for an export in the model's own folder)"
         )
     if out is not None and not made.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
     if out is None and made.exists() and not force:
         raise RunExistsError(
-            f"{made}: exists, and nothing is overwritten; --force replaces it, --out FOLDER writes "
-            "somewhere else"
+            f"{made} already exists; --force replaces it, --out FOLDER writes somewhere else"
         )
 
 
@@ -568,7 +567,8 @@ def _only_one(made: Path) -> Iterator[None]:
             stack.enter_context(lock(lock_file, wait=False))
         except LockedError:
             raise RunExistsError(
-                f"{made}: another process exports there; wait for it, or stop it"
+                f"{made}: another process is exporting to this folder; wait until it has "
+                "finished, or stop it"
             ) from None
         try:
             yield

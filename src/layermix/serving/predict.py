@@ -154,8 +154,7 @@ def _check_new(path: Path, force: bool) -> None:
     """Raise a RunExistsError if the file is there already, unless it may be replaced."""
     if path.exists() and not force:
         raise RunExistsError(
-            f"--out {path}: exists already, and nothing is overwritten; choose another name, or "
-            "replace it with --force"
+            f"--out {path} already exists; choose another name, or replace it with --force"
         )
 
 

@@ -442,9 +442,9 @@ def _declaration_notes(plan: Plan, study: Study) -> list[Note]:
     return [
         Note(
             "declared-late",
-            f"what is judged (pairs, seeds, settings, scores) was declared or changed when "
-            f"{' and '.join(late)} cells were finished, so not beforehand; "
-            f"{study.declared_file.name} keeps what was declared before",
+            "the declared comparisons (pairs, seeds, settings, scores) were added or changed when "
+            f"{' and '.join(late)} cells were finished, not beforehand; "
+            f"{study.declared_file.name} keeps the earlier declarations",
         )
     ]
 

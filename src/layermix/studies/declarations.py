@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from layermix.atomic import write_text
 from layermix.errors import StudyError
+from layermix.runs.reader import reason_of
 from layermix.runs.schema import FORMAT, read_text
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
@@ -69,6 +70,6 @@ def read_declarations(study: Study) -> tuple[Declaration, ...]:
         return DeclarationsRecord.from_json(read_text(file)).declarations
     except ValueError as error:
         raise StudyError(
-            f"{file} is damaged ({str(error)[:100]}); it records what was declared before the "
-            "runs, so restore a copy, or remove it to declare anew"
+            f"{file} is damaged ({reason_of(error)}); it records what was declared before the "
+            "runs, so restore a copy, or remove it to declare the comparisons again"
         ) from None

@@ -20,6 +20,7 @@ from layermix.config import (
     TeachConfig,
     explain,
     merge,
+    problems_of,
     spell_out,
 )
 from layermix.errors import ConfigError
@@ -158,7 +159,7 @@ def make_plan(study: StudyConfig, out: Path | None) -> Plan:
                 config = DistillConfig.model_validate(places)
         except ValidationError as error:
             problems |= dict.fromkeys(
-                ": ".join(explain(DistillConfig, problem)) for problem in error.errors()
+                ": ".join(explain(DistillConfig, problem)) for problem in problems_of(error)
             )
             continue
         name, content = _name(DistillConfig, given), _content(DistillConfig, given)

@@ -26,6 +26,7 @@ from layermix.config import (
     load,
     merge,
     nest,
+    problems_of,
     read_yaml,
     spell_out,
 )
@@ -186,7 +187,7 @@ def _problems(study: StudyConfig, file: Path) -> list[str]:
         try:
             kind.model_validate(given, context={"expand": False})
         except ValidationError as error:
-            for problem in error.errors():
+            for problem in problems_of(error):
                 name, message = explain(kind, problem)
                 keys = [f"{parent}.{name}" for parent in parents]
                 short = [key.rpartition(".")[0] for key in keys]  # a section written as one word
@@ -248,7 +249,7 @@ def _unjudged(study: StudyConfig) -> list[str]:
             continue
         met = {task: arms for task, arms in seeds.items() if {first, second} <= arms.keys()}
         if not met:
-            problems.append(f"family: {first} and {second} are on no task together")
+            problems.append(f"family: no task has both {first} and {second}")
         problems += [
             f"family: {first} and {second} share no seed on {task}, so they are not paired there"
             for task, arms in met.items()
@@ -282,7 +283,7 @@ def _misplaced(study: StudyConfig) -> list[str]:
     places |= {f"tasks.{name}": task.model_extra or {} for name, task in study.tasks.items()}
     places |= {f"arms.{name}": arm.model_extra or {} for name, arm in study.arms.items()}
     problems += [
-        f"{place}.seed: a study has seeds, for all its arms"
+        f"{place}.seed: a study does not set one seed; give seeds, the number of them or a list"
         for place, fields in places.items()
         if "seed" in fields
     ]
@@ -293,7 +294,7 @@ def _misplaced(study: StudyConfig) -> list[str]:
         if getattr(arm, field) is not None
     ]
     problems += [
-        f"tasks.{name}.teach: the study has no teach over which it could be laid"
+        f"tasks.{name}.teach changes the study's teach, but there is none; add teach to the study"
         for name, task in study.tasks.items()
         if task.teach is not None and study.teach is None
     ]

@@ -200,8 +200,8 @@ def test_weights_of_a_mix_are_typed_as_rows() -> None:
         ("uniform", "1", "weights need the strategy fixed or learned, found uniform"),
         ("fixed", "0.5,0.4;1,0", "weights of row 0 sum to 0.9, wanted 1"),
         ("learned", "0.5,0.5;1,0", "a weight of row 1 is 0; a learned α cannot start from 0"),
-        ("fixed", "2,-1", "less than or equal to 1"),
-        ("fixed", "a,b", "valid number"),
+        ("fixed", "2,-1", "found '2', wanted at most 1"),
+        ("fixed", "a,b", "found 'a', wanted a number"),
     ],
 )
 def test_weights_that_are_no_distribution_are_refused(

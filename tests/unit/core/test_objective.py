@@ -148,9 +148,9 @@ def test_every_weight_0_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         objective(loss=CE_ONLY | LOGIT_ONLY)
     assert str(caught.value) == (
-        "every term of the loss has weight 0, so there is nothing to learn from; give one of "
+        "every term of the loss has weight 0, so there is nothing to learn from; set one of "
         "loss.supervised_weight, logit_weight, hidden_weight, embedding_weight, "
-        "attention_weight a weight"
+        "attention_weight above 0"
     )
 
 
@@ -164,7 +164,7 @@ def test_a_missing_part_is_told() -> None:
         Objective(Student(), [Embedding()])
     with pytest.raises(ValueError, match=r"L_att\[mean, heads matched\] compares layers"):
         Objective(Student(), [Attention()])
-    with pytest.raises(ValueError, match="two terms of one name"):
+    with pytest.raises(ValueError, match="two terms have the same name"):
         Objective(Student(), [Supervised(), Supervised()])
 
 

@@ -161,7 +161,7 @@ def test_too_many_rows_says_how_many_there_are(docstrings, full):
 def test_a_python_without_source_is_told(tmp_path):
     compiled = _docstrings(tmp_path)
     assert "builtins.str.split" in compiled
-    with pytest.raises(DataError, match="without its source files: use a full Python"):
+    with pytest.raises(DataError, match="its source files are missing, so use a full Python"):
         _build(compiled, None, 0)
 
 

@@ -36,12 +36,12 @@ def read(source: Source, columns: Sequence[str] | None = None, **options: Any) -
         return [row for block in texts for row in block]
 
 
-def told(source: Source, **options: Any) -> tuple[list[Row], list[str], list[Note]]:
+def told(source: Source, **options: Any) -> tuple[list[Row], list[str], list[str]]:
     """All rows, the problems that are told at the end, and the notes."""
     notes: list[Note] = []
     with open_texts(source, note=notes.append, **options) as texts:
         rows = [row for block in texts for row in block]
-    return rows, unread(texts), notes
+    return rows, unread(texts), [note.text for note in notes]
 
 
 def unread(texts: TextStream) -> list[str]:
@@ -368,7 +368,7 @@ def test_twenty_problems_are_kept_and_the_others_counted(small: None, tmp_path: 
     assert lines[21:] == [
         "  … and 1,009 more",
         "All other rows were labelled. The output is in out.csv, in the order of the input; the "
-        "rows that could not be read stand there without text and label.",
+        "rows that could not be read have no text and no label there.",
     ]
 
 

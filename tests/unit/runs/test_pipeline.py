@@ -410,7 +410,7 @@ def test_a_stopped_run_is_recorded_and_goes_on(
     older = {name: one for name, one in whole_state.items() if "word_embeddings" not in name}
     save_file(older, checkpoint, metadata={"format": "pt"})
     reseal(checkpoint.parent)
-    with pytest.raises(ModelError, match=r"written by another version.*begin anew with --restart"):
+    with pytest.raises(ModelError, match=r"written by another version.*start over with --restart"):
         pipeline.distill_from(
             teacher, copy_blocks(teacher, 2), data, config(), out=out, resume=True
         )

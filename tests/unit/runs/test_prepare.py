@@ -72,7 +72,7 @@ def test_a_teacher_that_does_not_beat_the_commonest_class_is_refused(
         f"answering one class has {most / 10:.4f}. Fine-tune it on this task (`layermix teach`), "
         "with more epochs (--training.epochs 10) and a higher rate (--training.learning_rate "
         "1e-4) if it learned from a few thousand rows; check that its classes ['LABEL_0', "
-        "'LABEL_1'] stand in the data's order; or go on all the same with --teacher.allow_weak"
+        "'LABEL_1'] are in the data's order; or continue anyway with --teacher.allow_weak"
     )
     allowed = prepare_tiny(pair, data)
     assert allowed.teacher_scores["validation"]["accuracy"] == right / 10

@@ -235,7 +235,7 @@ def test_a_folder_of_its_own_serves_without_the_weights(model: Path, tmp_path: P
     assert tokenizer.model_max_length == 32  # what the model takes: it was trained by no run
     scores = evaluate(str(out), rows_of(model))["rows.csv"]
     assert scores["accuracy"] == 1
-    with pytest.raises(RunExistsError, match="exists, and nothing is overwritten"):
+    with pytest.raises(RunExistsError, match="already exists, and layermix does not overwrite it"):
         export(str(model), rows_of(model), out=out)
     with pytest.raises(ConfigError, match="there is no folder"):
         export(str(model), rows_of(model), out=tmp_path / "no" / "served")
@@ -309,7 +309,7 @@ def test_an_export_killed_before_it_got_its_name_does_not_stand_in_the_way(
 
 
 def test_two_exports_to_one_place(model: Path) -> None:
-    busy = pytest.raises(RunExistsError, match="another process exports there; wait for it")
+    busy = pytest.raises(RunExistsError, match="another process is exporting to this folder; wait")
     with FileLock(model / ".onnx.exporting"), busy:
         export(str(model), rows_of(model))
     assert not (model / "onnx").exists()
@@ -379,7 +379,7 @@ def test_an_export_says_which_rows_judge(run: Path, model: Path, tmp_path: Path)
     cost = record.int8
     assert cost is not None
     assert (cost.judged_on, cost.rows, cost.steering_rows) == ("other-rows", 210, 210)
-    assert "210 other rows chose this version" in cost_text(cost)
+    assert "This version was chosen on 210 other rows" in cost_text(cost)
     assert [(one.in_float, one.drop) for one in cost.tries] == [(0, cost.drop)]
 
 
@@ -409,7 +409,7 @@ def test_rows_that_turn_a_version_down_are_no_longer_neutral(
     first = found["rows-that-rejected"].tries[0]
     assert first.steering_drop <= 50 < first.drop
     told = cost_text(found["rows-that-rejected"])
-    assert f"rejected the version with all parts in int8 ({first.drop:.2f} points)" in told
+    assert f"was rejected on these rows ({first.drop:.2f} points)" in told
 
 
 # -- int8 that costs too much --

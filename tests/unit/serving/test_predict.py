@@ -183,7 +183,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place_without_a_label(
         "4 of 9 rows could not be read:",
         *(f"  {source}:{told}" for told in TOLD),
         f"All other rows were labelled. The output is in {out}, in the order of the input; the "
-        "rows that could not be read stand there without text and label.",
+        "rows that could not be read have no text and no label there.",
     ]
     found = read(out)
     nothing = None if ending == "jsonl" else ""
@@ -332,7 +332,7 @@ def test_more_rows_need_no_more_memory(
 def test_an_old_file_is_replaced_only_if_asked(classifier: Path, tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.csv", {"text": TEXTS}), tmp_path / "out.csv"
     out.write_text("mine", encoding="utf-8")
-    with pytest.raises(RunExistsError, match="exists already, and nothing is overwritten; choose"):
+    with pytest.raises(RunExistsError, match="already exists; choose another name, or"):
         predict(str(classifier), source, str(out))
     assert out.read_text(encoding="utf-8") == "mine"
     predict(str(classifier), source, str(out), force=True)
@@ -359,7 +359,7 @@ def test_a_file_that_another_process_writes_is_left_to_it(
         return open_predictor(*arguments)
 
     monkeypatch.setattr("layermix.serving.predict.open_predictor", slow)
-    with pytest.raises(RunExistsError, match="exists already, and nothing is overwritten; choose"):
+    with pytest.raises(RunExistsError, match="already exists; choose another name, or"):
         predict(str(classifier), source, str(out))
     assert out.read_text(encoding="utf-8") == "theirs"
 

@@ -211,7 +211,7 @@ def test_seeds_settings_or_scores_changed_afterwards_are_told(
 def test_a_first_declaration_after_the_runs_is_told(plan: Plan, study: Study) -> None:
     fill(plan, study)
     declare(plan, study)
-    assert "when 24 cells were finished, so not beforehand" in notes_of(analyse(plan, study))[0]
+    assert "when 24 cells were finished, not beforehand" in notes_of(analyse(plan, study))[0]
 
 
 def test_the_plan_that_was_written_down_finds_the_same(study: Study) -> None:
