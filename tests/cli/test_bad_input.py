@@ -150,7 +150,7 @@ def test_a_teacher_that_is_always_wrong(
 def test_a_finished_run_is_not_written_over(cli: Any, teacher: Path, data: Path) -> None:
     words = ("distill", "--teacher", teacher, "--data", data, "--out=runs/student")
     for how in ((), ("--resume",), ("--restart",)):
-        refused(cli(*words, *how), "runs/student: found a finished run there; nothing is written")
+        refused(cli(*words, *how), "runs/student already holds a finished run")
     refused(cli(*words, "--resume", "--restart"), "--resume and --restart contradict each other")
 
 
@@ -177,7 +177,7 @@ def test_names_whose_bytes_are_not_utf8(cli: Any, base: Path, student: Path, dat
     [
         (["--out=x.txt"], ("--out x.txt: found the ending 'txt', wanted .jsonl, .csv or .tsv",)),
         (["--out=no/x.csv"], ("--out no/x.csv: there is no folder no; create it first",)),
-        (["--out=reviews/train.csv"], ("reviews/train.csv: exists already", "--force")),
+        (["--out=reviews/train.csv"], ("reviews/train.csv already exists", "--force")),
         (["nosuch.csv"], ("nosuch.csv: no such file",)),
         (["reviews"], ("reviews: cannot be read: Is a directory",)),
         (["--data.text_columns=review,label"], ("found 2 column(s)", "trained on 1, review")),
@@ -224,4 +224,4 @@ def test_debug_shows_where(cli: Any) -> None:
     done = cli("distill", "--out=runs/bad", "--seed=-1", "--debug")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("Traceback (most recent call last):")
-    assert "\nError: 1 problem in the config:\n  --seed: Input should be" in done.err
+    assert "\nError: 1 problem in the config:\n  --seed: found '-1', wanted 0 or more" in done.err

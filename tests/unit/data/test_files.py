@@ -654,7 +654,7 @@ def check_header(of: list[tuple[str, str]], form: str) -> None:
 
 
 fields = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\r\ufeff"), max_size=6
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\r\ufeff"), max_size=6
 )
 pairs = st.lists(st.tuples(fields.filter(str.strip), fields), min_size=1, max_size=4)
 

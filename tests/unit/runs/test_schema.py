@@ -74,7 +74,7 @@ def test_a_record_of_a_later_version_is_refused() -> None:
     ("text", "reason"),
     [
         ('{"status": "failed", "error": "full"}', "is failed"),
-        ('{"status": "ok", "metric": "f1"}', "without data, metrics, precision, teacher"),
+        ('{"status": "ok", "metric": "f1"}', "missing: data, metrics, precision, teacher"),
         ('{"status": "ok", "metrics": {"last": {"epoch": "1"}}}', "epoch"),
         ('{"status": "ok", "metrics": {"last": {"validation": {"f1": "good"}}}}', "f1"),
         ("[]", "object"),
