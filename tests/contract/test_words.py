@@ -8,7 +8,6 @@ import layermix
 SOURCE = Path(layermix.__file__).parent
 FOREIGN = {
     ("cli/command.py", "part in str(error)"),  # safetensors and torch give no errno
-    ("config/loading.py", "problem['msg'].removeprefix('Value error, ')"),  # of pydantic
     ("data/files.py", "'unexpected end' in fault"),  # of the csv module
 }
 """Messages of other packages that have no code."""

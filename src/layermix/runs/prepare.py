@@ -49,11 +49,12 @@ def prepare(
     """
     prepare_process()  # the teacher's products come first
     texts = choose_rows(texts, config)
-    more: tuple[str, ...] = ()
+    more: tuple[Note, ...] = ()
     if _asks_teacher(config):
         texts = with_new_rows(texts, teacher, config.data)
     elif config.data.augment is not None:
-        more = ("no new rows are made (data.augment): no term of this loss asks a teacher",)
+        text = "no new rows are made (data.augment): no term of this loss uses the teacher"
+        more = (Note("no-new-rows", text),)
     tokenizers = teacher.tokenizer, student.tokenizer
     equal = equal_inputs(*tokenizers, _text_batches(texts))
     loss = config.loss

@@ -159,7 +159,7 @@ class Scheduler:
         restart = self._has_other_config(run)
         if restart:
             self.console.print(
-                f"starting over: {run.title} was begun with other settings or paths",
+                f"starting over: {run.title} was started with other settings or paths",
                 soft_wrap=True,
             )
         self.began[run.name] = time.monotonic(), 0.0 if restart else self._share(run)

@@ -287,7 +287,7 @@ def test_an_export_killed_as_it_got_its_name_is_whole_and_leaves_nothing(
     files = sorted(tmp_path.rglob("*"))
     left.mkdir()
     locked.touch()
-    with pytest.raises(RunExistsError, match="exists, and nothing is overwritten"):
+    with pytest.raises(RunExistsError, match="already exists"):
         export(str(model), rows_of(model), out=out)
     assert sorted(tmp_path.rglob("*")) == files
 
@@ -372,7 +372,7 @@ def test_an_export_says_which_rows_judge(run: Path, model: Path, tmp_path: Path)
     record = ExportRecord.from_json((run / "student/onnx/export.json").read_text(encoding="utf-8"))
     assert record.int8 is not None
     assert (record.int8.judged_on, record.int8.rows) == ("same-rows", 40)
-    assert "The same rows chose" in cost_text(record.int8)
+    assert "This version was chosen on the same rows" in cost_text(record.int8)
     lines = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "rows.csv").write_text("\n".join([*lines, *lines[1:] * 6, ""]), encoding="utf-8")
     _, record = export(str(model), rows_of(model), int8=True, max_drop=100)
