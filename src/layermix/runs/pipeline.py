@@ -106,7 +106,7 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
     return signals
 
 
-def new_rows(config: DistillConfig, out: Path) -> str:
+def new_rows(config: DistillConfig, out: Path) -> Note:
     """Write the new rows that a distillation would make (`data.augment`), as JSON lines.
 
     Args:

@@ -59,7 +59,7 @@ def test_new_rows_have_no_label_and_are_new_and_the_same_every_time(teacher: Cla
     assert len(ids) == len(set(ids))
     assert texts_of(made(pairs(), teacher, **wanted).splits["unlabeled"]) == new
     (note,) = set(found.notes) - set(texts.notes)
-    assert note == (
+    assert note.text == (
         "58 new rows without labels from 18 training rows: 20 by neighbours, 20 by words, 18 by "
         "swap; 60 were asked for, but no more different ones could be made"
     )

@@ -329,7 +329,7 @@ def test_the_new_rows_of_a_file_are_those_of_a_run(
     file = tmp_path / "new.jsonl"
     augmented = config(**{**sections, "data": {"path": str(data_folder), "augment": 30}})
     note = pipeline.new_rows(augmented, file)
-    assert note.startswith("30 new rows without labels from 26 training rows: ")
+    assert note.text.startswith("30 new rows without labels from 26 training rows: ")
     assert set(json.loads(file.read_text().splitlines()[0])) == {"text"}
     given = config(**{**sections, "data": {"path": str(data_folder), "unlabeled": str(file)}})
     one, other = (pipeline.distill(chosen) for chosen in (augmented, given))
