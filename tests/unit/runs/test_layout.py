@@ -135,7 +135,7 @@ def test_the_lock_that_a_kill_left_in_a_finished_run_is_removed(out: Path) -> No
     run.begin()
     run.finish()
     (out / LOCK).touch()
-    with pytest.raises(RunExistsError, match="nothing is written over"):
+    with pytest.raises(RunExistsError, match="already exists"):
         RunFolder(out, FIRST, resume=True)
     assert [file.name for file in out.iterdir()] == [CONFIG]
 
