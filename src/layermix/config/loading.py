@@ -80,7 +80,7 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         ConfigError: If the file cannot be read, is no mapping, or sets a key twice.
     """
     try:
-        node, value = _parsed(file)
+        value, lines, repeated = _parsed(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; give the path of a YAML file") from None
     except RecursionError:
@@ -101,25 +101,39 @@ def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:
         return {}, {}
     if not isinstance(value, dict):
         raise ConfigError(f"{file}: found a {type(value).__name__}, wanted `key: value` lines")
-    lines: dict[str, int] = {}
-    repeated: list[str] = []
-
-    def walk(mapping: yaml.Node, prefix: str) -> None:
-        for key, child in mapping.value:
-            name, line = f"{prefix}{key.value}", key.start_mark.line + 1
-            if name in lines:
-                repeated.append(f"  {file}:{line}: {name} is already set on line {lines[name]}")
-            lines[name] = line
-            if isinstance(child, yaml.MappingNode):
-                walk(child, f"{name}.")
-
-    assert node is not None
-    walk(node, "")
     if repeated:
+        problems = [
+            f"  {file}:{line}: {name} is already set on line {before}"
+            for name, line, before in repeated
+        ]
         raise ConfigError(
-            "\n".join(["found keys that are set twice; keep one of each:", *repeated])
+            "\n".join(["found keys that are set twice; keep one of each:", *problems])
         )
     return value, lines
+
+
+Repeated = list[tuple[str, int, int]]
+"""Keys that are set twice: name, line, and the line before."""
+
+
+def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], repeated: Repeated) -> None:
+    """Note the line of each dotted key of a mapping, and what is set twice.
+
+    What a mapping takes over from another one (`<<: *name`) may be set again.
+    """
+    taken_over: dict[str, int] = {}
+    for key, child in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.tag == "tag:yaml.org,2002:merge":
+            for other in child.value if isinstance(child, yaml.SequenceNode) else [child]:
+                _note_lines(other, prefix, taken_over, [])
+            continue
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            repeated.append((name, line, lines[name]))
+        lines[name] = line
+        _note_lines(child, f"{name}.", lines, repeated)
+    for name, line in taken_over.items():
+        lines.setdefault(name, line)
 
 
 def _described(error: yaml.MarkedYAMLError) -> str:
@@ -138,8 +152,8 @@ MOST_NODES = 100_000
 fit into memory."""
 
 
-def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
-    """The nodes of a YAML file, and its value.
+def _parsed(file: Path) -> tuple[Any, dict[str, int], Repeated]:
+    """The value of a YAML file, the line of each dotted key, and keys that are set twice.
 
     Raises:
         Exception: Of many kinds, if it is no YAML, or larger than any config.
@@ -158,9 +172,11 @@ def _parsed(file: Path) -> tuple[yaml.Node | None, Any]:
     try:
         node = loader.get_single_node()
         if node is None:
-            return None, None
+            return None, {}, []
         _count(node, {})
-        return node, loader.construct_document(node)
+        lines, repeated = dict[str, int](), Repeated()
+        _note_lines(node, "", lines, repeated)  # before what is taken over is written out
+        return loader.construct_document(node), lines, repeated
     finally:
         loader.dispose()
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layermix.config import PRESETS, DistillConfig, TeachConfig, load, to_yaml
+from layermix.config import PRESETS, DistillConfig, TeachConfig, load, read_yaml, to_yaml
 from layermix.errors import ConfigError
 
 from .conftest import Kind, problems
@@ -137,6 +137,25 @@ def test_a_section_that_is_none_is_told_though_a_flag_is_for_it(tmp_path: Path) 
     file.write_text("training: 5\n")
     with pytest.raises(ConfigError, match=r"training: found 5, wanted a section"):
         load(DistillConfig, file, {"training.epochs": "2"})
+
+
+def test_what_is_taken_over_from_another_mapping_may_be_set_again(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "a: &a\n  x: 1\n  y: {z: 2}\nb: &b {w: 5}\nc:\n  <<: [*a, *b]\n  y: {z: 3}\n  v: 4\n"
+    )
+    value, lines = read_yaml(file)
+    assert value["c"] == {"x": 1, "y": {"z": 3}, "w": 5, "v": 4}
+    assert {name: lines[name] for name in ("c.x", "c.w", "c.y", "c.y.z", "c.v")} == {
+        "c.x": 2,
+        "c.w": 4,
+        "c.y": 7,
+        "c.y.z": 7,
+        "c.v": 8,
+    }
+    file.write_text("a: &a {x: 1}\nc:\n  <<: *a\n  x: 2\n  x: 3\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:5: c\.x is already set on line 4"):
+        read_yaml(file)
 
 
 def test_a_key_that_stands_twice(yaml: Any) -> None:
