@@ -41,8 +41,8 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
     if config.augment is None:
         return texts
     splits = dict(texts.splits)
-    known = {part for name, rows in splits.items() if name not in ("train", "unlabeled")
-             for text in texts_of(rows) for part in text}  # fmt: skip
+    scored = [rows for name, rows in splits.items() if name not in ("train", "unlabeled")]
+    known = {part for rows in scored for text in texts_of(rows) for part in text}
     train = [text for text in dict.fromkeys(texts_of(splits["train"])) if known.isdisjoint(text)]
     if len(train) < 2:
         raise ConfigError(
@@ -61,6 +61,11 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         candidates = islice(WAYS[way](corpus), TRIES * count)
         made[way] = list(islice(_fresh(candidates, seen, known), count))
     new = [text for rows in made.values() for text in rows]
+    if not new:
+        raise ConfigError(
+            f"--data.augment: no new row could be made from {len(train):,} training rows by "
+            f"{', '.join(ways)}; choose other ways (--data.augment_ways), or leave it out"
+        )
     first = 1 + max(max(rows["row_id"][:]) for rows in splits.values())
     rows = make_split(new, [UNLABELLED] * len(new), first)
     if "unlabeled" in splits:

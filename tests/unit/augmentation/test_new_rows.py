@@ -89,6 +89,10 @@ def test_what_cannot_be_done_is_told(
     few = from_splits({"train": [HELD, {**OTHER, "label": 1}], "validation": [HELD]})
     with pytest.raises(ConfigError, match="no text with validation or test rows, and there are 1"):
         made(few, teacher, augment=4)
+    same = [{"text": f"{a} x", "text_pair": f"{a} x", "label": n % 2} for n, a in enumerate("abcd")]
+    alike = from_splits({"train": same, "validation": [HELD]})
+    with pytest.raises(ConfigError, match="no new row could be made from 4 training rows by swap"):
+        made(alike, teacher, augment=4, augment_ways="swap")
     monkeypatch.setattr(type(teacher.tokenizer), "is_fast", False)
     with pytest.raises(ConfigError, match="words needs a fast tokenizer, and teacher has none"):
         made(pairs(), teacher, augment=4, augment_ways="words")
