@@ -371,7 +371,8 @@ def test_killed_at_any_moment_and_given_again_it_ends_as_if_undisturbed(
         again = started(home, f"{command.words} {command.resume}")
         out, told = (one.decode() for one in again.communicate(timeout=PATIENCE))
         if where == "all was written" and again.returncode:
-            assert "--out" in told  # it is there already
+            assert "already" in told
+            assert "--out" in told
         else:
             assert again.returncode == 0, told
             assert known.before != known.after or out == known.said

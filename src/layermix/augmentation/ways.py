@@ -7,7 +7,6 @@ Augmented SBERT (arXiv 2010.08240).
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,11 +57,6 @@ class Corpus:
     def paired(self) -> bool:
         """Whether a row has two texts."""
         return len(self.texts[0]) == 2
-
-    @cached_property
-    def words(self) -> "Words":
-        """The words that are one token each."""
-        return Words(self)
 
 
 Way = Callable[[Corpus], Iterator[Text]]
@@ -124,9 +118,10 @@ def _crop(text: str, random: np.random.Generator) -> str:
 
 def words(corpus: Corpus) -> Iterator[Text]:
     """Texts in which some words are replaced by others near them in the teacher's embedding."""
+    known = Words(corpus)
     while True:
         for row in corpus.order():
-            yield tuple(corpus.words.replaced(text, corpus.random) for text in corpus.texts[row])
+            yield tuple(known.replaced(text, corpus.random) for text in corpus.texts[row])
 
 
 class Words:
@@ -174,7 +169,7 @@ class Words:
         )
         for token, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
             word = text[start:end]
-            start, end = start + len(word) - len(word.lstrip()), end
+            start += len(word) - len(word.lstrip())
             alone = not text[start - 1 : start].isalnum() and not text[end : end + 1].isalnum()
             if alone and text[start:end].isalpha() and token not in self.special:
                 yield token, start, end

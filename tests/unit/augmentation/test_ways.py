@@ -1,6 +1,7 @@
 """Ways to make new texts: known answers on texts of letters."""
 
 from itertools import islice
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def embedding(tokenizer: BertTokenizer) -> torch.Tensor:
 
 
 def test_the_names_of_the_ways_are_those_of_the_config() -> None:
-    assert tuple(WAYS) == AugmentWay.__args__  # type: ignore[attr-defined]
+    assert tuple(WAYS) == get_args(AugmentWay)
 
 
 def test_pairs_get_the_second_text_of_the_most_similar_row_first(
@@ -86,7 +87,7 @@ def test_words_are_replaced_by_the_nearest_words_of_the_texts(
     )
     assert changed == pytest.approx(REPLACED / 2, abs=0.02)  # every second character is a space
     at_m = {line[letters.index("m")] for line in lines}
-    assert at_m == set("efghijklnopqrstu") - {"e"} | {"m"} or len(at_m) == CANDIDATES + 1
+    assert len(at_m) == CANDIDATES + 1
     assert max(abs(ord(letter) - ord("m")) for letter in at_m) <= CANDIDATES // 2 + 1
     shorts = {line for (line,) in found if len(line) < 10}
     assert all(line[1:5] == ", 7 " and line[-1] == "!" for line in shorts)  # no word, no change
