@@ -193,6 +193,21 @@ def test_bad_requests_to_predict(
 
 
 @pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out=no/x.jsonl"], ("--out no/x.jsonl: there is no folder no; create it first",)),
+        (["--out=reviews/train.csv"], ("reviews/train.csv already exists", "--force")),
+        (["--out=reviews", "--force"], ("--out reviews already exists",)),
+        (["--out=x.jsonl", "--data.augment_ways=swap"], ("swap needs pairs of texts",)),
+    ],
+)
+def test_bad_requests_to_augment(
+    cli: Any, teacher: Path, data: Path, words: list[str], told: tuple[str, ...]
+) -> None:
+    refused(cli("augment", "--teacher", teacher, "--data", data, *words, "--quiet"), *told)
+
+
+@pytest.mark.parametrize(
     ("text", "words", "told"),
     [
         (b"", [], "standard input: the file is empty"),

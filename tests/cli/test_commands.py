@@ -163,6 +163,21 @@ def test_python_makes_the_same_run_as_the_command_line(
     assert one == other
 
 
+def test_augment_writes_new_rows_and_says_what_comes_next(
+    cli: Any, teacher: Path, data: Path, place: Path
+) -> None:
+    done = cli(
+        *("augment", "--teacher", teacher, "--data", data, "--out", "new.jsonl"),
+        *("--data.augment", "12", "--data.augment_ways", "neighbours,crops"),
+    )
+    assert done.code == 0
+    assert "12 new rows without labels" in done.err
+    assert "6 by neighbours, 6 by crops" in done.err
+    assert "--data.unlabeled new.jsonl" in done.out
+    rows = [json.loads(line) for line in (place / "new.jsonl").read_text("utf-8").splitlines()]
+    assert [set(row) for row in rows] == [{"review"}] * 12
+
+
 def test_evaluate_finds_the_scores_of_the_run(cli: Any, student: Path, data: Path) -> None:
     done = cli("evaluate", student, "--data", data, "--json")
     scores = json.loads(done.out)

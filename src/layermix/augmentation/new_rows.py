@@ -39,6 +39,11 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         ConfigError: If a way does not suit the data or the tokenizer.
     """
     if config.augment is None:
+        if config.augment_ways is not None:
+            raise ConfigError(
+                "--data.augment_ways has no effect without the number of rows; give it as "
+                "--data.augment, such as 20000"
+            )
         return texts
     splits = dict(texts.splits)
     scored = [rows for name, rows in splits.items() if name not in ("train", "unlabeled")]
@@ -53,10 +58,10 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
     seen = set(texts_of(splits["train"]))
     if "unlabeled" in splits:
         seen |= set(texts_of(splits["unlabeled"]))
+    embedding: Any = teacher.model.get_input_embeddings()
     made: dict[str, list[Text]] = {}
     for way, count in zip(ways, _shares(config.augment, len(ways)), strict=True):
         random = np.random.default_rng(derive(0, f"new rows by {way}"))
-        embedding: Any = teacher.model.get_input_embeddings()
         corpus = Corpus(train, teacher.tokenizer, embedding.weight.detach(), random)
         candidates = islice(WAYS[way](corpus), TRIES * count)
         made[way] = list(islice(_fresh(candidates, seen, known), count))

@@ -128,8 +128,10 @@ def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None
     --data.unlabeled FILE.jsonl.
     """
     settings = load(DistillConfig, None, {"data.augment": DEFAULT_ROWS, **given_fields(options)})
-    if out.exists() and not force:
-        raise ConfigError(f"{out} exists already; choose another --out, or replace it with --force")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
+    if out.is_dir() or (out.exists() and not force):
+        raise ConfigError(f"--out {out} already exists; choose another name, or give --force")
     from layermix.console import Reporter
     from layermix.runs.pipeline import new_rows
 

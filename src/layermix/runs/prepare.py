@@ -188,6 +188,12 @@ def tokenize_for(
             "that uses the teacher, and none is enabled"
         )
         notes.append(Note("unlabeled-left-out", text))
+    if config.training.unlabeled_share is not None and "unlabeled" not in splits:
+        text = (
+            "training.unlabeled_share has no effect: no rows without labels are trained on (see "
+            "data.unlabeled and data.augment)"
+        )
+        notes.append(Note("unused-settings", text))
     chosen = replace(texts, splits=splits)
     tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
     cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]

@@ -46,6 +46,11 @@ def test_without_the_setting_nothing_is_made(teacher: Classifier) -> None:
     assert made(texts, teacher) is texts
 
 
+def test_ways_without_a_number_of_rows_are_refused(teacher: Classifier) -> None:
+    with pytest.raises(ConfigError, match="no effect without the number of rows"):
+        made(pairs(), teacher, augment_ways="swap")
+
+
 def test_new_rows_have_no_label_and_are_new_and_the_same_every_time(teacher: Classifier) -> None:
     texts = pairs()
     wanted = {"augment": 60, "augment_ways": "neighbours,words,swap"}

@@ -344,7 +344,14 @@ def test_without_a_teacher_term_no_new_rows_are_made(teacher: Classifier, data: 
     chosen = config(data={"augment": 50}, loss={"logit_weight": 0, "hidden_weight": 0})
     found = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen)
     assert found.record.data.rows["train"] == 26
-    assert any("no new rows are made" in note.text for note in found.record.notes)
+    assert "no-new-rows" in {note.code for note in found.record.notes}
+
+
+def test_a_share_of_rows_that_are_not_there_is_told(teacher: Classifier, data: TextData) -> None:
+    chosen = config(training={"unlabeled_share": 0.5, "epochs": 1})
+    found = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen)
+    (note,) = [note for note in found.record.notes if note.code == "unused-settings"]
+    assert note.text.startswith("training.unlabeled_share has no effect")
 
 
 def test_a_student_may_have_another_dropout(
