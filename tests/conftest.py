@@ -4,9 +4,12 @@ Shapes in the heart are checked at run time wherever tests reach it. What takes 
 imported where it is needed: pytest also reads this file in the process that only hands tests out.
 """
 
+import functools
+import hashlib
 import importlib
 import pkgutil
 import random
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -104,19 +107,59 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _untraced_export() -> Iterator[None]:
-    """Coverage does not trace the exporter of torch."""
-    import torch
-
-    export = torch.onnx.export
-
-    def without_trace(*arguments: Any, **options: Any) -> Any:
-        with untraced():
-            return export(*arguments, **options)
+def _untraced_libraries() -> Iterator[None]:
+    """Coverage does not trace Altair and transformers' models, which take most of the time."""
+    import altair
+    from transformers import PreTrainedModel
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", without_trace)
+        for kind, name in (
+            (altair.Chart, "encode"),
+            (altair.Chart, "to_dict"),
+            (altair.FacetChart, "to_dict"),
+            (altair.LayerChart, "to_dict"),
+            (PreTrainedModel, "__call__"),
+        ):
+            patch.setattr(kind, name, _without_trace(getattr(kind, name)))
         yield
+
+
+def _without_trace(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def called(*arguments: Any, **options: Any) -> Any:
+        with untraced():
+            return function(*arguments, **options)
+
+    return called
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Equal models are exported once; coverage does not trace the exporter."""
+    import torch
+
+    export, made = torch.onnx.export, tmp_path_factory.mktemp("exporter")
+
+    def once(module: Any, arguments: Any, file: Path, **options: Any) -> None:
+        with untraced():
+            kept = made / f"{_fingerprint(module, options)}.onnx"
+            if not kept.exists():
+                export(module, arguments, file, **options)
+                shutil.copyfile(file, kept)
+            shutil.copyfile(kept, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", once)
+        yield
+
+
+def _fingerprint(module: Any, options: Any) -> str:
+    """Equal for modules of equal code, settings and weights, exported in the same way."""
+    said = f"{module} {module.model.config} {options}"
+    found = hashlib.sha256(said.encode())
+    for name, weights in module.state_dict().items():
+        found.update(name.encode() + weights.numpy().tobytes())
+    return found.hexdigest()
 
 
 @pytest.fixture(scope="session")

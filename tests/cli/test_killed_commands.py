@@ -142,8 +142,8 @@ MADE = {
     "labels.csv": ("predict", "labels.csv"),
 }
 """What a command finds -> the command that makes it, and its name there."""
-QUICKLY = ("teach", "cache verify", "cache prune", "predict, again", "report", "export", "bench")
-"""Killed once in `make test`; other quick tests kill `distill`, `study` and the filling cache."""
+QUICKLY = ("cache verify", "cache prune", "predict, again", "bench")
+"""Killed once in `make test`; others there kill `distill`, `export`, `study`, a filling cache."""
 
 
 @pytest.fixture(scope="module")
