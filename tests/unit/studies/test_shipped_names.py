@@ -26,6 +26,7 @@ NAMES = {
     "studies/local-recipe-confirmed.yaml": (21, "a419c540f7ba"),
     "studies/local-recipe.yaml": (17, "f5ce74889cb7"),
     "studies/local-small-data.yaml": (37, "f0c4c3a55b77"),
+    "studies/more-rows-qnli.yaml": (9, "df2cca6cd846"),
     "studies/more-rows.yaml": (13, "d7b1c61482a5"),
     "paper/local-mrpc.yaml": (29, "53fb84924143"),
     "paper/local-qnli.yaml": (29, "61b40f4945fc"),
