@@ -33,6 +33,7 @@ from layermix.studies.declarations import read_declarations
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan
 from layermix.studies.schema import (
+    AgreementRecord,
     AlphaRecord,
     ArmScores,
     BootstrapRecord,
@@ -240,12 +241,21 @@ def _arm_scores(arm: Arm) -> ArmScores:
         seeds=tuple(scores),
         **asdict(summary),
         of_teacher=summary.mean / teacher if teacher > 0 else None,
+        agreement=_agreement(arm),
         best_on_dev=tuple(best.values()) or None,
         optimism=float(np.mean([best[seed] - scores[seed] for seed in best])) if best else None,
         by_epoch=_by_epoch(histories, f"eval_{arm.split}_{arm.metric}"),
         alpha=_alpha_record(arm) if arm.learns_alpha else None,
         gradient_shares=_mean_gradient_shares(histories),
     )
+
+
+def _agreement(arm: Arm) -> AgreementRecord | None:
+    shares = list(arm.scores(metric="agreement").values())
+    if not shares:
+        return None
+    summary = summarise(shares)
+    return AgreementRecord(mean=summary.mean, low=summary.low, high=summary.high)
 
 
 def _by_epoch(histories: Sequence[Sequence[Mapping[str, Any]]], key: str) -> Any:

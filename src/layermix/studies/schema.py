@@ -166,6 +166,20 @@ class AlphaRecord(Part):
     between_seeds: float | None = None
 
 
+class AgreementRecord(Part):
+    """How often students of an arm give their teacher's answer.
+
+    Attributes:
+        mean: Share of the rows, mean over seeds.
+        low: Lower end of the 95 % t interval of the mean; None with one seed.
+        high: Upper end.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
 class ArmScores(Part):
     """The scores of one arm on one task.
 
@@ -177,6 +191,7 @@ class ArmScores(Part):
         low: Lower end of the 95 % t interval of the mean; None if there is none.
         high: Upper end.
         of_teacher: Mean over the mean score of the teachers; None if that is not above 0.
+        agreement: None where answers are not classes, or no teacher was asked.
         best_on_dev: Score of each seed's best epoch, if the last epochs are compared.
         optimism: How much higher the best epoch scores than the compared one, mean over seeds.
         by_epoch: Score after each epoch, mean over seeds; None if seeds have unlike epochs.
@@ -192,6 +207,7 @@ class ArmScores(Part):
     low: float | None = None
     high: float | None = None
     of_teacher: float | None = None
+    agreement: AgreementRecord | None = None
     best_on_dev: tuple[float, ...] | None = None
     optimism: float | None = None
     by_epoch: tuple[float, ...] | None = None

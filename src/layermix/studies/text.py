@@ -68,7 +68,14 @@ def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
 
 def arm_columns(report: str) -> list[str]:
     """The headings of `arm_cells`."""
-    return ["seeds", f"{report}, mean ± sd", "95 % interval", "of the teacher", "best epoch adds"]
+    return [
+        "seeds",
+        f"{report}, mean ± sd",
+        "95 % interval",
+        "of the teacher",
+        "agrees with the teacher",
+        "best epoch adds",
+    ]
 
 
 def arm_cells(arm: ArmScores) -> list[str]:
@@ -78,9 +85,29 @@ def arm_cells(arm: ArmScores) -> list[str]:
         str(len(arm.values)),
         f"{arm.mean:.4f}{spread}",
         "–" if arm.low is None else f"{arm.low:.4f} to {arm.high:.4f}",
-        "–" if arm.of_teacher is None else f"{arm.of_teacher:.1%}",
+        _of_teacher(arm),
+        _agreement(arm),
         "–" if arm.optimism is None else f"{100 * arm.optimism:+.1f}",
     ]
+
+
+def _of_teacher(arm: ArmScores) -> str:
+    """The mean score over the teacher's, with the interval of the score in the same measure."""
+    if arm.of_teacher is None:
+        return "–"
+    scores = [arm.mean, arm.low, arm.high]
+    if not arm.mean or None in scores:
+        return _share(arm.of_teacher)
+    return _share(*(arm.of_teacher * score / arm.mean for score in scores if score is not None))
+
+
+def _agreement(arm: ArmScores) -> str:
+    return "–" if (found := arm.agreement) is None else _share(found.mean, found.low, found.high)
+
+
+def _share(mean: float, low: float | None = None, high: float | None = None) -> str:
+    spread = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{mean:.1%}{spread}"
 
 
 def _alpha_lines(arms: Mapping[str, ArmScores]) -> list[str]:

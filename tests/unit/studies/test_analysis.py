@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from scipy.stats import t
 
 from layermix.evaluation.statistics import multi_bootstrap, sign_flip
 from layermix.evaluation.verdicts import Comparison, judge
@@ -60,6 +61,28 @@ def test_scores_pairs_and_the_verdict(plan: Plan, study: Study) -> None:
     described = [(one.first, one.second) for one in found.descriptive]
     assert described == [("uniform", "fixed")]  # the pair of the family is not told twice
     assert "1.0" in judged.sentence
+
+
+def test_agreement_and_the_share_of_the_teacher_have_intervals(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    assert analyse(plan, study).tasks["mrpc"].arms["fixed"].agreement is None
+    shares = [0.8, 0.9, *[0.85] * (SEEDS - 2)]
+    for cell, share in zip(plan.table["mrpc"]["fixed"].values(), shares, strict=True):
+        file = study.filed(cell.name) / "result.json"
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["metrics"]["last"]["validation"]["agreement"] = share
+        file.write_text(json.dumps(record), encoding="utf-8")
+    record = analyse(plan, study)
+    arm = record.tasks["mrpc"].arms["fixed"]
+    assert arm.agreement is not None
+    assert arm.agreement.mean == pytest.approx(0.85)
+    half = t.ppf(0.975, SEEDS - 1) * np.std(shares, ddof=1) / SEEDS**0.5
+    assert (arm.agreement.low, arm.agreement.high) == pytest.approx((0.85 - half, 0.85 + half))
+    assert f"85.0% ({100 * (0.85 - half):.1f} to {100 * (0.85 + half):.1f})" in study_text(record)
+    assert arm.low is not None
+    assert arm.high is not None
+    kept = f"{arm.mean / 0.9:.1%} ({100 * arm.low / 0.9:.1f} to {100 * arm.high / 0.9:.1f})"
+    assert kept in study_text(record)
 
 
 def test_the_bootstrap_is_that_of_the_stored_predictions(plan: Plan, study: Study) -> None:

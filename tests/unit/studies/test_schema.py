@@ -31,14 +31,14 @@ def plan_of(study: Study) -> Plan:
 
 
 def without_new_fields(value: Any) -> Any:
-    """A record as format 0 had it: notes are texts, and no verdict says why it may change."""
+    """A record as format 0 had it: notes are texts, no agreement, nor why a verdict may change."""
     if isinstance(value, list):
         return [without_new_fields(each) for each in value]
     if not isinstance(value, dict):
         return value
     if value.keys() == {"code", "text"}:
         return value["text"]
-    new = ("format", "preliminary")
+    new = ("format", "preliminary", "agreement")
     return {key: without_new_fields(each) for key, each in value.items() if key not in new}
 
 
