@@ -440,3 +440,4 @@ def test_a_family_without_dropout_is_told(family: Any, monkeypatch: pytest.Monke
         monkeypatch.delattr(student.model.config, name)
     with pytest.raises(ModelError, match=r"has no dropout; leave --student\.dropout out"):
         with_dropout(student, 0.1)
+    assert with_dropout(student, 0.0).model.state_dict().keys() == student.model.state_dict().keys()

@@ -142,8 +142,11 @@ class StudentConfig(OneWord):
     model: Source | None = None
     """An existing model: a folder or hub id. Without a head for the task it gets a new one."""
     layers: Positive | None = None
-    """Number of blocks. Alone: copies that many of the teacher's first blocks (default: half of its
-    blocks). With hidden, heads or ffn: the depth of a new student."""
+    """Number of blocks. Alone: copies that many of the teacher's blocks (default: half of them).
+    With hidden, heads or ffn: the depth of a new student."""
+    copied: Literal["first", "spread"] = "first"
+    """Which blocks student.layers copies: the first, or the last of equal groups (of six blocks
+    three: 1, 3, 5), which are those that the mix `fixed` follows."""
     blocks: Integers | None = None
     """Teacher blocks to copy, counted from 0, such as 0,2,4."""
     hidden: Positive | None = None

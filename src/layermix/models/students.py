@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from layermix.core.seeds import seeded
-from layermix.core.signals import check_layers
+from layermix.core.signals import check_layers, evenly_spaced
 from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier, blocks_of, blocks_path
 
@@ -26,14 +26,19 @@ KINDS_OF_BLOCKS = ("layer_types", "attention_window")
 
 
 def copy_blocks(
-    teacher: Classifier, layers: int | None = None, blocks: Sequence[int] | None = None
+    teacher: Classifier,
+    layers: int | None = None,
+    blocks: Sequence[int] | None = None,
+    *,
+    spread: bool = False,
 ) -> Classifier:
     """Returns a student with copies of some of the teacher's blocks, its embeddings and its head.
 
     Args:
         teacher: The source of the copies; not changed.
-        layers: How many of its first blocks to copy; half of them if None.
+        layers: How many blocks to copy; half of them if None.
         blocks: Which blocks to copy instead, counted from 0, in this order.
+        spread: Without `blocks`: copy the last of equal groups, not the first blocks.
 
     Raises:
         ModelError: If a block does not exist, or the family cannot be shortened.
@@ -46,7 +51,7 @@ def copy_blocks(
             raise ModelError(
                 f"{count} blocks wanted, but the teacher has {depth}; give at most {depth}"
             )
-        blocks = range(count)
+        blocks = evenly_spaced(count, depth) if spread else range(count)
     blocks = check_layers(blocks, depth, "the teacher")
     config = copy.deepcopy(source.config)
     with _of_another_depth(source), torch.random.fork_rng():  # the new weights are overwritten
@@ -166,11 +171,11 @@ def with_dropout(student: Classifier, share: float) -> Classifier:
         share: Of what its config calls dropout, wherever it is.
 
     Raises:
-        ModelError: If its family has no dropout.
+        ModelError: If its family has no dropout, and `share` is above 0.
     """
     config = copy.deepcopy(student.model.config)
     names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
-    if not names:
+    if not names and share:
         raise ModelError(
             f"a {type(student.model).__name__} has no dropout; leave --student.dropout out"
         )

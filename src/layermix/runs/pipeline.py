@@ -179,7 +179,8 @@ def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) ->
     elif wanted.sizes:
         student = fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
     else:
-        student = copy_blocks(teacher, wanted.layers, wanted.blocks)
+        spread = wanted.copied == "spread"
+        student = copy_blocks(teacher, wanted.layers, wanted.blocks, spread=spread)
     return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
 
 

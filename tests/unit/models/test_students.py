@@ -39,6 +39,16 @@ def test_half_of_the_blocks_are_copied_if_nothing_is_said(
     assert fingerprint(student.model) != fingerprint(copy_blocks(teacher, blocks=(3, 1)).model)
 
 
+@pytest.mark.parametrize(("layers", "blocks"), [(None, [1, 3]), (1, [3]), (3, [0, 1, 3])])
+def test_blocks_may_be_copied_from_all_over_the_teacher(
+    bert: Bert, tokenizer: BertTokenizer, layers: int | None, blocks: list[int]
+) -> None:
+    teacher = Classifier(bert(4), tokenizer, "teacher")
+    student = copy_blocks(teacher, layers, spread=True)
+    assert student.start["blocks"] == blocks
+    assert fingerprint(student.model) == fingerprint(copy_blocks(teacher, blocks=blocks).model)
+
+
 def test_copying_does_not_move_the_global_random_state(
     bert: Bert, tokenizer: BertTokenizer
 ) -> None:

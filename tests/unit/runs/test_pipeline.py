@@ -461,6 +461,10 @@ def test_students_of_every_kind(teacher: Classifier, data: TextData, teacher_fol
         student = pipeline.make_student(config(student=wanted), teacher, data)
         assert student.start["kind"] == kind
     assert len(pipeline.blocks_of(student.model)) == 3
+    for copied, blocks in (("first", [0, 1]), ("spread", [1, 3])):
+        wanted = {"layers": 2, "copied": copied}
+        student = pipeline.make_student(config(student=wanted), teacher, data)
+        assert student.start["blocks"] == blocks
 
 
 def test_losses_for_other_labels_are_refused(teacher: Classifier, data: TextData) -> None:
