@@ -45,8 +45,8 @@ def evaluate(
     predictor = open_predictor(model, runtime)
     texts, names = labelled_texts(data, predictor, reporter)
     predictor = predictor.in_order(texts.label_names)
-    if predictor.note:
-        reporter.say(predictor.note)
+    for note in predictor.notes:
+        reporter.say(note)
     collate = Collator(predictor.tokenizer)
     results: dict[str, dict[str, Any]] = {}
     for split, name in names.items():
@@ -56,8 +56,8 @@ def evaluate(
         labels = np.asarray(rows["labels"])
         if not (labels != UNLABELLED).any():
             continue
-        if note := predictor.cut_note(name, cut):
-            reporter.say(note)
+        if cut_note := predictor.cut_note(name, cut):
+            reporter.say(cut_note)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
         logits = finite(f"{predictor.source}: its", logits)
         known = int((labels != UNLABELLED).sum())

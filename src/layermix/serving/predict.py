@@ -68,6 +68,8 @@ def predict(
             "is with --format csv (or tsv, jsonl, parquet)"
         )
     predictor = open_predictor(model, runtime)
+    for note in predictor.notes:
+        reporter.say(note)
     if file == "-" and sys.stdin.isatty():
         reporter.say("reading standard input, one text per line; Ctrl-D ends it")
     collate, cut = Collator(predictor.tokenizer), 0
@@ -101,8 +103,8 @@ def predict(
             stream.flush()
             cut += cut_here
             advance(len(block))
-    if note := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
-        reporter.say(note)
+    if cut_note := predictor.cut_note("the input", cut / (texts.rows - texts.unread)):
+        reporter.say(cut_note)
     texts.raise_unread("on standard output" if out == "-" else f"in {out}")
 
 

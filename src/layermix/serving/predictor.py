@@ -124,7 +124,7 @@ class Predictor:
         text_columns: Those it was trained on; empty if unknown.
         taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
-        note: How its classes were reordered or renamed; None if they were not.
+        notes: What was changed to run it, and how its classes were reordered or renamed.
     """
 
     source: str
@@ -137,7 +137,7 @@ class Predictor:
     text_columns: tuple[str, ...]
     taught: str | None = None
     split_off: bool = False
-    note: Note | None = None
+    notes: tuple[Note, ...] = ()
 
     def in_order(self, names: Sequence[str]) -> "Predictor":
         """Return it with its logits in the order of the data's classes.
@@ -147,7 +147,8 @@ class Predictor:
         """
         order, note = class_order(self.source, self.label_names, names)
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
-        return replace(self, run=run, label_names=tuple(names), note=note)
+        notes = self.notes if note is None else (*self.notes, note)
+        return replace(self, run=run, label_names=tuple(names), notes=notes)
 
     def cut_note(self, name: str, share: float) -> Note | None:
         """A note on the share of the rows that was cut; None if none was."""
@@ -195,12 +196,13 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
             "it for a model in a folder"
         )
     _check_exported(source, folder)
-    config, tokenizer, _ = described(source, str(folder))
+    config, tokenizer, notes = described(source, str(folder))
     names = read_class_names(config.id2label)
     check_class_names(source, names)
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
-    return Predictor(source, runtime, run, tokenizer, names, *_trained(source, config, tokenizer))
+    trained = _trained(source, config, tokenizer)
+    return Predictor(source, runtime, run, tokenizer, names, *trained, notes)
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
@@ -250,6 +252,7 @@ def predictor_of(classifier: Classifier) -> Predictor:
         tokenizer,
         classifier.label_names,
         *_trained(classifier.source, config, tokenizer),
+        classifier.notes,
     )
 
 

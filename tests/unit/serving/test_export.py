@@ -216,8 +216,7 @@ def test_classes_in_another_order(run: Path, tmp_path: Path) -> None:
         plain = open_predictor(str(run), "onnx")
         batch = predictor.tokenizer(texts, padding=True, return_tensors="pt")
         np.testing.assert_array_equal(predictor.run(batch), plain.run(batch)[:, ::-1])
-        assert predictor.note is not None
-        assert predictor.note.code == "classes-reordered"
+        assert [note.code for note in predictor.notes] == ["classes-reordered"]
     finally:
         config.write_text(before, encoding="utf-8")
     assert both[0]["accuracy"] == both[1]["accuracy"]

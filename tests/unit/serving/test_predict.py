@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from layermix.atomic import whole_file
 from layermix.config import DataConfig
@@ -55,6 +57,24 @@ def test_pairs(classifier: Path, tmp_path: Path) -> None:
     found = np.array([[row[f"p_{name}"] for name in CLASSES] for row in rows])
     # the tokenizer takes six tokens: a pair is cut where transformers' "longest first" cuts it
     np.testing.assert_allclose(found, chances(classifier, TEXTS, others), atol=2e-6)
+
+
+def test_what_was_changed_to_run_a_model_is_told(classifier: Path, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    shutil.copytree(classifier, left)
+    tokenizer = AutoTokenizer.from_pretrained(left)
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    tokenizer.save_pretrained(left)
+    labelled(tmp_path, "rows", [*CLASSES, *CLASSES])
+    source, told = str(tmp_path / "rows.csv"), {}
+    for name, model in (("right", classifier), ("left", left)):
+        reporter = Reporter()
+        reporter.console.file = io.StringIO()
+        predict(str(model), source, str(tmp_path / f"{name}.jsonl"), reporter=reporter)
+        evaluate(str(model), DataConfig(path=source), reporter=reporter)
+        told[name] = " ".join(reporter.console.file.getvalue().split()).count("padded on the")
+    assert told == {"right": 0, "left": 2}
+    assert read(tmp_path / "left.jsonl") == read(tmp_path / "right.jsonl")
 
 
 def test_blocks_make_no_difference(
