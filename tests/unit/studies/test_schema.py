@@ -43,16 +43,17 @@ def without_new_fields(value: Any) -> Any:
 
 
 def test_there_are_committed_studies() -> None:
-    assert len(COMMITTED) == 9
+    assert len(COMMITTED) == 10
 
 
 @pytest.mark.parametrize("study", COMMITTED, ids=lambda study: study.name)
 def test_the_cells_of_a_committed_study_show_what_its_record_says(study: Study) -> None:
     """Every number, verdict, sentence and note."""
     written = StudyRecord.from_json(study.results_file.read_text("utf-8"))
-    assert written.format == 0
     record = analyse(plan_of(study), study)
-    found, expected = (without_new_fields(each.to_dict()) for each in (record, written))
+    found, expected = record.to_dict(), written.to_dict()
+    if written.format == 0:
+        found, expected = without_new_fields(found), without_new_fields(expected)
     for ours, theirs in zip(found["family"], expected["family"], strict=True):
         for each in (ours, theirs):  # the only numbers that depend on the order of a sum
             each["stochastic_order"] = pytest.approx(each["stochastic_order"])
@@ -62,7 +63,6 @@ def test_the_cells_of_a_committed_study_show_what_its_record_says(study: Study) 
 @pytest.mark.parametrize("study", COMMITTED, ids=lambda study: study.name)
 def test_the_plan_and_the_declarations_of_a_committed_study_are_read(study: Study) -> None:
     record = PlanRecord.from_json(study.plan_file.read_text("utf-8"))
-    assert record.format == 0
     again = PlanRecord.of(record.plan())
     assert again == record.model_copy(update={"format": FORMAT})
     assert PlanRecord.from_json(again.to_json()) == again
