@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from layermix.errors import ConfigError, RunExistsError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -29,6 +31,27 @@ def temporary_of(path: Path) -> Path:
         'run/.result.json.writing'
     """
     return path.with_name(f".{path.name}.writing")
+
+
+def check_out_file(path: Path, force: bool) -> None:
+    """Checks before any work that the file of `--out` can be written.
+
+    Args:
+        path: The file.
+        force: Whether one that is there may be replaced.
+
+    Raises:
+        ConfigError: If its folder does not exist.
+        RunExistsError: If it is a folder, or exists and may not be replaced.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {path.parent}; create it first")
+    if path.is_dir():
+        raise RunExistsError(f"--out {path}: is a folder, wanted a file")
+    if path.exists() and not force:
+        raise RunExistsError(
+            f"--out {path} already exists; choose another name, or replace it with --force"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

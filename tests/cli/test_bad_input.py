@@ -197,7 +197,7 @@ def test_bad_requests_to_predict(
     [
         (["--out=no/x.jsonl"], ("--out no/x.jsonl: there is no folder no; create it first",)),
         (["--out=reviews/train.csv"], ("reviews/train.csv already exists", "--force")),
-        (["--out=reviews", "--force"], ("--out reviews already exists",)),
+        (["--out=reviews", "--force"], ("--out reviews: is a folder, wanted a file",)),
         (["--out=x.jsonl", "--data.augment_ways=swap"], ("swap needs pairs of texts",)),
     ],
 )

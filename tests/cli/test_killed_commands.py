@@ -143,7 +143,7 @@ MADE = {
 }
 """What a command finds -> the command that makes it, and its name there."""
 QUICKLY = ("cache verify", "cache prune", "predict, again", "bench")
-"""Killed once in `make test`; others there kill `distill`, `export`, `study`, a filling cache."""
+"""Killed once in `make test`, where other tests kill `distill`, `study` and the filling cache."""
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from layermix.atomic import check_out_file
 from layermix.cli.command import command
 from layermix.cli.options import (
     CONFIG_FILE,
@@ -20,7 +21,6 @@ from layermix.cli.options import (
 )
 from layermix.config import DistillConfig, TeachConfig, load, to_yaml
 from layermix.console import echo
-from layermix.errors import ConfigError
 from layermix.runs.layout import RunFolder
 
 AUGMENTED = (
@@ -128,10 +128,7 @@ def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None
     --data.unlabeled FILE.jsonl.
     """
     settings = load(DistillConfig, None, {"data.augment": DEFAULT_ROWS, **given_fields(options)})
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; create it first")
-    if out.is_dir() or (out.exists() and not force):
-        raise ConfigError(f"--out {out} already exists; choose another name, or give --force")
+    check_out_file(out, force)
     from layermix.console import Reporter
     from layermix.runs.pipeline import new_rows
 

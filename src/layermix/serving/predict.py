@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from layermix.atomic import LockedError, whole_file
+from layermix.atomic import LockedError, check_out_file, whole_file
 from layermix.console import Reporter
 from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
@@ -144,20 +144,8 @@ def _check_out(out: str, force: bool) -> str:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in ("jsonl", "csv", "tsv"):
         raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {path.parent}; create it first")
-    if path.is_dir():
-        raise RunExistsError(f"--out {out}: is a folder, wanted a file")
-    _check_new(path, force)
+    check_out_file(path, force)
     return ending
-
-
-def _check_new(path: Path, force: bool) -> None:
-    """Raise a RunExistsError if the file is there already, unless it may be replaced."""
-    if path.exists() and not force:
-        raise RunExistsError(
-            f"--out {path} already exists; choose another name, or replace it with --force"
-        )
 
 
 def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[Any]], None]:
@@ -197,5 +185,5 @@ def _whole(out: str, force: bool) -> Iterator[IO[str]]:
                 f"--out {out}: another process is writing this file; wait until it has ended, or "
                 "choose another name"
             ) from None
-        _check_new(Path(out), force)
+        check_out_file(Path(out), force)
         yield stack.enter_context(file.open("w", encoding="utf-8", newline=""))

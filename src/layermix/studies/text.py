@@ -95,10 +95,10 @@ def _of_teacher(arm: ArmScores) -> str:
     """The mean score over the teacher's, with the interval of the score in the same measure."""
     if arm.of_teacher is None:
         return "–"
-    scores = [arm.mean, arm.low, arm.high]
-    if not arm.mean or None in scores:
+    if arm.low is None or arm.high is None or not arm.mean:
         return _share(arm.of_teacher)
-    return _share(*(arm.of_teacher * score / arm.mean for score in scores if score is not None))
+    teacher = arm.mean / arm.of_teacher
+    return _share(arm.of_teacher, arm.low / teacher, arm.high / teacher)
 
 
 def _agreement(arm: ArmScores) -> str:

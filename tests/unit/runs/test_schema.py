@@ -21,7 +21,7 @@ CELLS = sorted((Path(__file__).parents[3] / "results").glob("*/cells/*"))
 
 
 def test_the_cells_of_the_committed_studies_are_read_whole() -> None:
-    assert len(CELLS) > 150
+    assert sum(read_result(cell).format == 0 for cell in CELLS) > 150
     for cell in CELLS:
         written = json.loads((cell / RESULT).read_text(encoding="utf-8"))
         record = read_result(cell)
