@@ -460,7 +460,9 @@ def fixed_step(capturable: bool) -> Callable[[], None]:
     teacher, student = step.models("paper")
     layers, wide = step.LAYERS["paper"], teacher.model.config.hidden_size
     mix = {"strategy": "learned", "teacher_layers": layers}
-    config = DistillConfig.model_validate({"mix": mix, "training": {"precision": "bf16"}})
+    config = DistillConfig.model_validate(
+        {"preset": "quick", "mix": mix, "training": {"precision": "bf16"}}
+    )
     device = step.device()
     objective = build_objective(HFEncoder(student.model.train()), 12, wide, config).to(device)
     shape = (step.BATCH, Sizes.fixed_length)
@@ -585,7 +587,15 @@ def short_demo(folder: Path) -> None:
     few = ("--data", data, "--quiet", "--training.epochs", "1")
     took, _ = command("teach", "--model", "minilm", *few, "--out", teacher)
     row("short demo: layermix teach, 600 rows, one epoch", took, "s")
-    student = ("--teacher", teacher, "--teacher.allow_weak", "--mix.strategy", "learned")
+    student = (
+        "--teacher",
+        teacher,
+        "--teacher.allow_weak",
+        "--mix.strategy",
+        "learned",
+        "--preset",
+        "quick",
+    )
     took, _ = command("distill", *student, *few, "--out", folder / "run")
     row("short demo: layermix distill, 600 rows, one epoch", took, "s")
     for place, what in ((teacher, "teacher"), (folder / "run", "student")):

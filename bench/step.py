@@ -130,6 +130,7 @@ def layermix(
     rows = tokens(teacher.tokenizer).splits["train"]
     config = DistillConfig.model_validate(
         {
+            "preset": "quick",
             "mix": {"strategy": "learned", "teacher_layers": LAYERS[which]},
             "training": {
                 "epochs": epochs,

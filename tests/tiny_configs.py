@@ -7,7 +7,11 @@ from typing import Any
 
 from layermix.config import DistillConfig, merge, spell_out
 
-WHOLE: dict[str, Any] = {"mix": {"strategy": "learned"}, "loss": {"hidden_weight": 1}}
+WHOLE: dict[str, Any] = {
+    "preset": "quick",
+    "mix": {"strategy": "learned"},
+    "loss": {"hidden_weight": 1},
+}
 
 
 def whole(**sections: Any) -> DistillConfig:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from layermix.models.students import fresh_student as fresh_student
     from layermix.runs.pipeline import distill as distill
     from layermix.runs.pipeline import distill_from as distill_from
+    from layermix.runs.pipeline import make_student as make_student
     from layermix.runs.pipeline import teach as teach
     from layermix.runs.pipeline import teach_from as teach_from
 
@@ -42,6 +43,7 @@ _HOMES = {
     "param_groups": "core.objective",
     "distill": "runs.pipeline",
     "distill_from": "runs.pipeline",
+    "make_student": "runs.pipeline",
     "teach": "runs.pipeline",
     "teach_from": "runs.pipeline",
     "DistillTrainer": "core.trainer",

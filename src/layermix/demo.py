@@ -38,6 +38,7 @@ BATCH, BATCHES_TIMED = 16, 4
 TEXTS_TIMED = 100
 TEACHER_EPOCHS = 3
 RECIPE: Mapping[str, Any] = {
+    "preset": "quick",
     "student": {"layers": 3},
     "loss": {"hidden_weight": 1},
     "training": {"epochs": 5, "learning_rate": 2e-4},
@@ -114,7 +115,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
 
 
 def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
-    sections: dict[str, Any] = {name: dict(values) for name, values in RECIPE.items()}
+    sections: dict[str, Any] = dict(RECIPE)
     for name, values in ARMS[arm].items():
         sections[name] = {**sections.get(name, {}), **values}
     named = {"teacher": str(out / "teacher"), "data": str(out / "data")}

@@ -22,7 +22,10 @@ def folder(cli: Any, teacher: Path, data: Path, tmp_path: Path) -> Path:
 
 
 def wanted(teacher: Path, data: Path, folder: Path) -> tuple[str, ...]:
-    return (f"--teacher={teacher}", f"--data={data}", f"--cache.folder={folder}")
+    return (
+        *("--preset=quick", f"--teacher={teacher}", f"--data={data}"),
+        f"--cache.folder={folder}",
+    )
 
 
 def test_distill_reads_what_was_built(

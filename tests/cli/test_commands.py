@@ -371,7 +371,7 @@ def test_control_c_keeps_a_run_that_resume_finishes(
     start: Start, cli: Any, teacher: Path, data: Path, place: Path, recipe: Any
 ) -> None:
     words = ("distill", "--teacher", teacher, "--data", data, *recipe, "--training.epochs=24")
-    words = (*words, "--out=runs/stopped", "--quiet")
+    words = (*words, "--preset=quick", "--out=runs/stopped", "--quiet")
     process = start(*words, stdout=subprocess.PIPE)
     work = place / "runs" / "stopped.partial"
     deadline = time.monotonic() + 120

@@ -144,6 +144,7 @@ def command(
         *(sys.executable, "-m", "layermix", "distill", "--quiet"),
         *("--teacher", str(tmp_path / "teacher"), "--teacher.allow_weak"),
         *("--data", str(tmp_path / "data"), "--mix.strategy", "learned"),
+        *("--preset", "quick"),
         *("--training.epochs", str(EPOCHS), "--training.batch_size", str(BATCH)),
         *("--training.learning_rate", "1e-3", "--training.log_every", "1"),
         *("--training.save_every", "4"),

@@ -33,7 +33,7 @@ from layermix.config import DistillConfig
 cached_teacher.FILL_TOKENS = 40  # about four texts in a batch
 cached_teacher.SHARD_BYTES = 1  # a shard for each batch
 config = DistillConfig.model_validate({
-    "teacher": {"model": "teacher", "allow_weak": True}, "data": "data",
+    "preset": "quick", "teacher": {"model": "teacher", "allow_weak": True}, "data": "data",
     "cache": {"folder": sys.argv[1]}, "mix": "learned",
     "training": {"epochs": int(sys.argv[2]), "batch_size": int(sys.argv[3]), "log_every": 1,
                  "learning_rate": 1e-3, "save_every": 3},

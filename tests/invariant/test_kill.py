@@ -37,7 +37,7 @@ def command(
         text = "".join(f"{line}\t{int('a' in line)}\n" for line in lines)
         (tmp_path / "data" / f"{split}.tsv").write_text(f"text\tlabel\n{text}", encoding="utf-8")
     return [
-        *("distill", "--quiet"),
+        *("distill", "--quiet", "--preset", "quick"),
         *("--teacher", str(tmp_path / "teacher"), "--teacher.allow_weak"),
         *("--data", str(tmp_path / "data")),
         *("--training.epochs", str(EPOCHS), "--training.batch_size", str(BATCH)),

@@ -35,6 +35,7 @@ def test_workers_read_the_signals_and_the_weights_are_the_same(
         places.clear()
         config = DistillConfig.model_validate(
             {
+                "preset": "quick",
                 "teacher": {"allow_weak": True},
                 "loss": {"hidden_weight": 1},
                 "training": {"epochs": 2, "batch_size": 4, "loader_workers": workers},

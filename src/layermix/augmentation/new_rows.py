@@ -20,6 +20,8 @@ from layermix.models.encoder import Classifier
 
 PAIRS, SINGLES = ("neighbours", "words"), ("neighbours", "words", "crops")
 """The ways by default."""
+EACH, MOST = 5, 16_000
+"""New rows for each training row, and in all, that `auto` asks for."""
 TRIES = 3
 """Texts that a way may make for each one that is wanted; equal ones do not count."""
 
@@ -36,9 +38,10 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         config: `augment` and `augment_ways` are read.
 
     Raises:
-        ConfigError: If a way does not suit the data or the tokenizer.
+        ConfigError: If a way does not suit the data or the tokenizer, or if no row can be made,
+            unless `augment` is `auto`: then a note says so.
     """
-    if config.augment is None:
+    if not config.augment:
         if config.augment_ways is not None:
             raise ConfigError(
                 "--data.augment_ways has no effect without the number of rows; give it as "
@@ -50,26 +53,33 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
     known = {part for rows in scored for text in texts_of(rows) for part in text}
     train = [text for text in dict.fromkeys(texts_of(splits["train"])) if known.isdisjoint(text)]
     if len(train) < 2:
-        raise ConfigError(
-            f"--data.augment makes new rows from training rows that share no text with validation "
-            f"or test rows, and there are {len(train)}; leave it out, or give more rows"
+        return _none_made(
+            texts,
+            config,
+            "--data.augment makes new rows from training rows that share no text with validation "
+            f"or test rows, and there are {len(train)}",
+            "leave it out, or give more rows",
         )
+    wanted = min(EACH * len(train), MOST) if config.augment == "auto" else config.augment
     ways = _ways(config, teacher, paired=len(train[0]) == 2)
     seen = set(texts_of(splits["train"]))
     if "unlabeled" in splits:
         seen |= set(texts_of(splits["unlabeled"]))
     embedding: Any = teacher.model.get_input_embeddings()
     made: dict[str, list[Text]] = {}
-    for way, count in zip(ways, _shares(config.augment, len(ways)), strict=True):
+    for way, count in zip(ways, _shares(wanted, len(ways)), strict=True):
         random = np.random.default_rng(derive(0, f"new rows by {way}"))
         corpus = Corpus(train, teacher.tokenizer, embedding.weight.detach(), random)
         candidates = islice(WAYS[way](corpus), TRIES * count)
         made[way] = list(islice(_fresh(candidates, seen, known), count))
     new = [text for rows in made.values() for text in rows]
     if not new:
-        raise ConfigError(
+        return _none_made(
+            texts,
+            config,
             f"--data.augment: no new row could be made from {len(train):,} training rows by "
-            f"{', '.join(ways)}; choose other ways (--data.augment_ways), or leave it out"
+            f"{', '.join(ways)}",
+            "choose other ways (--data.augment_ways), or leave it out",
         )
     first = 1 + max(max(rows["row_id"][:]) for rows in splits.values())
     rows = make_split(new, [UNLABELLED] * len(new), first)
@@ -77,10 +87,17 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         rows = concatenate_datasets([splits["unlabeled"], rows])
     by_way = ", ".join(f"{len(rows):,} by {way}" for way, rows in made.items())
     text = f"{len(new):,} new rows without labels from {len(train):,} training rows: {by_way}"
-    if len(new) < config.augment:
-        text += f"; {config.augment:,} were asked for, but no more different ones could be made"
+    if len(new) < wanted:
+        text += f"; {wanted:,} were asked for, but no more different ones could be made"
     notes = (*texts.split_notes, Note("new-rows", text))
     return replace(texts, splits=splits | {"unlabeled": rows}, split_notes=notes)
+
+
+def _none_made(texts: TextData, config: DataConfig, found: str, remedy: str) -> TextData:
+    """The texts as they are, and a note; an error if the rows were asked for by number."""
+    if config.augment != "auto":
+        raise ConfigError(f"{found}; {remedy}")
+    return replace(texts, split_notes=(*texts.split_notes, Note("no-new-rows", found)))
 
 
 def _ways(config: DataConfig, teacher: Classifier, *, paired: bool) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """Command-line options: made from the fields of a config, and those that commands share."""
 
 import json
+import types
 import typing
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,8 @@ def _metavar(annotation: Any) -> str:
         >>> from typing import Literal
         >>> [_metavar(kind) for kind in (Literal["a", "b"], int | None, float, tuple[int, ...])]
         ['a|b', 'N', 'X', 'N,N,…']
+        >>> _metavar(int | Literal["auto"] | None)
+        'N|auto'
         >>> _metavar(tuple[tuple[float, ...], ...])
         'X,X;…'
     """
@@ -91,8 +94,10 @@ def _metavar(annotation: Any) -> str:
         if "|" in item:
             return f"{item},…"
         return f"{item.removesuffix(',…')};…" if "," in item else f"{item},{item},…"
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return "|".join(map(_metavar, parts))  # those beside None
     if parts:
-        return _metavar(parts[0])  # the type that is annotated, or that stands beside None
+        return _metavar(parts[0])  # the type that is annotated
     return {int: "N", float: "X"}.get(annotation, "NAME")
 
 

@@ -31,7 +31,6 @@ AUGMENTED = (
     *("training.selection", "training.holdout_fraction"),
 )
 """Fields that decide which new rows are made."""
-DEFAULT_ROWS = 20_000
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
 
@@ -88,7 +87,7 @@ def distill_command(
 ) -> None:
     """Distil a fine-tuned teacher into a small student.
 
-    By default the student is a copy of the teacher's first half of blocks; --student and
+    By default the student is a copy of every second block of the teacher; --student and
     --student.… choose another. Settings come from CONFIG.yaml, if given, and from options. The run
     folder gets the student, its scores and its training history.
     """
@@ -127,7 +126,7 @@ def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None
     They are made from the training texts and have no labels. Give the file to `distill` as
     --data.unlabeled FILE.jsonl.
     """
-    settings = load(DistillConfig, None, {"data.augment": DEFAULT_ROWS, **given_fields(options)})
+    settings = load(DistillConfig, None, {"data.augment": "auto", **given_fields(options)})
     check_out_file(out, force)
     from layermix.console import Reporter
     from layermix.runs.pipeline import new_rows

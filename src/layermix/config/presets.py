@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "default": {  # chosen by configs/studies/local-recipe.yaml, confirmed by local-recipe-confirmed
+    "default": {  # chosen by configs/studies/more-rows*.yaml, confirmed by more-rows-confirmed
+        "student": {"copied": "spread", "dropout": 0},
+        "data": {"augment": "auto"},
+        "mix": {"strategy": "fixed"},
+        "loss": {"hidden_weight": 10},
+        "training": {"epochs": 4, "learning_rate": 1e-4, "unlabeled_share": 0.75},
+    },
+    "quick": {  # chosen by configs/studies/local-recipe.yaml, confirmed by local-recipe-confirmed
         "mix": {"strategy": "fixed"},
         "loss": {"hidden_weight": 10},
         "training": {"epochs": 6, "learning_rate": 1e-4},

@@ -5,7 +5,7 @@ A field's docstring is its help text on the command line, in the JSON schema and
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +15,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -69,6 +73,24 @@ def _text_encoding(value: str) -> str:
     )
 
 
+def _rows_or_auto(value: Any) -> int | Literal["auto"]:
+    """A number of rows, also as text, or `auto`.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if value == "auto":
+        return "auto"
+    try:
+        return _ROWS.validate_python(value)
+    except ValidationError:
+        raise ValueError(
+            f"found {value!r}, wanted auto or a whole number of rows (0: none)"
+        ) from None
+
+
+_ROWS = TypeAdapter(NonNegativeInt)
+
 Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
 """A path or hub name as text, with `~` and `$VARIABLE` expanded."""
 Integers = Annotated[
@@ -98,6 +120,10 @@ AugmentWays = Annotated[
     BeforeValidator(_split_commas, json_schema_input_type=list[AugmentWay] | str),
     Field(min_length=1),
 ]
+RowsOrAuto = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_rows_or_auto, json_schema_input_type=NonNegativeInt | Literal["auto"]),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -111,7 +137,7 @@ HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
 AttentionReduction = Literal["mean", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
-PresetName = Literal["default", "paper", "tinybert"]
+PresetName = Literal["default", "quick", "paper", "tinybert"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -197,9 +223,10 @@ class DataConfig(OneWord):
     unlabeled: Source | None = None
     """File of texts without labels. The student learns from the teacher on them; L_sup skips
     them."""
-    augment: Positive | None = None
+    augment: RowsOrAuto | None = None
     """Make this many new rows without labels from the training texts, such as 20000, on which the
-    student learns from the teacher, too."""
+    student learns from the teacher, too. auto: five for each training row, at most 16,000. 0:
+    none."""
     augment_ways: AugmentWays | None = None
     """How new rows are made, in equal numbers: neighbours (texts paired anew with similar ones),
     words (some words replaced by ones near them in the teacher's embedding), swap (the texts of a
@@ -347,7 +374,8 @@ class TrainingConfig(Section):
     random rows."""
     unlabeled_share: Fraction | None = None
     """Share of the rows of an epoch that have no label (data.unlabeled, data.augment), such as
-    0.75; each epoch takes the next ones. By default every epoch has all of them."""
+    0.75, or all of them if that is fewer; each epoch takes the next ones. By default every epoch
+    has all of them."""
     padding: Literal["batch", "max_length"] = "batch"
     """Pad rows to the longest row of their batch (batch), or all rows to data.max_length, as
     TinyBERT's code does: slower, and the losses called tinybert_mean then average over a fixed
@@ -425,13 +453,29 @@ class Run(Section):
         return {}
 
 
+YOURS_INSTEAD: Mapping[Sequence[str], Sequence[str]] = {
+    tuple(f"student.{way}" for way in ("model", "layers", "blocks", "hidden", "heads", "ffn")): (
+        "student.model",
+    ),
+    ("data.unlabeled",): ("data.augment", "training.unlabeled_share"),
+}
+"""If you give one of the first fields, a preset's values for the second do not count."""
+
+
+def _is_given(given: Mapping[str, Any], field: str) -> bool:
+    """Whether a config, as it was given, has a value for a field of a section."""
+    section, _, name = field.partition(".")
+    values = given.get(section)
+    return isinstance(values, Mapping) and values.get(name) is not None
+
+
 class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Defaults to start from: default (recommended), paper (the settings and student of the paper's
-    Table 1) or tinybert (TinyBERT's settings in one stage). Your own settings override them; your
-    own student replaces the preset's."""
+    """Defaults to start from: default (recommended), quick (labelled rows alone, a third of the
+    steps), paper (the settings and student of the paper's Table 1) or tinybert (TinyBERT's settings
+    in one stage). Your own settings override them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
     teacher: TeacherConfig = TeacherConfig()
@@ -444,15 +488,22 @@ class DistillConfig(Run):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The preset's values; its student only if `given` has none, since the two would mix."""
+        """The preset's values, but for those that yours take the place of."""
         name = given.get("preset", "default")
         preset = (
             PRESETS.get(name, {}) if isinstance(name, str) else {}
         )  # an unknown name fails in validation
+        taken = {
+            field
+            for fields, others in YOURS_INSTEAD.items()
+            if any(_is_given(given, field) for field in fields)
+            for field in others
+        }
         return {
-            key: value
-            for key, value in preset.items()
-            if key != "student" or "student" not in given
+            section: {
+                key: value for key, value in values.items() if f"{section}.{key}" not in taken
+            }
+            for section, values in preset.items()
         }
 
 

@@ -49,8 +49,8 @@ class EpochSampler(Sampler[int]):
         grouped: Make batches of rows of similar length, so that little is padded: within windows
             of up to `WINDOW` shuffled batches rows are sorted, then the batches are shuffled again.
             A short last batch has rows of any length.
-        share: Of the rows of an epoch, those without a label; None takes all of them. Epochs take
-            one after the other, so that all have been seen before one comes again.
+        share: Of the rows of an epoch, those without a label, at most all of them; None takes all.
+            Epochs take one after the other, so that all have been seen before one comes again.
         labelled: Which rows have a label, (N,); they are in every epoch. Needed if there is a
             share.
     """
@@ -70,7 +70,7 @@ class EpochSampler(Sampler[int]):
         if share is not None:
             has_label = torch.tensor(labelled, dtype=torch.bool)
             self.others, self.always = self.always[~has_label], self.always[has_label]
-            self.wanted = rows_at_share(share, len(self.always)) if len(self.others) else 0
+            self.wanted = rows_at_share(share, len(self.always), len(self.others))
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -114,11 +114,11 @@ class EpochSampler(Sampler[int]):
         return len(self.always) + self.wanted
 
 
-def rows_at_share(share: float, rows: int) -> int:
-    """How many others beside `rows` are this share of both together.
+def rows_at_share(share: float, rows: int, others: int) -> int:
+    """How many of the others beside `rows` are this share of both together, at most all of them.
 
     Examples:
-        >>> rows_at_share(0.75, 100)
-        300
+        >>> rows_at_share(0.75, 100, others=1000), rows_at_share(0.75, 100, others=200)
+        (300, 200)
     """
-    return round(rows * share / (1 - share))
+    return min(others, round(rows * share / (1 - share)))

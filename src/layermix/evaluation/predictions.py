@@ -100,7 +100,7 @@ def read_rows(file: Path) -> dict[str, Rows]:
         kept = columns["report"] == report
         order = columns["row_id"][kept].argsort()
         by_report[str(report)] = Rows(
-            *(_half_width(columns[column.name][kept][order]) for column in fields(Rows))
+            *(half_width(columns[column.name][kept][order]) for column in fields(Rows))
         )
     return by_report
 
@@ -115,8 +115,8 @@ def _check_classes(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
             raise ValueError(f"the column {name} holds values that are not class indices")
 
 
-def _half_width(values: Any) -> Any:
-    """Values as 32-bit numbers, for half the memory: a study may hold millions of rows."""
+def half_width(values: Any) -> Any:
+    """Values as 32-bit numbers, for half the room: a study may hold millions of rows."""
     return values.astype(np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32)
 
 

@@ -20,6 +20,7 @@ from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
 from layermix.errors import ResumeError
 from layermix.evaluation import metrics
+from layermix.evaluation.predictions import half_width
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
 from layermix.runs.schema import RunRecord
 
@@ -138,17 +139,20 @@ class EpochRecorder(TrainerCallback):
             rows = len(stored["logits"])
             student = problem.columns(stored["logits"], self.prepared.texts.label_names)
             columns = {
-                "report": [report] * rows,
-                "epoch": [epoch] * rows,
+                "epoch": np.full(rows, epoch),
                 "row_id": stored["row_ids"],
                 "label": stored["labels"],
                 "prediction": student.pop("prediction"),
                 **teacher,
                 **student,
             }
-            tables.append(pa.table(columns))
+            stored_as = {
+                name: half_width(values) if np.issubdtype(values.dtype, np.number) else values
+                for name, values in columns.items()
+            }
+            tables.append(pa.table({"report": [report] * rows, **stored_as}))
         with whole_file(self.work / PREDICTIONS) as temporary:
-            pq.write_table(pa.concat_tables(tables), temporary)
+            pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
 
 
 class MixRecorder(OutputCallback):

@@ -121,6 +121,9 @@ def new_rows(config: DistillConfig, out: Path) -> Note:
     """
     texts, teacher = _loaded_texts(config)
     made = with_new_rows(choose_rows(texts, config), teacher, config.data)
+    if "unlabeled" not in made.splits:
+        found = made.split_notes[-1].text if config.data.augment else "--data.augment 0 makes none"
+        raise ConfigError(f"there are no new rows to write: {found}")
     lines = [
         json.dumps(dict(zip(texts.text_columns, text, strict=True)), ensure_ascii=False) + "\n"
         for text in texts_of(made.splits["unlabeled"])
@@ -169,6 +172,11 @@ def _open(
 
 def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
     """The student that the config describes: a model as it is, copied blocks, or a fresh one.
+
+    Args:
+        config: Its section student is read, and the seed of new weights.
+        teacher: Gives its blocks, its tokenizer and its vocabulary.
+        texts: Their classes are those of a new head.
 
     Raises:
         ModelError: If it cannot be made.
@@ -232,8 +240,9 @@ def distill_from(
         teacher: Fine-tuned on the task; frozen by this call.
         student: Trained in place.
         texts: With the classes of both.
-        config: All settings; of those for data and teacher only `data.max_length`,
-            `data.train_rows` and `teacher.allow_weak` are used, of those for the student none.
+        config: All settings; of those for data and teacher only `data.max_length`, `data.augment`,
+            `data.augment_ways`, `data.train_rows` and `teacher.allow_weak` are used, of those for
+            the student none (see `make_student`).
         out: The run folder to make; None keeps no run. The teacher's signals are cached in both
             cases, unless `cache.use` is false.
         resume: Continue an unfinished run in `out`, if there is one.

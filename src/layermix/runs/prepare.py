@@ -52,7 +52,7 @@ def prepare(
     more: tuple[Note, ...] = ()
     if _asks_teacher(config):
         texts = with_new_rows(texts, teacher, config.data)
-    elif config.data.augment is not None:
+    elif config.data.augment:
         text = "no new rows are made (data.augment): no term of this loss uses the teacher"
         more = (Note("no-new-rows", text),)
     tokenizers = teacher.tokenizer, student.tokenizer
@@ -188,7 +188,8 @@ def tokenize_for(
             "that uses the teacher, and none is enabled"
         )
         notes.append(Note("unlabeled-left-out", text))
-    if config.training.unlabeled_share is not None and "unlabeled" not in splits:
+    share = config.training.unlabeled_share
+    if share is not None and config.data.augment is None and "unlabeled" not in splits:
         text = (
             "training.unlabeled_share has no effect: no rows without labels are trained on (see "
             "data.unlabeled and data.augment)"
@@ -233,7 +234,7 @@ def _warmup_note(config: TrainingConfig, texts: TextData) -> list[Note]:
     if "unlabeled" in texts.splits:
         every = len(texts.splits["unlabeled"])
         share = config.unlabeled_share
-        rows += every if share is None else rows_at_share(share, rows)
+        rows += every if share is None else rows_at_share(share, rows, every)
     total = math.ceil(rows / (config.batch_size * config.accumulation)) * config.epochs
     warmup = warmup_steps(config.warmup, total)
     if warmup <= total / 2:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from transformers import BertForSequenceClassification, BertTokenizer
 
-from layermix.augmentation.new_rows import with_new_rows
+from layermix.augmentation import new_rows
+from layermix.augmentation.new_rows import EACH, with_new_rows
 from layermix.config import DataConfig
 from layermix.data.splits import texts_of
 from layermix.data.texts import TextData, from_splits
@@ -70,6 +71,16 @@ def test_new_rows_have_no_label_and_are_new_and_the_same_every_time(teacher: Cla
     )
 
 
+def test_auto_is_five_rows_for_each_and_no_more_than_a_limit(
+    teacher: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made(pairs(), teacher, augment=0).notes == pairs().notes
+    found = made(pairs(), teacher, augment="auto")
+    assert len(found.splits["unlabeled"]) == EACH * 18
+    monkeypatch.setattr(new_rows, "MOST", 20)
+    assert len(made(pairs(), teacher, augment="auto").splits["unlabeled"]) == 20
+
+
 def test_no_text_of_another_split_is_in_a_new_row(teacher: Classifier) -> None:
     held = {part for row in (HELD, OTHER) for part in (row["text"], row["text_pair"])}
     for ways in ("neighbours", "words", "swap", "crops"):
@@ -98,6 +109,10 @@ def test_what_cannot_be_done_is_told(
     alike = from_splits({"train": same, "validation": [HELD]})
     with pytest.raises(ConfigError, match="no new row could be made from 4 training rows by swap"):
         made(alike, teacher, augment=4, augment_ways="swap")
+    for given, ways in ((few, None), (alike, "swap")):  # auto goes on, and says so
+        found = made(given, teacher, augment="auto", augment_ways=ways)
+        assert found.splits == given.splits
+        assert found.split_notes[-1].code == "no-new-rows"
     monkeypatch.setattr(type(teacher.tokenizer), "is_fast", False)
     with pytest.raises(ConfigError, match="words needs a fast tokenizer, and teacher has none"):
         made(pairs(), teacher, augment=4, augment_ways="words")

@@ -82,14 +82,49 @@ def test_a_section_object_goes_over_the_preset_field_by_field() -> None:
         ({"blocks": "0,1"}, StudentConfig(blocks=(0, 1))),
         ({"hidden": 32, "heads": 2}, StudentConfig(hidden=32, heads=2)),
         ("mine", StudentConfig(model="mine")),
-        ({}, StudentConfig()),
         (StudentConfig(layers=2), StudentConfig(layers=2)),
+        ({"dropout": 0}, StudentConfig(model=PRESETS["paper"]["student"]["model"], dropout=0)),
     ],
 )
-def test_a_student_of_ones_own_replaces_the_presets(student: Any, wanted: StudentConfig) -> None:
+def test_a_student_of_ones_own_replaces_the_presets_model(
+    student: Any, wanted: StudentConfig
+) -> None:
     config = DistillConfig.model_validate({"preset": "paper", "student": student})
     assert config.student == wanted
     assert config.training.warmup == 300
+
+
+def test_the_blocks_are_yours_and_the_rest_is_the_presets() -> None:
+    three = DistillConfig.model_validate({"student": {"layers": 3}})
+    assert three.student == StudentConfig(layers=3, copied="spread", dropout=0)
+    new = DistillConfig.model_validate({"student": {"hidden": 32}})
+    assert new.student == StudentConfig(hidden=32, copied="spread", dropout=0)
+
+
+def test_unlabelled_texts_of_ones_own_are_taken_in_place_of_new_rows() -> None:
+    config = DistillConfig.model_validate({"data": {"path": "D", "unlabeled": "U"}})
+    assert (config.data.augment, config.training.unlabeled_share) == (None, None)
+    both = DistillConfig.model_validate(
+        {
+            "data": {"path": "D", "unlabeled": "U", "augment": "auto"},
+            "training": {"unlabeled_share": 0.5},
+        }
+    )
+    assert (both.data.augment, both.training.unlabeled_share) == ("auto", 0.5)
+    assert DistillConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("auto", "auto"), ("12", 12), (0, 0), (2e4, 20000), (None, None)]
+)
+def test_a_number_of_new_rows_or_auto(given: Any, wanted: Any) -> None:
+    assert load(DistillConfig, None, {"data.augment": given}).data.augment == wanted
+
+
+@pytest.mark.parametrize("given", ["some", "-3", 1.5, [], "AUTO"])
+def test_no_number_of_new_rows(given: Any) -> None:
+    message = problems(DistillConfig, None, {"data.augment": given})
+    assert f"--data.augment: found {given!r}, wanted auto or a whole number of rows" in message
 
 
 def test_an_empty_section_says_nothing(yaml: Any) -> None:
@@ -178,7 +213,7 @@ def test_lists_that_are_none(blocks: str, told: str) -> None:
 
 def test_an_unknown_preset() -> None:
     message = problems(DistillConfig, None, {"preset": "papre"})
-    assert "--preset: found 'papre', wanted 'default', 'paper' or 'tinybert'" in message
+    assert "--preset: found 'papre', wanted 'default', 'quick', 'paper' or 'tinybert'" in message
 
 
 def test_python_gets_pydantics_own_error() -> None:

@@ -112,7 +112,7 @@ def test_at_a_share_every_epoch_has_all_labels_and_the_next_others(
 ) -> None:
     labelled = [row for row, has in enumerate(labels) if has]
     others = [row for row, has in enumerate(labels) if not has]
-    wanted = round(len(labelled) * share / (1 - share)) if others else 0
+    wanted = min(len(others), round(len(labelled) * share / (1 - share)))
     sampler = EpochSampler([1] * len(labels), 3, 4, grouped, share, labels)
     assert len(sampler) == len(labelled) + wanted
     taken: list[int] = []

@@ -164,7 +164,14 @@ def test_the_saved_student_and_its_predictions_are_the_trained_one(
     pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(), out=out)
     model = AutoModelForSequenceClassification.from_pretrained(out / "student").eval()
     tokenizer = AutoTokenizer.from_pretrained(out / "student")
-    table = pq.read_table(out / "predictions.parquet").to_pylist()
+    stored = pq.read_table(out / "predictions.parquet")
+    numbers = [
+        kind
+        for name, kind in zip(stored.schema.names, stored.schema.types, strict=True)
+        if name != "report"
+    ]
+    assert {str(kind) for kind in numbers} == {"int32", "float"}
+    table = stored.to_pylist()
     last = [row for row in table if row["report"] == "last"]
     assert [row["row_id"] for row in last] == data.splits["validation"]["row_id"][:]
     assert [row["label"] for row in last] == data.splits["validation"]["label"][:]
@@ -338,6 +345,9 @@ def test_the_new_rows_of_a_file_are_those_of_a_run(
     ]
     with pytest.raises(ConfigError, match="no teacher"):
         pipeline.new_rows(config(data={"path": str(data_folder), "augment": 30}), file)
+    none = config(**{**sections, "data": {"path": str(data_folder), "augment": 0}})
+    with pytest.raises(ConfigError, match=r"no new rows to write: --data\.augment 0 makes none"):
+        pipeline.new_rows(none, file)
 
 
 def test_without_a_teacher_term_no_new_rows_are_made(teacher: Classifier, data: TextData) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from layermix.augmentation.new_rows import EACH, MOST
 from layermix.config import DistillConfig, TeachConfig
+from layermix.core.signals import evenly_spaced
 from layermix.errors import ConfigError
 from layermix.studies.plan import DEFAULTS, Plan, make_plan
 from layermix.studies.spec import StudyConfig, load_study
 
+STUDIES = Path(__file__).parents[3] / "configs" / "studies"
+MRPC_ROWS = 3668  # for training
 TINY: dict[str, Any] = {
     "base": {"teacher": "T", "training": {"epochs": 3}},
     "tasks": {"a": {"data": "A"}, "b": {"data": "$B", "seeds": 1, "arms": ["learned"]}},
@@ -100,18 +104,28 @@ def test_names_change_when_a_default_does() -> None:
     assert (DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "8e8cc5b0")
 
 
-def test_without_a_word_a_distillation_is_the_recipe_that_was_confirmed() -> None:
-    file = Path(__file__).parents[3] / "configs" / "studies" / "local-recipe-confirmed.yaml"
-    plan = make_plan(load_study(file), None)
-    recipe = next(cell.content for cell in plan.cells if cell.arm == "recipe")
-    silent = DistillConfig().model_dump(mode="json")
-    del silent["training"]["report_to"]  # where logs go is not content,
-    del silent["training"]["loader_workers"]  # nor in how many processes rows are made ready
-    silent["training"]["log_every"] = recipe["training"]["log_every"]
+@pytest.mark.parametrize(
+    ("preset", "file", "arm"),
+    [
+        ("default", "more-rows-confirmed", "more rows"),
+        ("quick", "local-recipe-confirmed", "recipe"),
+    ],
+)
+def test_a_preset_is_the_recipe_that_was_confirmed(preset: str, file: str, arm: str) -> None:
+    plan = make_plan(load_study(STUDIES / f"{file}.yaml"), None)
+    recipe = next(cell.content for cell in plan.cells if cell.arm == arm)
+    silent = DistillConfig.model_validate({"preset": preset}).model_dump(mode="json")
+    for place in ("report_to", "loader_workers"):  # they are not content
+        del silent["training"][place]
+    for how in ("log_every", "precision"):
+        silent["training"][how] = recipe["training"][how]
     for section in ("mix", "loss", "training"):
         assert recipe[section] == silent[section]
-    assert silent["loss"]["hidden_weight"] == 10
-    assert recipe["student"]["blocks"] == [0, 1, 2]  # the first half of six, as students.py takes
+    assert recipe["student"]["dropout"] == silent["student"]["dropout"]
+    three_of_six = evenly_spaced(3, 6) if silent["student"]["copied"] == "spread" else range(3)
+    assert recipe["student"]["blocks"] == list(three_of_six)
+    rows = {"auto": min(EACH * MRPC_ROWS, MOST), None: None}
+    assert recipe["data"]["augment"] == rows[silent["data"]["augment"]]
 
 
 def test_a_mix_that_no_loss_looks_at_is_not_in_the_name() -> None:

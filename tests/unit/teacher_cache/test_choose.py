@@ -55,6 +55,7 @@ def data(texts: Callable[..., TextData]) -> TextData:
 def settings(folder: Path, **cache: Any) -> DistillConfig:
     return DistillConfig.model_validate(
         {
+            "preset": "quick",
             "teacher": {"allow_weak": True},
             "training": {"epochs": 2, "batch_size": 4, "log_every": 1, "precision": "fp32"},
             "cache": {"folder": str(folder), "precision": "fp32", **cache},
