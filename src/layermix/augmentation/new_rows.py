@@ -22,6 +22,8 @@ PAIRS, SINGLES = ("neighbours", "words"), ("neighbours", "words", "crops")
 """The ways by default."""
 EACH, MOST = 5, 16_000
 """New rows for each training row, and in all, that `auto` asks for."""
+SHARE = 0.75
+"""Of the rows of an epoch, those that `auto` made, unless the config says another share."""
 TRIES = 3
 """Texts that a way may make for each one that is wanted; equal ones do not count."""
 
@@ -49,6 +51,9 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
             )
         return texts
     splits = dict(texts.splits)
+    if config.augment == "auto" and "unlabeled" in splits:
+        found = f"no new rows are made beside your {len(splits['unlabeled']):,} without labels"
+        return _none_made(texts, config, found)
     scored = [rows for name, rows in splits.items() if name not in ("train", "unlabeled")]
     known = {part for rows in scored for text in texts_of(rows) for part in text}
     train = [text for text in dict.fromkeys(texts_of(splits["train"])) if known.isdisjoint(text)]
@@ -93,7 +98,7 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
     return replace(texts, splits=splits | {"unlabeled": rows}, split_notes=notes)
 
 
-def _none_made(texts: TextData, config: DataConfig, found: str, remedy: str) -> TextData:
+def _none_made(texts: TextData, config: DataConfig, found: str, remedy: str = "") -> TextData:
     """The texts as they are, and a note; an error if the rows were asked for by number."""
     if config.augment != "auto":
         raise ConfigError(f"{found}; {remedy}")

@@ -9,7 +9,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"augment": "auto"},
         "mix": {"strategy": "fixed"},
         "loss": {"hidden_weight": 10},
-        "training": {"epochs": 4, "learning_rate": 1e-4, "unlabeled_share": 0.75},
+        "training": {"epochs": 4, "learning_rate": 1e-4},
     },
     "quick": {  # chosen by configs/studies/local-recipe.yaml, confirmed by local-recipe-confirmed
         "mix": {"strategy": "fixed"},

@@ -5,7 +5,7 @@ A field's docstring is its help text on the command line, in the JSON schema and
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -225,8 +225,8 @@ class DataConfig(OneWord):
     them."""
     augment: RowsOrAuto | None = None
     """Make this many new rows without labels from the training texts, such as 20000, on which the
-    student learns from the teacher, too. auto: five for each training row, at most 16,000. 0:
-    none."""
+    student learns from the teacher, too. auto: five for each training row, at most 16,000, and
+    none if you have texts without labels of your own. 0: none."""
     augment_ways: AugmentWays | None = None
     """How new rows are made, in equal numbers: neighbours (texts paired anew with similar ones),
     words (some words replaced by ones near them in the teacher's embedding), swap (the texts of a
@@ -375,7 +375,7 @@ class TrainingConfig(Section):
     unlabeled_share: Fraction | None = None
     """Share of the rows of an epoch that have no label (data.unlabeled, data.augment), such as
     0.75, or all of them if that is fewer; each epoch takes the next ones. By default every epoch
-    has all of them."""
+    has all of them; those that `augment: auto` made have a share of 0.75."""
     padding: Literal["batch", "max_length"] = "batch"
     """Pad rows to the longest row of their batch (batch), or all rows to data.max_length, as
     TinyBERT's code does: slower, and the losses called tinybert_mean then average over a fixed
@@ -453,20 +453,8 @@ class Run(Section):
         return {}
 
 
-YOURS_INSTEAD: Mapping[Sequence[str], Sequence[str]] = {
-    tuple(f"student.{way}" for way in ("model", "layers", "blocks", "hidden", "heads", "ffn")): (
-        "student.model",
-    ),
-    ("data.unlabeled",): ("data.augment", "training.unlabeled_share"),
-}
-"""If you give one of the first fields, a preset's values for the second do not count."""
-
-
-def _is_given(given: Mapping[str, Any], field: str) -> bool:
-    """Whether a config, as it was given, has a value for a field of a section."""
-    section, _, name = field.partition(".")
-    values = given.get(section)
-    return isinstance(values, Mapping) and values.get(name) is not None
+WAYS = ("model", "layers", "blocks", "hidden", "heads", "ffn")
+"""Fields of the section student that each say what it is made of."""
 
 
 class DistillConfig(Run):
@@ -488,23 +476,16 @@ class DistillConfig(Run):
 
     @classmethod
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The preset's values, but for those that yours take the place of."""
+        """The preset's values, without its student's model if yours is made of something else."""
         name = given.get("preset", "default")
         preset = (
             PRESETS.get(name, {}) if isinstance(name, str) else {}
         )  # an unknown name fails in validation
-        taken = {
-            field
-            for fields, others in YOURS_INSTEAD.items()
-            if any(_is_given(given, field) for field in fields)
-            for field in others
-        }
-        return {
-            section: {
-                key: value for key, value in values.items() if f"{section}.{key}" not in taken
-            }
-            for section, values in preset.items()
-        }
+        student = given.get("student")
+        if not isinstance(student, Mapping) or all(student.get(way) is None for way in WAYS):
+            return preset
+        own = {key: value for key, value in preset.get("student", {}).items() if key != "model"}
+        return {**preset, "student": own}
 
 
 class TeachConfig(Run):

@@ -37,6 +37,7 @@ class PreparedData:
         teacher_scores: The teacher's scores for each of these splits that has labelled rows.
         notes: Notes for the user.
         problem: The kind of label.
+        unlabeled_share: Of the rows of an epoch, those without a label; None takes all.
     """
 
     texts: TextData
@@ -49,6 +50,7 @@ class PreparedData:
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     problem: Problem = CLASSIFICATION
+    unlabeled_share: float | None = None
 
     @property
     def evaluated(self) -> dict[str, Any]:

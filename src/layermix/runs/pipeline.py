@@ -121,12 +121,17 @@ def new_rows(config: DistillConfig, out: Path) -> Note:
     """
     texts, teacher = _loaded_texts(config)
     made = with_new_rows(choose_rows(texts, config), teacher, config.data)
-    if "unlabeled" not in made.splits:
+    before, after = (
+        texts_of(one.splits["unlabeled"]) if "unlabeled" in one.splits else []
+        for one in (texts, made)
+    )
+    new = after[len(before) :]
+    if not new:
         found = made.split_notes[-1].text if config.data.augment else "--data.augment 0 makes none"
-        raise ConfigError(f"there are no new rows to write: {found}")
+        raise ConfigError(f"there are no new rows to write: {found}; give --data.augment 20000")
     lines = [
         json.dumps(dict(zip(texts.text_columns, text, strict=True)), ensure_ascii=False) + "\n"
-        for text in texts_of(made.splits["unlabeled"])
+        for text in new
     ]
     write_text(out, "".join(lines))
     return made.split_notes[-1]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from layermix.augmentation.new_rows import with_new_rows
+from layermix.augmentation.new_rows import SHARE, with_new_rows
 from layermix.config import DistillConfig, TeachConfig, TrainingConfig
 from layermix.console import Reporter
 from layermix.core.seeds import rows_at_share
@@ -51,7 +51,7 @@ def prepare(
     texts = choose_rows(texts, config)
     more: tuple[Note, ...] = ()
     if _asks_teacher(config):
-        texts = with_new_rows(texts, teacher, config.data)
+        config, texts = _with_new_rows(config, texts, teacher)
     elif config.data.augment:
         text = "no new rows are made (data.augment): no term of this loss uses the teacher"
         more = (Note("no-new-rows", text),)
@@ -101,6 +101,19 @@ def prepare(
         teacher_scores=scores,
         notes=notes,
     )
+
+
+def _with_new_rows(
+    config: DistillConfig, texts: TextData, teacher: Classifier
+) -> tuple[DistillConfig, TextData]:
+    """The texts with new rows, if they are wanted, and the config with the share they have."""
+    had_others = "unlabeled" in texts.splits
+    texts = with_new_rows(texts, teacher, config.data)
+    is_auto = config.data.augment == "auto" and config.training.unlabeled_share is None
+    if is_auto and not had_others and "unlabeled" in texts.splits:
+        training = config.training.model_copy(update={"unlabeled_share": SHARE})
+        config = config.model_copy(update={"training": training})
+    return config, texts
 
 
 def _text_batches(texts: TextData) -> Iterator[list[list[str]]]:
@@ -205,7 +218,15 @@ def tokenize_for(
     ]
     padded = length if config.training.padding == "max_length" else None
     collate = Collator(tokenizer, teacher_tokenizer, padded)
-    return PreparedData(chosen, tokens.splits, collate, length, tokens.cut, notes=tuple(notes))
+    return PreparedData(
+        chosen,
+        tokens.splits,
+        collate,
+        length,
+        tokens.cut,
+        notes=tuple(notes),
+        unlabeled_share=config.training.unlabeled_share,
+    )
 
 
 def choose_rows(texts: TextData, config: DistillConfig | TeachConfig) -> TextData:

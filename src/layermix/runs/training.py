@@ -193,12 +193,13 @@ class Training:
         if self.extensions.wants_held_out and "holdout" in self.prepared.splits:
             held_out = self.prepared.splits["holdout"]
             tokens |= occurring(held_out, self.student.tokenizer.pad_token_id)
+        share = {"unlabeled_share": self.prepared.unlabeled_share}
         chosen = only_occurring_trained(self.student.model, tokens)
         with chosen, training_bar(reporter, name) as bar:
             trainer = DistillTrainer(
                 self.objective,
                 self.teacher,
-                self.config,
+                self.config.model_copy(update=share),
                 self.mix,
                 self.seed,
                 checkpoints,

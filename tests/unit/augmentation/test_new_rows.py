@@ -95,6 +95,9 @@ def test_rows_without_labels_of_the_users_own_are_kept_before_them(teacher: Clas
     found = made(pairs(unlabeled=own), teacher, augment=4)
     assert texts_of(found.splits["unlabeled"])[0] == ("k k", "l l")
     assert len(found.splits["unlabeled"]) == 5
+    as_they_are = made(pairs(unlabeled=own), teacher, augment="auto")
+    assert len(as_they_are.splits["unlabeled"]) == 1
+    assert as_they_are.split_notes[-1].text == "no new rows are made beside your 1 without labels"
 
 
 def test_what_cannot_be_done_is_told(

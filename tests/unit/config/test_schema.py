@@ -101,19 +101,6 @@ def test_the_blocks_are_yours_and_the_rest_is_the_presets() -> None:
     assert new.student == StudentConfig(hidden=32, copied="spread", dropout=0)
 
 
-def test_unlabelled_texts_of_ones_own_are_taken_in_place_of_new_rows() -> None:
-    config = DistillConfig.model_validate({"data": {"path": "D", "unlabeled": "U"}})
-    assert (config.data.augment, config.training.unlabeled_share) == (None, None)
-    both = DistillConfig.model_validate(
-        {
-            "data": {"path": "D", "unlabeled": "U", "augment": "auto"},
-            "training": {"unlabeled_share": 0.5},
-        }
-    )
-    assert (both.data.augment, both.training.unlabeled_share) == ("auto", 0.5)
-    assert DistillConfig.model_validate(config.model_dump()) == config
-
-
 @pytest.mark.parametrize(
     ("given", "wanted"), [("auto", "auto"), ("12", 12), (0, 0), (2e4, 20000), (None, None)]
 )

@@ -329,6 +329,16 @@ def test_new_rows_are_mixed_in_at_their_share_and_a_stopped_run_goes_on_with_the
         assert (out / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
+@pytest.mark.parametrize(("share", "steps"), [(None, 26), (0.5, 13)])
+def test_new_rows_of_auto_have_a_share_of_three_quarters_or_the_given_one(
+    teacher: Classifier, data: TextData, share: float | None, steps: int
+) -> None:
+    chosen = config(data={"augment": "auto"}, training={"unlabeled_share": share, "epochs": 1})
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen)
+    assert result.record.data.rows["train"] == 26 + 5 * 26
+    assert result.history[-1]["step"] == steps  # of four rows, with 26 labelled ones
+
+
 def test_the_new_rows_of_a_file_are_those_of_a_run(
     teacher: Classifier, data: TextData, data_folder: Path, teacher_folder: Path, tmp_path: Path
 ) -> None:
@@ -348,6 +358,13 @@ def test_the_new_rows_of_a_file_are_those_of_a_run(
     none = config(**{**sections, "data": {"path": str(data_folder), "augment": 0}})
     with pytest.raises(ConfigError, match=r"no new rows to write: --data\.augment 0 makes none"):
         pipeline.new_rows(none, file)
+    own = tmp_path / "own.txt"
+    own.write_text("k l m\n", encoding="utf-8")
+    beside = {"path": str(data_folder), "unlabeled": str(own)}
+    pipeline.new_rows(config(**{**sections, "data": {**beside, "augment": 4}}), tmp_path / "four")
+    assert len((tmp_path / "four").read_text().splitlines()) == 4  # the new ones alone
+    with pytest.raises(ConfigError, match="no new rows are made beside your 1 without labels"):
+        pipeline.new_rows(config(**{**sections, "data": {**beside, "augment": "auto"}}), file)
 
 
 def test_without_a_teacher_term_no_new_rows_are_made(teacher: Classifier, data: TextData) -> None:

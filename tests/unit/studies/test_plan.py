@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from layermix.augmentation.new_rows import EACH, MOST
+from layermix.augmentation.new_rows import EACH, MOST, SHARE
 from layermix.config import DistillConfig, TeachConfig
 from layermix.core.signals import evenly_spaced
 from layermix.errors import ConfigError
@@ -117,7 +117,7 @@ def test_a_preset_is_the_recipe_that_was_confirmed(preset: str, file: str, arm: 
     silent = DistillConfig.model_validate({"preset": preset}).model_dump(mode="json")
     for place in ("report_to", "loader_workers"):  # they are not content
         del silent["training"][place]
-    for how in ("log_every", "precision"):
+    for how in ("log_every", "precision", "unlabeled_share"):
         silent["training"][how] = recipe["training"][how]
     for section in ("mix", "loss", "training"):
         assert recipe[section] == silent[section]
@@ -126,6 +126,8 @@ def test_a_preset_is_the_recipe_that_was_confirmed(preset: str, file: str, arm: 
     assert recipe["student"]["blocks"] == list(three_of_six)
     rows = {"auto": min(EACH * MRPC_ROWS, MOST), None: None}
     assert recipe["data"]["augment"] == rows[silent["data"]["augment"]]
+    shares = {"auto": SHARE, None: None}
+    assert recipe["training"]["unlabeled_share"] == shares[silent["data"]["augment"]]
 
 
 def test_a_mix_that_no_loss_looks_at_is_not_in_the_name() -> None:
