@@ -461,9 +461,9 @@ class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Defaults to start from: default (recommended), quick (labelled rows alone, a third of the
-    steps), paper (the settings and student of the paper's Table 1) or tinybert (TinyBERT's settings
-    in one stage). Your own settings override them."""
+    """Defaults to start from: default (recommended), quick (labelled rows alone, less than half of
+    the steps), paper (the settings and student of the paper's Table 1) or tinybert (TinyBERT's
+    settings in one stage). Your own settings override them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
     teacher: TeacherConfig = TeacherConfig()
