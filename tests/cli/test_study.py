@@ -32,7 +32,7 @@ def recipe_file(place: Path, base: Path, data: Path) -> Callable[..., Path]:
         quick = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "log_every": 3}
         study = {
             "title": "tiny",
-            "base": {"student": {"blocks": [0, 1]}, "training": quick},
+            "base": {"preset": "quick", "student": {"blocks": [0, 1]}, "training": quick},
             "teach": {"model": str(base), "training": quick | {"epochs": 6}},
             "tasks": {"reviews": {"data": "$REVIEWS"}},
             "arms": {

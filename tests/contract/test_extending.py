@@ -131,6 +131,7 @@ def teacher(bert: Callable[..., BertForSequenceClassification], tokenizer: BertT
 def config(**training: Any) -> DistillConfig:
     return DistillConfig.model_validate(
         {
+            "preset": "quick",
             "teacher": {"allow_weak": True},
             "mix": {"strategy": "learned"},
             "loss": {"hidden_weight": 1},

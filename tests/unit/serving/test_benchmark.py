@@ -45,6 +45,7 @@ def runs(
     model = Classifier(bert(8, 64), tokenizer, "BERT")
     teach_from(model, data, config, out=place / "teacher")
     wanted = {
+        "preset": "quick",
         "teacher": {"model": str(place / "teacher"), "allow_weak": True},
         "data": {"path": str(place / "data")},
         "student": {"layers": 1},
