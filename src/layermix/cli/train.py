@@ -87,8 +87,8 @@ def distill_command(
 ) -> None:
     """Distil a fine-tuned teacher into a small student.
 
-    By default the student is a copy of every second block of the teacher; --student and
-    --student.… choose another. Settings come from CONFIG.yaml, if given, and from options. The run
+    By default the student is a copy of half of the teacher's blocks; --student and --student.…
+    choose another. Settings come from CONFIG.yaml, if given, and from options. The run
     folder gets the student, its scores and its training history.
     """
     settings = load(DistillConfig, config, given_fields(options))
@@ -121,19 +121,21 @@ def distill_command(
 @click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
 @config_options(DistillConfig, only=AUGMENTED)
 def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None:
-    """Write the new rows that `distill --data.augment N` would make, to look at or to edit.
+    """Write the new rows that `distill` would make, to look at or to edit.
 
     They are made from the training texts and have no labels. Give the file to `distill` as
-    --data.unlabeled FILE.jsonl.
+    --data.unlabeled FILE.jsonl --training.unlabeled_share 0.75.
     """
     settings = load(DistillConfig, None, {"data.augment": "auto", **given_fields(options)})
     check_out_file(out, force)
+    from layermix.augmentation.new_rows import SHARE
     from layermix.console import Reporter
     from layermix.runs.pipeline import new_rows
 
     note = new_rows(settings, out)
     Reporter(quiet).say(note)
-    echo(f"Next: layermix distill --data.unlabeled {shlex.quote(str(out))} …")
+    given = f"--data.unlabeled {shlex.quote(str(out))} --training.unlabeled_share {SHARE}"
+    echo(f"Next: layermix distill {given} …")
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

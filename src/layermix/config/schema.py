@@ -182,8 +182,8 @@ class StudentConfig(OneWord):
     ffn: Positive | None = None
     """Width of the feed-forward layers of a new student."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout of the student in training. By default that of its config (a copy has its
-    teacher's)."""
+    """Dropout of the student in training; it stays in the saved student's config. Without a value
+    that of its config (a copy has its teacher's)."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -461,9 +461,9 @@ class DistillConfig(Run):
     """One distillation: a teacher, a student, data, a mix, the losses, the training and a seed."""
 
     preset: PresetName = "default"
-    """Defaults to start from: default (recommended), quick (labelled rows alone, less than half of
-    the steps), paper (the settings and student of the paper's Table 1) or tinybert (TinyBERT's
-    settings in one stage). Your own settings override them."""
+    """Defaults to start from: default (recommended), quick (labelled rows alone: fewer steps,
+    unless rows are many), paper (the settings and student of the paper's Table 1) or tinybert
+    (TinyBERT's settings in one stage). Your own settings override them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
     teacher: TeacherConfig = TeacherConfig()

@@ -53,7 +53,7 @@ def prepare(
     if _asks_teacher(config):
         config, texts = _with_new_rows(config, texts, teacher)
     elif config.data.augment:
-        text = "no new rows are made (data.augment): no term of this loss uses the teacher"
+        text = "no new rows are made (data.augment): no term of the config uses the teacher"
         more = (Note("no-new-rows", text),)
     tokenizers = teacher.tokenizer, student.tokenizer
     equal = equal_inputs(*tokenizers, _text_batches(texts))
@@ -202,7 +202,7 @@ def tokenize_for(
         )
         notes.append(Note("unlabeled-left-out", text))
     share = config.training.unlabeled_share
-    if share is not None and config.data.augment is None and "unlabeled" not in splits:
+    if share is not None and not config.data.augment and "unlabeled" not in splits:
         text = (
             "training.unlabeled_share has no effect: no rows without labels are trained on (see "
             "data.unlabeled and data.augment)"

@@ -30,6 +30,8 @@ TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
 NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to", "loader_workers")}
 """Fields that say where things are stored or reported, not what is computed."""
+OF_STUDENTS = ("augment", "augment_ways")
+"""Fields of the data that a teacher does not see."""
 DEFAULTS = 1
 """Part of a cell's name; raised when a default changes, so that no table mixes two of them."""
 
@@ -176,6 +178,7 @@ def _teacher(study: StudyConfig, task: str, seed: int, *, resolve: bool) -> Teac
     data: dict[str, Any] = {}
     for changes in (spell_out(DistillConfig, study.base), study.tasks[task].changes):
         data = merge(data, changes.get("data", {}))
+    data = {key: value for key, value in data.items() if key not in OF_STUDENTS}
     wanted = merge(teach_of(study, task), {"data": data})
     if study.teachers == "per_seed":
         wanted["seed"] = seed
@@ -201,7 +204,12 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     loss = LossConfig().model_dump() | changed.get("loss", {})
     if not loss["hidden_weight"] and not loss["attention_weight"]:
         changed.pop("mix", None)  # no term of the loss uses it
-    if kind is DistillConfig and not changed.get("student", {}).keys() - {"layers", "dropout"}:
+    student, data = changed.get("student", {}), changed.get("data", {})
+    if student.keys() & {"model", "blocks", "hidden", "heads", "ffn"}:
+        student.pop("copied", None)  # it says which blocks `layers` are
+    if data.get("augment") == 0:
+        del data["augment"]
+    if kind is DistillConfig and not student.keys() - {"layers", "dropout"}:
         changed["copied"] = "first blocks"  # once they were spaced evenly, under the same fields
     text = json.dumps([DEFAULTS, changed], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

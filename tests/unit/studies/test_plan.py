@@ -130,6 +130,17 @@ def test_a_preset_is_the_recipe_that_was_confirmed(preset: str, file: str, arm: 
     assert recipe["training"]["unlabeled_share"] == shares[silent["data"]["augment"]]
 
 
+def test_settings_without_effect_are_not_in_the_names() -> None:
+    base = {"teacher": "T", "preset": "quick", "student": {"blocks": [1, 3, 5]}}
+    arms = {"one": {}, "same": {"student": {"copied": "spread"}, "data": {"augment": 0}}}
+    found = plan(tasks={"a": {"data": "A"}}, base=base, arms=arms, seeds=1, family=[])
+    assert len(found.runs) == 1
+    made = {"base": {"data": {"augment": 9}}, "teach": {"model": "M"}, "seeds": 1, "family": []}
+    tasks = {"a": {"data": "A"}}
+    (teacher,) = plan(tasks=tasks, **made).teachers
+    assert [teacher] == [*plan(tasks=tasks, **(made | {"base": {}})).teachers]
+
+
 def test_a_mix_that_no_loss_looks_at_is_not_in_the_name() -> None:
     base = {"teacher": "T", "loss": {"hidden_weight": 0}}
     arms = {"fixed": {"mix": "fixed"}, "learned": {"mix": "learned"}}

@@ -26,7 +26,7 @@ NAMES = {
     "studies/local-recipe-confirmed.yaml": (21, "a419c540f7ba"),
     "studies/local-recipe.yaml": (17, "f5ce74889cb7"),
     "studies/local-small-data.yaml": (37, "f0c4c3a55b77"),
-    "studies/more-rows-ablation.yaml": (62, "ecd2c15ba32a"),
+    "studies/more-rows-ablation.yaml": (62, "e7c4c33554f8"),
     "studies/more-rows-confirmed.yaml": (82, "35a36855d64e"),
     "studies/more-rows-qnli.yaml": (9, "df2cca6cd846"),
     "studies/more-rows.yaml": (13, "d7b1c61482a5"),
