@@ -6,7 +6,7 @@ Augmented SBERT (arXiv 2010.08240).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from layermix.data.columns import Text
 NEIGHBOURS = 20
 """How many similar rows a row is joined with at most."""
 COMPARED = 20_000
-"""Rows among which similar ones are looked for."""
+"""Rows among which similar ones, or near words, are looked for."""
 REPLACED = 0.3
 """Share of the words that are replaced, on average."""
 CANDIDATES = 15
@@ -118,6 +118,9 @@ def _crop(text: str, random: np.random.Generator) -> str:
 
 def words(corpus: Corpus) -> Iterator[Text]:
     """Texts in which some words are replaced by others near them in the teacher's embedding."""
+    if len(corpus.texts) > COMPARED:
+        chosen = corpus.order()[:COMPARED]
+        corpus = replace(corpus, texts=[corpus.texts[row] for row in chosen])
     known = Words(corpus)
     while True:
         for row in corpus.order():

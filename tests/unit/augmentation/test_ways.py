@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
+from layermix.augmentation import ways
 from layermix.augmentation.ways import (
     CANDIDATES,
     REPLACED,
@@ -92,6 +93,17 @@ def test_words_are_replaced_by_the_nearest_words_of_the_texts(
     shorts = {line for (line,) in found if len(line) < 10}
     assert all(line[1:5] == ", 7 " and line[-1] == "!" for line in shorts)  # no word, no change
     assert len(shorts) > 5
+
+
+def test_of_many_rows_some_are_looked_at(
+    tokenizer: BertTokenizer, embedding: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[Text] = [(f"{one} {other}",) for one, other in zip("abcdef", "ghijkl", strict=True)]
+    monkeypatch.setattr(ways, "COMPARED", 2)
+    found = {text for (text,) in islice(WAYS["words"](corpus(texts, tokenizer, embedding)), 60)}
+    seen = {letter for text in found for letter in text.split()}
+    assert len(seen) == 4  # of two rows
+    assert all(len(text.split()) == 2 for text in found)
 
 
 def test_words_of_several_tokens_and_unknown_words_are_left(embedding: torch.Tensor) -> None:
