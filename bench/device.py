@@ -587,15 +587,8 @@ def short_demo(folder: Path) -> None:
     few = ("--data", data, "--quiet", "--training.epochs", "1")
     took, _ = command("teach", "--model", "minilm", *few, "--out", teacher)
     row("short demo: layermix teach, 600 rows, one epoch", took, "s")
-    student = (
-        "--teacher",
-        teacher,
-        "--teacher.allow_weak",
-        "--mix.strategy",
-        "learned",
-        "--preset",
-        "quick",
-    )
+    how = ("--preset", "quick", "--mix.strategy", "learned")
+    student = ("--teacher", teacher, "--teacher.allow_weak", *how)
     took, _ = command("distill", *student, *few, "--out", folder / "run")
     row("short demo: layermix distill, 600 rows, one epoch", took, "s")
     for place, what in ((teacher, "teacher"), (folder / "run", "student")):

@@ -52,7 +52,7 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         return texts
     splits = dict(texts.splits)
     if config.augment == "auto" and "unlabeled" in splits:
-        found = f"no new rows are made beside your {len(splits['unlabeled']):,} without labels"
+        found = f"no new rows are made beside your {len(splits['unlabeled']):,} rows without labels"
         return _none_made(texts, config, found)
     scored = [rows for name, rows in splits.items() if name not in ("train", "unlabeled")]
     known = {part for rows in scored for text in texts_of(rows) for part in text}

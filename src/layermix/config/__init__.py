@@ -14,6 +14,7 @@ from layermix.config.loading import nest as nest
 from layermix.config.loading import read_yaml as read_yaml
 from layermix.config.loading import to_yaml as to_yaml
 from layermix.config.presets import PRESETS as PRESETS
+from layermix.config.schema import WAYS as WAYS
 from layermix.config.schema import AttentionReduction as AttentionReduction
 from layermix.config.schema import CacheConfig as CacheConfig
 from layermix.config.schema import DataConfig as DataConfig

@@ -121,17 +121,13 @@ def new_rows(config: DistillConfig, out: Path) -> Note:
     """
     texts, teacher = _loaded_texts(config)
     made = with_new_rows(choose_rows(texts, config), teacher, config.data)
-    before, after = (
-        texts_of(one.splits["unlabeled"]) if "unlabeled" in one.splits else []
-        for one in (texts, made)
-    )
-    new = after[len(before) :]
-    if not new:
+    own, all_of_them = (len(one.splits.get("unlabeled", ())) for one in (texts, made))
+    if own == all_of_them:
         found = made.split_notes[-1].text if config.data.augment else "--data.augment 0 makes none"
         raise ConfigError(f"there are no new rows to write: {found}; give --data.augment 20000")
     lines = [
         json.dumps(dict(zip(texts.text_columns, text, strict=True)), ensure_ascii=False) + "\n"
-        for text in new
+        for text in texts_of(made.splits["unlabeled"])[own:]
     ]
     write_text(out, "".join(lines))
     return made.split_notes[-1]

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from layermix.config import (
+    WAYS,
     Config,
     DistillConfig,
     LossConfig,
@@ -205,7 +206,7 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     if not loss["hidden_weight"] and not loss["attention_weight"]:
         changed.pop("mix", None)  # no term of the loss uses it
     student, data = changed.get("student", {}), changed.get("data", {})
-    if student.keys() & {"model", "blocks", "hidden", "heads", "ffn"}:
+    if student.keys() & (set(WAYS) - {"layers"}):
         student.pop("copied", None)  # it says which blocks `layers` are
     if data.get("augment") == 0:
         del data["augment"]

@@ -97,7 +97,9 @@ def test_rows_without_labels_of_the_users_own_are_kept_before_them(teacher: Clas
     assert len(found.splits["unlabeled"]) == 5
     as_they_are = made(pairs(unlabeled=own), teacher, augment="auto")
     assert len(as_they_are.splits["unlabeled"]) == 1
-    assert as_they_are.split_notes[-1].text == "no new rows are made beside your 1 without labels"
+    assert (
+        as_they_are.split_notes[-1].text == "no new rows are made beside your 1 rows without labels"
+    )
 
 
 def test_what_cannot_be_done_is_told(

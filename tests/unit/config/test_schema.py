@@ -82,6 +82,7 @@ def test_a_section_object_goes_over_the_preset_field_by_field() -> None:
         ({"blocks": "0,1"}, StudentConfig(blocks=(0, 1))),
         ({"hidden": 32, "heads": 2}, StudentConfig(hidden=32, heads=2)),
         ("mine", StudentConfig(model="mine")),
+        ({}, StudentConfig(model=PRESETS["paper"]["student"]["model"])),
         (StudentConfig(layers=2), StudentConfig(layers=2)),
         ({"dropout": 0}, StudentConfig(model=PRESETS["paper"]["student"]["model"], dropout=0)),
     ],

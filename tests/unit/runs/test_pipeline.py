@@ -363,7 +363,7 @@ def test_the_new_rows_of_a_file_are_those_of_a_run(
     beside = {"path": str(data_folder), "unlabeled": str(own)}
     pipeline.new_rows(config(**{**sections, "data": {**beside, "augment": 4}}), tmp_path / "four")
     assert len((tmp_path / "four").read_text().splitlines()) == 4  # the new ones alone
-    with pytest.raises(ConfigError, match="no new rows are made beside your 1 without labels"):
+    with pytest.raises(ConfigError, match="no new rows are made beside your 1 rows without labels"):
         pipeline.new_rows(config(**{**sections, "data": {**beside, "augment": "auto"}}), file)
 
 
