@@ -19,7 +19,7 @@ from layermix.cli.options import (
     given_fields,
     print_json,
 )
-from layermix.config import DistillConfig, TeachConfig, load, to_yaml
+from layermix.config import DistillConfig, TeachConfig, load, to_yaml, with_implied_preset
 from layermix.console import echo
 from layermix.runs.layout import RunFolder
 
@@ -91,7 +91,7 @@ def distill_command(
     choose another. Settings come from CONFIG.yaml, if given, and from options. The run
     folder gets the student, its scores and its training history.
     """
-    settings = load(DistillConfig, config, given_fields(options))
+    settings = load(DistillConfig, config, given_fields(options), with_implied_preset)
     RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
     from layermix.console import Reporter
     from layermix.runs.callbacks import score_table

@@ -30,12 +30,14 @@ from layermix.config.schema import Source as Source
 from layermix.config.schema import StudentConfig as StudentConfig
 from layermix.config.schema import SupervisedLoss as SupervisedLoss
 from layermix.config.schema import TeachConfig as TeachConfig
+from layermix.config.schema import TeacherConfig as TeacherConfig
 from layermix.config.schema import Tracker as Tracker
 from layermix.config.schema import TrainingConfig as TrainingConfig
 from layermix.config.schema import field_names as field_names
 from layermix.config.schema import merge as merge
 from layermix.config.schema import section_kinds as section_kinds
 from layermix.config.schema import spell_out as spell_out
+from layermix.config.schema import with_implied_preset as with_implied_preset
 from layermix.config.wording import describe_problem as describe_problem
 from layermix.config.wording import describe_problems as describe_problems
 from layermix.config.wording import problems_of as problems_of

@@ -1,7 +1,7 @@
 """Builds a config from YAML and flags, reports every problem by flag or line, and writes YAML."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +41,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(
-    kind: type[Config], file: Path | None = None, flags: Mapping[str, Any] | None = None
+    kind: type[Config],
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
 ) -> Config:
     """Build a config from an optional YAML file and flags that override it.
 
@@ -49,6 +52,7 @@ def load(
         kind: `DistillConfig`, `TeachConfig` or a class like them.
         file: A YAML file of the same shape.
         flags: Dotted field names (or the aliases `teacher`, `student`, `data`) to values as typed.
+        implied: Adds to what is given what it implies, such as `with_implied_preset`.
 
     Raises:
         ConfigError: With every problem, each with its flag or its line in the file.
@@ -64,7 +68,7 @@ def load(
         name: value for name, value in flags.items() if name.partition(".")[0] not in no_section
     }
     try:
-        return kind.model_validate(merge(given, nest(kept)))
+        return kind.model_validate(implied(merge(given, nest(kept))))
     except ValidationError as error:
         problems: list[str] = [
             _located(kind, problem, flags, file, lines) for problem in problems_of(error)

@@ -16,6 +16,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": {"hidden_weight": 10},
         "training": {"epochs": 6, "learning_rate": 1e-4},
     },
+    "soft": {  # the loss of `quick` without hidden states; not searched for
+        "student": {"copied": "spread"},
+        "data": {"augment": "auto"},
+        "mix": {"strategy": "fixed"},
+        "loss": {"hidden_weight": 0},
+        "training": {"epochs": 6, "learning_rate": 1e-4},
+    },
     "paper": {
         "student": {"model": "huawei-noah/TinyBERT_General_4L_312D"},
         "data": {"max_length": 128},

@@ -137,7 +137,7 @@ HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
 AttentionReduction = Literal["mean", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
-PresetName = Literal["default", "quick", "paper", "tinybert"]
+PresetName = Literal["default", "quick", "soft", "paper", "tinybert"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -157,9 +157,21 @@ class TeacherConfig(OneWord):
     """The teacher: a fine-tuned encoder whose signals the student learns from."""
 
     model: Source | None = None
-    """A fine-tuned text classifier: a run folder made by `teach`, a model folder or a hub id."""
+    """A fine-tuned text classifier: a run folder made by `teach`, a model folder or a hub id. Of
+    several, A,B, the mean of their probabilities is learned. Without one the data need soft labels:
+    a column p_CLASS with the probability of each class."""
     allow_weak: bool = False
     """Continue even if the teacher is no better than always predicting the same class."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The teachers' folders or hub ids; empty if there is none."""
+        if self.model is None:
+            return ()
+        if "," not in self.model or Path(self.model).exists():
+            return (self.model,)
+        parts = (part.strip() for part in self.model.split(","))
+        return tuple(os.path.expanduser(part) for part in parts if part)
 
 
 class StudentConfig(OneWord):
@@ -462,8 +474,9 @@ class DistillConfig(Run):
 
     preset: PresetName = "default"
     """Defaults to start from: default (recommended), quick (labelled rows alone: fewer steps,
-    unless rows are many), paper (the settings and student of the paper's Table 1) or tinybert
-    (TinyBERT's settings in one stage). Your own settings override them."""
+    unless rows are many), soft (probabilities alone; where the data have soft labels or you name
+    several teachers, commands start from it), paper (the settings and student of the paper's
+    Table 1) or tinybert (TinyBERT's settings in one stage). Your own settings override them."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: new weights, row order, dropout. Compare runs of the same seed."""
     teacher: TeacherConfig = TeacherConfig()
@@ -486,6 +499,23 @@ class DistillConfig(Run):
             return preset
         own = {key: value for key, value in preset.get("student", {}).items() if key != "model"}
         return {**preset, "student": own}
+
+
+def with_implied_preset(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is given for a distillation, with the preset `soft` unless there is one teacher.
+
+    A preset that is named stays.
+
+    Examples:
+        >>> with_implied_preset({"teacher": {"model": "A"}}), with_implied_preset({"seed": 1})
+        ({'teacher': {'model': 'A'}}, {'preset': 'soft', 'seed': 1})
+    """
+    teacher = given.get("teacher", {})
+    named = teacher.get("model") if isinstance(teacher, Mapping) else None
+    if "preset" in given or not (named is None or isinstance(named, str)):
+        return given
+    single = len(TeacherConfig.model_construct(model=named).models) == 1
+    return given if single else {"preset": "soft", **given}
 
 
 class TeachConfig(Run):

@@ -124,8 +124,7 @@ def _classes_of_data(
     if not given and (fault := _no_classes(table, labels, present)):
         table.add_problem(*fault)
         return None
-    if task is not None and task not in TASKS:
-        table.add_problem(f"unknown task {task}; wanted one of {joined(TASKS)}, or no --data.task")
+    refuse_unknown_task(table, task)
     integers = all(map(is_integer, present))
     known = TASKS.get(task or guess.lower())
     task_names = (known.label_names if known else None) or ()
@@ -144,12 +143,23 @@ def _classes_of_data(
         index = {label: task_names.index(names[number]) for label, number in index.items()}
         names = task_names
     elif task_names and task:
-        table.add_problem(
-            f"task {task} has the labels {listed(task_names)} or 0 to {len(task_names) - 1}, found "
-            f"{listed(names)}; correct the labels or leave out --data.task"
-        )
+        refuse_other_task(table, task, task_names, names)
     guessed = known.name if known and (not task_names or names == task_names) else None
     return Classes(names, index, task or guessed)
+
+
+def refuse_unknown_task(table: Table, task: str | None) -> None:
+    """Adds a problem if there is no such task."""
+    if task is not None and task not in TASKS:
+        table.add_problem(f"unknown task {task}; wanted one of {joined(TASKS)}, or no --data.task")
+
+
+def refuse_other_task(table: Table, task: str, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Adds the problem that the data have other classes than the task that the user named."""
+    table.add_problem(
+        f"task {task} has the labels {listed(wanted)} or 0 to {len(wanted) - 1}, found "
+        f"{listed(names)}; correct the labels or leave out --data.task"
+    )
 
 
 def _no_classes(

@@ -35,13 +35,18 @@ _MISSING = "missing_text_column"
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's control and format characters, and spaces
 
 
-def find_label_column(table: Table, given: str | None) -> str | None:
-    """Returns the label column, given or found by name; None, and a problem, if it is unclear."""
+def find_label_column(table: Table, given: str | None, *, optional: bool = False) -> str | None:
+    """Returns the label column, given or found by name; None, and a problem, if it is unclear.
+
+    Where it is `optional`, that there is none is no problem.
+    """
     if given is not None:
         return given
     names = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
     if len(names) == 1:
         return names[0]
+    if optional and not names:
+        return None
     fault = f"several label columns, {listed(names)}" if names else "no label column found"
     table.add_problem(
         f"{fault}; {table.column_names()}; name it with --data.label_column NAME{table.hint}"

@@ -81,16 +81,24 @@ def lacks_labels(table: Table, column: str) -> bool:
     """Returns whether no row has a label: the column is missing or empty."""
     if table.plain or column not in table.columns:
         return not table.plain
-    return all(value in (None, "") or value != value for value in table.columns[column]())
+    return all(map(_is_missing, table.columns[column]()))
 
 
-def read_labels(table: Table, column: str, given: "LabelNames | None" = None) -> list[str | None]:
+def _is_missing(value: Any) -> bool:
+    """Returns whether a cell is empty."""
+    return value is None or value == "" or value != value
+
+
+def read_labels(
+    table: Table, column: str, given: "LabelNames | None" = None, *, optional: bool = False
+) -> list[str | None]:
     """Returns labels as text; None, and a problem, where a row has none.
 
     Args:
         table: The rows.
         column: The label column.
         given: The user's names of the labels; they win over those of the source.
+        optional: Whether a row may have none.
     """
     if column not in table.columns:
         table.add_problem(f"no column {column!r}; {table.column_names()}{table.hint}")
@@ -98,6 +106,9 @@ def read_labels(table: Table, column: str, given: "LabelNames | None" = None) ->
     names = source_names(table, column)
     labels: list[str | None] = []
     for row, value in enumerate(table.columns[column]()):
+        if optional and _is_missing(value):
+            labels.append(None)
+            continue
         try:
             text = label_text(value)
         except ValueError as error:

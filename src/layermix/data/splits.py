@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 from datasets import Dataset
 
 from layermix.data.columns import Text
 from layermix.errors import DataError
+from layermix.evaluation.metrics import UNLABELLED
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -22,6 +24,13 @@ VALIDATION_SHARE = 0.1
 """Share of the training rows that becomes the validation split where there is none."""
 
 
+PROBABILITIES = "probabilities"
+"""The column of a split with soft labels, a list of C numbers for each row."""
+
+HAS_LABEL = "has_label"
+"""Whether a row has a label beside its soft labels; else `label` has the most probable class."""
+
+
 def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> Dataset:
     """Returns a split of `TextData`; its rows are numbered from `first_id`."""
     columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
@@ -31,6 +40,46 @@ def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> D
     types = {name: "string" if name.startswith("text") else "int64" for name in columns}
     features = datasets.Features({name: datasets.Value(kind) for name, kind in types.items()})
     return Dataset.from_dict(columns, features=features)
+
+
+def with_soft_labels(split: Dataset, probabilities: Sequence[Sequence[float]]) -> Dataset:
+    """Returns a split with soft labels.
+
+    Args:
+        split: From `make_split`.
+        probabilities: (N, C), in the order of the classes.
+    """
+    kind = datasets.List(datasets.Value("float64"))
+    return _changed(split, {PROBABILITIES: (list(map(list, probabilities)), kind)})
+
+
+def with_guessed_labels(split: Dataset) -> Dataset:
+    """Returns a split with soft labels in which the most probable class stands for no label."""
+    labels, probabilities = np.asarray(split["label"][:]), np.asarray(split[PROBABILITIES][:])
+    known = labels != UNLABELLED
+    filled = np.where(known, labels, probabilities.argmax(1)).tolist()
+    columns = {
+        "label": (filled, split.features["label"]),
+        HAS_LABEL: (known.tolist(), datasets.Value("bool")),
+    }
+    return _changed(split, columns)
+
+
+def without_guessed_labels(split: Dataset) -> Dataset:
+    """Returns a split in which rows without a label of their own have none, as L_sup wants it."""
+    if HAS_LABEL not in split.column_names:
+        return split
+    pairs = zip(split["label"][:], split[HAS_LABEL][:], strict=True)
+    labels = [label if own else UNLABELLED for label, own in pairs]
+    return _changed(split, {"label": (labels, split.features["label"])})
+
+
+def _changed(split: Dataset, columns: Mapping[str, tuple[list[Any], Any]]) -> Dataset:
+    """Returns a split with columns replaced or added: name -> values and their kind."""
+    values = {name: split[name][:] for name in split.column_names}
+    values |= {name: column for name, (column, _) in columns.items()}
+    kinds = {**split.features, **{name: kind for name, (_, kind) in columns.items()}}
+    return Dataset.from_dict(values, features=datasets.Features(kinds))
 
 
 def texts_of(split: Dataset) -> list[Text]:

@@ -1,7 +1,8 @@
 """Labelled data: checked texts and class indices by split, or one error that lists every problem.
 
 It puts together the steps: `sources.py` reads tables, `columns.py` finds texts and labels,
-`labels.py` reads labels, `classes.py` makes class indices, `splits.py` holds out rows.
+`labels.py` reads labels, `soft_labels.py` probabilities in their place, `classes.py` makes class
+indices, `splits.py` holds out rows.
 """
 
 from collections import Counter
@@ -21,8 +22,10 @@ from layermix.data.columns import (
     has_text_columns,
 )
 from layermix.data.labels import LabelNames, lacks_labels, read_labels, without_labels
+from layermix.data.soft_labels import SoftColumns, read_probabilities, soft_classes
 from layermix.data.sources import Tables, read_tables, tables_of
 from layermix.data.splits import (
+    HAS_LABEL,
     SPLIT_NAMES,
     VALIDATION_SHARE,
     fingerprint,
@@ -30,6 +33,8 @@ from layermix.data.splits import (
     make_split,
     texts_hash,
     texts_of,
+    with_guessed_labels,
+    with_soft_labels,
 )
 from layermix.data.tables import NO_ROWS, Diagnostics, Table, joined, listed
 from layermix.errors import Note
@@ -43,7 +48,9 @@ class TextData:
     Attributes:
         splits: `train`, `validation`, perhaps `test` and `unlabeled`, with the columns `text`,
             `text_pair` (if there are two), `label` (class index; `UNLABELLED` in `unlabeled` and in
-            test rows that came with -1) and `row_id` (unique over all splits).
+            test rows that came with -1) and `row_id` (unique over all splits). With soft labels
+            also `probabilities` (C numbers) and `has_label`: where it is false, `label` is the
+            most probable class.
         text_columns: The one or two original names of the text columns.
         label_names: Class index -> name.
         task: The task, if named or found; found ones are rows of `TASKS`.
@@ -55,6 +62,7 @@ class TextData:
         split_off: Whether the validation rows were split off from the training rows.
         source_notes: Notes for the user on how the source was read.
         split_notes: Notes on the training rows, and on what other splits share with them.
+        soft_labels: Where the soft labels come from, in words; None if there are none.
     """
 
     splits: Mapping[str, Dataset]
@@ -67,6 +75,7 @@ class TextData:
     split_off: bool
     source_notes: tuple[Note, ...]
     split_notes: tuple[Note, ...]
+    soft_labels: str | None = None
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -74,13 +83,17 @@ class TextData:
         return self.source_notes + self.split_notes
 
 
-def load_texts(config: DataConfig, classes: Sequence[str] = ()) -> TextData:
+def load_texts(
+    config: DataConfig, classes: Sequence[str] = (), *, soft_labels: bool = False
+) -> TextData:
     """Reads and checks what a config names: a folder, files, a saved data set, or the hub.
 
     Args:
         config: `path`, or `train` and its companions. The hub is asked only if no such path exists.
         classes: Of the model that is to be scored on the data: where their labels are some of
             these, or indices into them, the data have these classes, in this order.
+        soft_labels: Whether to read probabilities of the classes as well, if the training rows have
+            any; rows may then lack a label.
 
     Returns:
         The checked data. Without a validation split a tenth of the training rows, chosen by a hash
@@ -103,6 +116,7 @@ def load_texts(config: DataConfig, classes: Sequence[str] = ()) -> TextData:
         guess=guess,
         source=source,
         model_classes=classes,
+        soft_labels=soft_labels,
     )
 
 
@@ -115,6 +129,7 @@ def from_splits(
     skip_labels: Sequence[str] = (),
     task: str | None = None,
     source: str = "memory",
+    soft_labels: bool = False,
 ) -> TextData:
     """Checks data that are in memory already.
 
@@ -126,6 +141,7 @@ def from_splits(
         skip_labels: Labels whose rows are left out, such as `-1`.
         task: Name of a known task.
         source: What to call the data.
+        soft_labels: As for `load_texts`.
 
     Raises:
         DataError: Listing every problem of every split.
@@ -146,6 +162,7 @@ def from_splits(
         skip_labels=skip_labels,
         task=task,
         source=source,
+        soft_labels=soft_labels,
     )
 
 
@@ -161,6 +178,7 @@ def _check(
     guess: str = "",
     source: str,
     model_classes: Sequence[str] = (),
+    soft_labels: bool = False,
 ) -> TextData:
     given = None if label_names is None else LabelNames.parse(label_names)
     readable = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
@@ -171,11 +189,17 @@ def _check(
     headed = [table for table in readable.values() if not table.plain]
     if not headed:
         diagnostics.stop()
-    label = find_label_column(headed[0], label_column)
+    soft = SoftColumns.find(headed[0]) if soft_labels else None
+    # Beside soft labels, only the rows that are scored may have labels.
+    with_labels = headed if soft is not None else headed[:1]
+    of_each = (
+        find_label_column(one, label_column, optional=soft is not None) for one in with_labels
+    )
+    label = next(filter(None, of_each), None)
     columns = find_text_columns(headed[0], text_columns, label)
-    if label is None or columns is None:
+    if columns is None or (label is None and soft is None):
         diagnostics.stop()
-    if skip_labels:
+    if skip_labels and label is not None:
         readable = {
             split: without_labels(table, label, skip_labels) for split, table in readable.items()
         }
@@ -185,14 +209,30 @@ def _check(
 
     texts: dict[str, list[Text]] = {}
     labels: dict[str, list[str | None]] = {}
+    softened = set[str]()
     for split, table in readable.items():
         texts[split] = check_texts(table, columns) if has_text_columns(table, columns) else []
-        if split == "test" and lacks_labels(table, label):
+        is_soft = soft is not None and (split == "train" or not soft.is_missing_in(table))
+        if split == "unlabeled" or table.plain:
+            continue
+        softened |= {split} if is_soft else set()
+        if label is None or (lacks_labels(table, label) and (is_soft or split == "test")):
             labels[split] = [None] * len(texts[split])
-        elif split != "unlabeled" and not table.plain:
-            labels[split] = read_labels(table, label, given)
-    classes = None
-    if labels.get("train"):
+        else:
+            labels[split] = read_labels(table, label, given, optional=is_soft)
+    classes, order = None, list[int]()
+    if soft is not None and "train" in labels:
+        found = soft_classes(
+            readable["train"],
+            soft,
+            labels["train"],
+            column=label,
+            given=given,
+            task=task,
+            guess=guess,
+        )
+        classes, order = found or (None, order)
+    elif label is not None and labels.get("train"):
         classes = find_classes(
             readable["train"],
             labels["train"],
@@ -207,17 +247,33 @@ def _check(
     indices = {
         split: class_indices(readable[split], labels[split], classes, split) for split in labels
     }
+    probabilities = {
+        split: read_probabilities(readable[split], soft, order)
+        for split in labels
+        if soft is not None and split in softened
+    }
+    if "validation" in labels and "validation" not in softened and label is None:
+        readable["validation"].add_problem(
+            "found neither labels nor probabilities, and the validation rows need one of the two"
+        )
     diagnostics.raise_problems()
 
     splits, first_id = dict[str, Dataset](), 0
     for split, rows in texts.items():
         splits[split] = make_split(rows, indices.get(split, [UNLABELLED] * len(rows)), first_id)
+        if split in probabilities:
+            soft_split = with_soft_labels(splits[split], probabilities[split])
+            splits[split] = with_guessed_labels(soft_split)
         first_id += len(rows)
     train_hash, split_off = texts_hash(splits["train"]), "validation" not in splits
     if split_off:
         splits = _split_off_validation(splits, readable["train"])
-    unused = [name for name in readable["train"].columns if name not in (*columns, label)]
-    told = f"columns: text {listed(columns)}, label {label!r}"
+    used = (*columns, label, *(soft.columns if soft is not None else ()))
+    unused = [name for name in readable["train"].columns if name not in used]
+    told = f"columns: text {listed(columns)}, "
+    told += "no labels" if label is None else f"label {label!r}"
+    if soft is not None:
+        told += f", soft labels {listed(soft.columns)}"
     if unused:
         told += f", not used {listed(unused)}"
     diagnostics.notes.append(Note("columns", told))
@@ -232,6 +288,7 @@ def _check(
         split_off=split_off,
         source_notes=tuple(diagnostics.notes),
         split_notes=tuple(_split_notes(splits, classes.names)),
+        soft_labels=None if soft is None else soft.described(),
     )
 
 
@@ -257,6 +314,7 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
     counts = Counter(splits["train"]["label"][:])
     classes = (f"{number} = {name} ({counts[number]} rows)" for number, name in enumerate(names))
     notes = [Note("label-counts", f"labels in train: {joined(classes)}")]
+    notes += [note for split in splits if (note := _guessed_note(split, splits[split]))]
     train = set(texts_of(splits["train"]))
     for split in ("validation", "test"):
         if split not in splits:
@@ -269,3 +327,17 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
             text = f"{split}: {unlabelled} of {rows} rows have no label (-1)"
             notes.append(Note("rows-without-label", text))
     return notes
+
+
+def _guessed_note(split: str, rows: Dataset) -> Note | None:
+    """Returns a note on rows whose label is their most probable class; None if there are none."""
+    if HAS_LABEL not in rows.column_names or not (without := rows[HAS_LABEL][:].count(False)):
+        return None
+    use = (
+        "L_sup skips them"
+        if split == "train"
+        else "their most probable class counts as the label, so scores say how often the student "
+        "agrees with it"
+    )
+    text = f"{split}: {without} of {len(rows)} rows have probabilities and no label; {use}"
+    return Note("labels-from-probabilities", text)

@@ -36,11 +36,18 @@ from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier
+from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import choose_rows, prepare, tokenize_for
 from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit, StartRecord
+from layermix.runs.soft_labels import (
+    check_probabilities_suffice,
+    prepare_mean,
+    prepare_soft,
+    soft_label_teacher,
+)
 from layermix.runs.start import check_start, start_record
 from layermix.runs.trackers import check_trackers
 from layermix.runs.training import Result, Training
@@ -72,11 +79,34 @@ def distill(
     """
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)  # before the work, so that it fails early
-    texts, teacher, student = _loaded(config)
-    if not _holds_out_the_same_rows(config):
+    if not config.teacher.models:
+        return _distill_soft(config, run, reporter)
+    texts, teachers, student = _loaded(config)
+    if not all(_holds_out_the_same_rows(config, model) for model in config.teacher.models):
         reporter.warn(HOLDOUT_WARNING)
-    prepared = prepare(teacher, student, texts, config, reporter)
-    return distill_prepared(prepared, teacher, student, config, run=run, reporter=reporter)
+    if len(teachers) > 1:
+        prepared = prepare_mean(teachers, student, texts, config, reporter)
+        return distill_prepared(prepared, None, student, config, run=run, reporter=reporter)
+    prepared = prepare(teachers[0], student, texts, config, reporter)
+    return distill_prepared(prepared, teachers[0], student, config, run=run, reporter=reporter)
+
+
+def _distill_soft(config: DistillConfig, run: RunFolder | None, reporter: Reporter) -> Result:
+    """Train the student that the config names on the soft labels of its data."""
+    model = config.student.model
+    if model is None:
+        raise ConfigError(f"{NO_TEACHER}; or, for data with {SOFT}, the model to train: --student")
+    check_probabilities_suffice(config)
+    texts = load_texts(config.data, soft_labels=True)
+    if texts.soft_labels is None:
+        raise ConfigError(f"{NO_TEACHER}; or data with {SOFT}, and {texts.source} has none")
+    student = make_student(config, None, texts)
+    prepared = prepare_soft(student, texts, config)
+    return distill_prepared(prepared, None, student, config, run=run, reporter=reporter)
+
+
+NO_TEACHER = "no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)"
+SOFT = "soft labels (a column p_CLASS with the probability of each class)"
 
 
 def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> CachedTeacher:
@@ -90,7 +120,8 @@ def build_cache(config: DistillConfig, reporter: Reporter | None = None) -> Cach
         LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    texts, teacher, student = _loaded(config)
+    texts, teachers, student = _loaded(config)
+    teacher = _only(teachers)
     prepared = prepare(teacher, student, texts, config, reporter)
     objective = objective_for(student, teacher, config)
     if not objective.needs_teacher:
@@ -119,7 +150,8 @@ def new_rows(config: DistillConfig, out: Path) -> Note:
     Raises:
         LayermixError: Says what was found, what was wanted, and what to do.
     """
-    texts, teacher = _loaded_texts(config)
+    texts, teachers = _loaded_texts(config)
+    teacher = teachers[0]  # of several, the one whose embedding finds similar texts
     made = with_new_rows(choose_rows(texts, config), teacher, config.data)
     own, all_of_them = (len(one.splits.get("unlabeled", ())) for one in (texts, made))
     if own == all_of_them:
@@ -133,25 +165,41 @@ def new_rows(config: DistillConfig, out: Path) -> Note:
     return made.split_notes[-1]
 
 
-def _loaded_texts(config: DistillConfig) -> tuple[TextData, Classifier]:
-    """Data and teacher as the config names them."""
-    if config.teacher.model is None:
-        raise ConfigError("no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`)")
+def _loaded_texts(config: DistillConfig) -> tuple[TextData, list[Classifier]]:
+    """Data and teachers as the config names them."""
+    if not config.teacher.models:
+        raise ConfigError(NO_TEACHER)
     texts = load_texts(config.data)
-    return texts, load_classifier(config.teacher.model, texts.label_names)
+    return texts, [load_classifier(model, texts.label_names) for model in config.teacher.models]
 
 
-def _loaded(config: DistillConfig) -> tuple[TextData, Classifier, Classifier]:
-    """Data, teacher and student as the config names them."""
-    texts, teacher = _loaded_texts(config)
-    return texts, teacher, make_student(config, teacher, texts)
+def _loaded(config: DistillConfig) -> tuple[TextData, list[Classifier], Classifier]:
+    """Data, teachers and student as the config names them."""
+    texts, teachers = _loaded_texts(config)
+    return texts, teachers, make_student(config, teachers[0], texts)
+
+
+def _only(teachers: Sequence[Classifier]) -> Classifier:
+    if len(teachers) > 1:
+        raise CacheError(
+            "found several teachers, wanted one: give them one at a time; `layermix distill` with "
+            "all of them then finds their signals in the cache"
+        )
+    return teachers[0]
 
 
 def objective_for(
-    student: Classifier, teacher: Classifier, config: DistillConfig, extensions: Extensions = NONE
+    student: Classifier,
+    teacher: Classifier | None,
+    config: DistillConfig,
+    extensions: Extensions = NONE,
 ) -> Objective:
-    """The objective of a student and its teacher: `build_objective` with their sizes."""
-    depth, width = len(blocks_of(teacher.model)), int(teacher.model.config.hidden_size)
+    """The objective of a student and its teacher: `build_objective` with their sizes.
+
+    Without a teacher model no term can look at layers, and the student's sizes stand for its.
+    """
+    model = (teacher or student).model
+    depth, width = len(blocks_of(model)), int(model.config.hidden_size)
     return build_objective(
         HFEncoder(student.model), depth, width, config, mix=extensions.mix, terms=extensions.terms
     )
@@ -171,20 +219,23 @@ def _open(
     return RunFolder(Path(out), text, resume=resume, restart=restart)
 
 
-def make_student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
+def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextData) -> Classifier:
     """The student that the config describes: a model as it is, copied blocks, or a fresh one.
 
     Args:
         config: Its section student is read, and the seed of new weights.
-        teacher: Gives its blocks, its tokenizer and its vocabulary.
+        teacher: Gives its blocks, its tokenizer and its vocabulary; None if the student is a model.
         texts: Their classes are those of a new head.
 
     Raises:
         ModelError: If it cannot be made.
+        ConfigError: If there is no teacher to make it from.
     """
     wanted = config.student
     if wanted.model is not None:
         student = load_classifier(wanted.model, texts.label_names, seed=config.seed)
+    elif teacher is None:
+        raise ConfigError("without a teacher model the student must be one: give --student MODEL")
     elif wanted.sizes:
         student = fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
     else:
@@ -201,13 +252,13 @@ HOLDOUT_WARNING = Note(
 )
 
 
-def _holds_out_the_same_rows(config: DistillConfig) -> bool:
-    """Whether the teacher was not trained on the rows that choose the student's epoch, if any."""
+def _holds_out_the_same_rows(config: DistillConfig, model: str) -> bool:
+    """Whether a teacher was not trained on the rows that choose the student's epoch, if any."""
     wanted = config.training
     if wanted.selection == "none":
         return True
     try:
-        teacher = read_yaml(Path(config.teacher.model or "") / CONFIG)[0].get("training")
+        teacher = read_yaml(Path(model) / CONFIG)[0].get("training")
     except ConfigError:  # no run folder
         return False
     return (
@@ -221,7 +272,7 @@ def _holds_out_the_same_rows(config: DistillConfig) -> bool:
 
 
 def distill_from(
-    teacher: Classifier,
+    teacher: Classifier | None,
     student: Classifier,
     texts: TextData,
     config: DistillConfig,
@@ -238,7 +289,8 @@ def distill_from(
     """Distil a teacher into a student.
 
     Args:
-        teacher: Fine-tuned on the task; frozen by this call.
+        teacher: Fine-tuned on the task; frozen by this call. None: the student learns from the
+            soft labels of `texts`.
         student: Trained in place.
         texts: With the classes of both.
         config: All settings; of those for data and teacher only `data.max_length`, `data.augment`,
@@ -260,9 +312,17 @@ def distill_from(
     reporter = reporter or Reporter(quiet=True)
     extensions = Extensions(mix, terms, alpha_learner, callbacks)
     run = _open(out, config, resume, restart, extensions)
-    teacher = align_labels(teacher, texts.label_names)
     student = align_labels(student, texts.label_names)
-    prepared = prepare(teacher, student, texts, config, reporter)
+    if teacher is not None:
+        teacher = align_labels(teacher, texts.label_names)
+        prepared = prepare(teacher, student, texts, config, reporter)
+    elif texts.soft_labels is None:
+        raise ConfigError(
+            f"found neither a teacher nor {SOFT}; give a teacher, or read the data with "
+            "soft_labels=True"
+        )
+    else:
+        prepared = prepare_soft(student, texts, config)
     return distill_prepared(
         prepared, teacher, student, config, run=run, reporter=reporter, extensions=extensions
     )
@@ -270,7 +330,7 @@ def distill_from(
 
 def distill_prepared(
     prepared: PreparedData,
-    teacher: Classifier,
+    teacher: Classifier | None,
     student: Classifier,
     config: DistillConfig,
     *,
@@ -282,8 +342,8 @@ def distill_prepared(
     """Distil with prepared data, which several arms can share.
 
     Args:
-        prepared: From `prepare`.
-        teacher: As in `distill_from`.
+        prepared: From `prepare`, `prepare_soft` or `prepare_mean`.
+        teacher: As in `distill_from`; None with soft labels, or several teachers.
         student: As in `distill_from`.
         config: As in `distill_from`.
         signals: The teacher's signals, if they have been made already.
@@ -311,14 +371,17 @@ def distill_prepared(
     start = _start(run, prepared, teacher, student, reporter)
     objective = objective_for(student, teacher, config, extensions)
     reporter.say(objective.formula())
-    if objective.needs_teacher and signals is None:
+    if objective.needs_teacher and signals is None and teacher is None:
+        signals = soft_label_teacher(prepared)
+    elif objective.needs_teacher and signals is None:
+        assert teacher is not None
         rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(rows, teacher, objective, config, reporter)
     alpha = getattr(objective.mix, "alpha", None)
     known = RunRecord(
         teacher=ModelRecord(
-            place=teacher.source,
-            parameters=teacher.model.num_parameters(),
+            place=prepared.texts.soft_labels if teacher is None else teacher.source,
+            parameters=None if teacher is None else teacher.model.num_parameters(),
             fingerprint=prepared.teacher_fingerprint,
             metrics=ScoresBySplit.model_validate(prepared.teacher_scores),
         ),
@@ -335,7 +398,9 @@ def distill_prepared(
         signals=_kind_of(signals),
     )
     name = objective.plan.strategy if objective.plan else "distill"
-    speed = None if run is None else _speed(prepared, {"teacher": teacher, "student": student})
+    speed = None
+    if run is not None and teacher is not None:
+        speed = _speed(prepared, {"teacher": teacher, "student": student})
     training = Training(
         objective,
         signals,
@@ -410,6 +475,8 @@ def _speed(prepared: PreparedData, classifiers: Mapping[str, Classifier]) -> dic
 
 def _kind_of(signals: Teacher | None) -> str | None:
     """Where the teacher's signals come from, for the record; None if they are not needed."""
+    if isinstance(signals, SoftLabelTeacher):
+        return "soft labels"
     if not isinstance(signals, CachedTeacher):
         return None if signals is None else "live"
     identity = signals.store.identity

@@ -49,12 +49,33 @@ def prepare(
     """
     prepare_process()  # the teacher's products come first
     texts = choose_rows(texts, config)
-    more: tuple[Note, ...] = ()
     if _asks_teacher(config):
-        config, texts = _with_new_rows(config, texts, teacher)
+        config, texts = with_new_rows_at_share(config, texts, teacher)
     elif config.data.augment:
         text = "no new rows are made (data.augment): no term of the config uses the teacher"
-        more = (Note("no-new-rows", text),)
+        texts = replace(texts, split_notes=(*texts.split_notes, Note("no-new-rows", text)))
+    return answered(teacher, student, texts, config, reporter)
+
+
+def answered(
+    teacher: Classifier,
+    student: Classifier,
+    texts: TextData,
+    config: DistillConfig,
+    reporter: Reporter,
+) -> PreparedData:
+    """Tokenise chosen rows, and have the teacher answer all but the training rows.
+
+    Args:
+        teacher: As for `prepare`.
+        student: As for `prepare`.
+        texts: From `choose_rows`, with new rows if any are wanted.
+        config: As for `prepare`.
+        reporter: Where progress is shown.
+
+    Raises:
+        WeakTeacherError, ModelError, ConfigError: As `prepare`.
+    """
     tokenizers = teacher.tokenizer, student.tokenizer
     equal = equal_inputs(*tokenizers, _text_batches(texts))
     loss = config.loss
@@ -88,22 +109,28 @@ def prepare(
         allow_weak=config.teacher.allow_weak,
         problem=prepared.problem,
     )
-    scores = {
-        name: prepared.problem.scores(found, labels[name])
-        for name, found in logits.items()
-        if prepared.problem.labelled(labels[name]).any()
-    }
-    notes = (*prepared.notes, *more, *teacher.notes, *student.notes)
     return replace(
         prepared,
         teacher_fingerprint=fingerprint(teacher.model),
         teacher_logits=logits,
-        teacher_scores=scores,
-        notes=notes,
+        teacher_scores=scores_of(prepared, logits),
+        notes=(*prepared.notes, *teacher.notes, *student.notes),
     )
 
 
-def _with_new_rows(
+def scores_of(
+    prepared: PreparedData, logits: Mapping[str, Logits]
+) -> dict[str, Mapping[str, float]]:
+    """The scores of a teacher's logits, (N, C), on each of these splits that has labels."""
+    labels = {name: np.asarray(prepared.splits[name]["labels"]) for name in logits}
+    return {
+        name: prepared.problem.scores(found, labels[name])
+        for name, found in logits.items()
+        if prepared.problem.labelled(labels[name]).any()
+    }
+
+
+def with_new_rows_at_share(
     config: DistillConfig, texts: TextData, teacher: Classifier
 ) -> tuple[DistillConfig, TextData]:
     """The texts with new rows, if they are wanted, and the config with the share they have."""
@@ -150,6 +177,43 @@ def check_teacher(
     """
     for split, found in logits.items():
         finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
+    check_knows_more(
+        f"{teacher.source}: the teacher has",
+        logits["validation"],
+        labels,
+        score,
+        "Fine-tune it on this task (`layermix teach`), with more epochs (--training.epochs 10) "
+        "and a higher rate (--training.learning_rate 1e-4) if it learned from a few thousand "
+        f"rows; check that its classes {list(teacher.label_names)} are in the data's order",
+        allow_weak=allow_weak,
+        problem=problem,
+    )
+
+
+def check_knows_more(
+    subject: str,
+    logits: Logits,
+    labels: Labels,
+    score: str,
+    advice: str,
+    *,
+    allow_weak: bool,
+    problem: Problem = CLASSIFICATION,
+) -> None:
+    """Refuse logits of the validation rows that are no better than the trivial answer.
+
+    Args:
+        subject: Begins the message, before the two scores.
+        logits: (N, C).
+        labels: (N,).
+        score: The one that is compared.
+        advice: What to do about it.
+        allow_weak: Whether to accept them all the same.
+        problem: The kind of label.
+
+    Raises:
+        WeakTeacherError: Unless `allow_weak`.
+    """
     trivial, rows = problem.trivial(labels, score), int(problem.labelled(labels).sum())
     if trivial.perfect and not allow_weak:
         raise WeakTeacherError(
@@ -157,15 +221,11 @@ def check_teacher(
             "is good; give a validation file with rows of every class (--data.validation), or "
             "more rows; or continue anyway with --teacher.allow_weak"
         )
-    if allow_weak or trivial.beaten_by(logits["validation"]):
-        return
-    raise WeakTeacherError(
-        f"{teacher.source}: the teacher has {trivial.compared(logits['validation'])}. "
-        "Fine-tune it on this task (`layermix teach`), with more epochs (--training.epochs 10) "
-        "and a higher rate (--training.learning_rate 1e-4) if it learned from a few thousand "
-        f"rows; check that its classes {list(teacher.label_names)} are in the data's order; or "
-        "continue anyway with --teacher.allow_weak"
-    )
+    if not allow_weak and not trivial.beaten_by(logits):
+        raise WeakTeacherError(
+            f"{subject} {trivial.compared(logits)}. {advice}; or continue anyway with "
+            "--teacher.allow_weak"
+        )
 
 
 def tokenize_for(

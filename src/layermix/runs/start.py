@@ -19,7 +19,7 @@ CHANGES = {
     "data": "the data (texts, labels or their order)",
     "classes": "the names of the classes",
     "rows": "what the tokenizers make of the texts",
-    "teacher": "the teacher (its weights, config or padding side)",
+    "teacher": "the teacher (its weights, config or padding side; or the soft labels)",
     "student": "the student (its config or padding side)",
 }
 """Field of a `StartRecord` -> what has changed where it differs."""
@@ -32,7 +32,7 @@ def start_record(
 
     Args:
         prepared: Its data.
-        teacher: None if it has none.
+        teacher: None if it has none; soft labels have a fingerprint in `prepared`.
         student: The model to train; its weights do not count, since a checkpoint replaces them.
     """
     return StartRecord(
@@ -40,7 +40,9 @@ def start_record(
         data=prepared.texts.fingerprint,
         classes=prepared.texts.label_names,
         rows=_rows_hash(prepared),
-        teacher=None if teacher is None else _model_hash(teacher, prepared.teacher_fingerprint),
+        teacher=prepared.teacher_fingerprint
+        if teacher is None
+        else _model_hash(teacher, prepared.teacher_fingerprint),
         student=_model_hash(student),
     )
 

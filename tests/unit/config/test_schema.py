@@ -1,5 +1,6 @@
 """What a config holds, which values it takes, and what a preset changes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from layermix.config import (
     MixConfig,
     StudentConfig,
     TeachConfig,
+    TeacherConfig,
     TrainingConfig,
     load,
+    with_implied_preset,
 )
 from layermix.errors import ConfigError
 
@@ -199,9 +202,39 @@ def test_lists_that_are_none(blocks: str, told: str) -> None:
     assert f"--student.blocks: {told}" in message
 
 
+@pytest.mark.parametrize(
+    ("given", "preset"),
+    [
+        ({}, "soft"),
+        ({"data.path": "x.csv"}, "soft"),
+        ({"teacher": "a,b"}, "soft"),
+        ({"teacher": "a"}, "default"),
+        ({"teacher": "a,b", "preset": "default"}, "default"),
+        ({"preset": "paper"}, "paper"),
+    ],
+)
+def test_without_a_single_teacher_a_command_starts_from_probabilities(
+    given: dict[str, str], preset: str
+) -> None:
+    config = load(DistillConfig, None, given, with_implied_preset)
+    assert config == load(DistillConfig, None, given | {"preset": preset})
+    assert load(DistillConfig, None, {}).preset == "default"
+
+
+def test_several_teachers_are_named_with_commas(tmp_path: Path) -> None:
+    assert TeacherConfig().models == ()
+    assert TeacherConfig(model="a, ~/b,").models == ("a", str(Path("~/b").expanduser()))
+    odd = tmp_path / "one,two"
+    odd.mkdir()
+    assert TeacherConfig(model=str(odd)).models == (str(odd),)
+
+
 def test_an_unknown_preset() -> None:
     message = problems(DistillConfig, None, {"preset": "papre"})
-    assert "--preset: found 'papre', wanted 'default', 'quick', 'paper' or 'tinybert'" in message
+    assert (
+        "--preset: found 'papre', wanted 'default', 'quick', 'soft', 'paper' or 'tinybert'"
+        in message
+    )
 
 
 def test_python_gets_pydantics_own_error() -> None:

@@ -1,0 +1,264 @@
+"""Reads soft labels: a probability for each class that comes with the data, in place of a teacher.
+
+They stand in a column `p_CLASS` for each class, as `layermix predict` writes them, or in one column
+`probabilities` with a list or an object in each row.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from layermix.data.classes import Classes, refuse_other_task, refuse_unknown_task
+from layermix.data.labels import LabelNames, label_text, match_labels, source_names
+from layermix.data.tables import Table, is_integer, listed, short
+from layermix.data.tasks import TASKS
+
+PREFIX = "p_"
+"""Before the name of a class, in the name of the column with its probability."""
+
+LIST_COLUMN = "probabilities"
+"""The column with the probabilities of all classes."""
+
+SUM_ROUNDING = 0.02
+"""How far the probabilities of a row may be from a sum of 1; they are scaled to 1."""
+
+
+@dataclass(frozen=True)
+class SoftColumns:
+    """The columns of a table that hold soft labels.
+
+    Attributes:
+        columns: One for each class, or the one with all of them.
+        names: Of the classes, in the order of the values; empty if lists do not name them.
+        count: How many classes there are.
+    """
+
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    count: int
+
+    @classmethod
+    def find(cls, table: Table) -> "SoftColumns | None":
+        """Returns the columns with soft labels; None without any, or with a problem."""
+        if table.plain:
+            return None
+        prefixed = tuple(name for name in table.columns if name.startswith(PREFIX))
+        if LIST_COLUMN not in table.columns:
+            return cls._of_columns(table, prefixed) if prefixed else None
+        if prefixed:
+            table.add_problem(
+                f"probabilities stand twice, in {LIST_COLUMN!r} and in {listed(prefixed)}; keep "
+                "one of the two"
+            )
+            return None
+        first = next((value for value in map(_unpacked, table.columns[LIST_COLUMN]()) if value), ())
+        if not isinstance(first, Mapping):
+            return cls((LIST_COLUMN,), (), len(first))
+        names = _names(table, first)
+        return cls((LIST_COLUMN,), names, len(names)) if names else None
+
+    @classmethod
+    def _of_columns(cls, table: Table, columns: tuple[str, ...]) -> "SoftColumns | None":
+        names = _names(table, [column.removeprefix(PREFIX) for column in columns])
+        if len(columns) == 1:
+            table.add_problem(
+                f"found one column with probabilities, {columns[0]!r}; wanted one for each class, "
+                f"at least two (their names begin with {PREFIX})"
+            )
+            return None
+        return cls(columns, names, len(names)) if names else None
+
+    def is_missing_in(self, table: Table) -> bool:
+        """Returns whether a table has none of these columns."""
+        return not any(name in table.columns for name in self.columns)
+
+    def described(self) -> str:
+        """Returns the columns in words."""
+        several = len(self.columns) > 1
+        return f"the column{'s' if several else ''} {', '.join(self.columns)}"
+
+
+def _names(table: Table, given: Iterable[Any]) -> tuple[str, ...]:
+    """Returns the names of classes as labels are read; empty, and a problem, if two are equal."""
+    try:
+        names = tuple(map(label_text, given))
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of the classes have one name: {listed(names)}")
+    except ValueError as error:
+        table.add_problem(f"{error} (the classes that have probabilities); give each its own name")
+        return ()
+    return names
+
+
+def soft_classes(
+    table: Table,
+    soft: SoftColumns,
+    labels: Sequence[str | None],
+    *,
+    column: str | None,
+    given: LabelNames | None,
+    task: str | None,
+    guess: str,
+) -> tuple[Classes, list[int]] | None:
+    """Returns the classes, and for each of them the place of its probability in `soft`.
+
+    Args:
+        table: The training rows.
+        soft: Their columns with soft labels.
+        labels: Their labels as text; None where a row has none.
+        column: The label column, if there is one.
+        given: The user's names of the labels.
+        task: The task, if the user named it.
+        guess: What else may name a task.
+
+    Returns:
+        None, and a problem, if it is not known which classes the probabilities are of.
+    """
+    refuse_unknown_task(table, task)
+    known = TASKS.get(task or guess.lower())
+    of_task = (known.label_names if known else None) or ()
+    present = dict.fromkeys(label for label in labels if label is not None)
+    names = soft.names or _names_of_list(table, soft, present, column, given, of_task)
+    if names is None:
+        return None
+    if given is not None:
+        names = tuple(given.renamed.get(name, name) for name in names)
+    if given is not None and set(given.names) != set(names):
+        table.add_problem(
+            f"--data.label_names has the classes {listed(given.names)}, but there are "
+            f"probabilities of {listed(names)}; name the same classes"
+        )
+        return None
+    ordered, order = names, list(range(len(names)))
+    wanted = given.names if given is not None else of_task
+    match = match_labels(names, wanted)
+    if len(set(match.index.values())) == len(names) == len(wanted):
+        place = {match.index[name]: index for index, name in enumerate(names)}
+        ordered, order = tuple(wanted), [place[index] for index in range(len(names))]
+    if of_task and task and set(ordered) != set(of_task):
+        refuse_other_task(table, task, of_task, ordered)
+    guessed = known.name if known and (not of_task or ordered == of_task) else None
+    index = dict(match_labels(present, ordered).index)
+    if of_task == ordered and all(map(is_integer, present)):
+        index = {label: int(label) for label in present if 0 <= int(label) < len(ordered)}
+    return Classes(ordered, index, task or guessed), order
+
+
+def _names_of_list(
+    table: Table,
+    soft: SoftColumns,
+    present: Iterable[str],
+    column: str | None,
+    given: LabelNames | None,
+    of_task: Sequence[str],
+) -> tuple[str, ...] | None:
+    """Returns the names of the classes of a list without names; None, and a problem, if unclear."""
+    labels = list(present)
+    source = source_names(table, column) if column is not None else ()
+    by_value = sorted(labels, key=int) if all(map(is_integer, labels)) else sorted(labels)
+    for names in (given.names if given else (), source, of_task, by_value):
+        if len(names) == soft.count:
+            return tuple(names)
+    table.add_problem(
+        f"the lists in {LIST_COLUMN!r} have {soft.count} probabilities, and nothing says of which "
+        "classes; name them in the order of the list, with --data.label_names A,B"
+    )
+    return None
+
+
+def read_probabilities(
+    table: Table, soft: SoftColumns, order: Sequence[int]
+) -> list[tuple[float, ...]]:
+    """Returns the probabilities of each row in the order of the classes; bad ones are problems.
+
+    Args:
+        table: The rows.
+        soft: The columns, as in the training rows.
+        order: For each class the place of its probability.
+
+    Returns:
+        (N, C), each row with the sum 1; zeros for a row with a problem.
+    """
+    if missing := [name for name in soft.columns if name not in table.columns]:
+        table.add_problem(
+            f"no column {listed(missing)}, which the training rows have; {table.column_names()}"
+        )
+        return []
+    columns = [table.columns[name]() for name in soft.columns]
+    rows: list[tuple[float, ...]] = []
+    for number, values in enumerate(zip(*columns, strict=True)):
+        try:
+            given = _checked(values if len(soft.columns) > 1 else _one_list(values[0], soft), soft)
+        except ValueError as error:
+            table.add_problem(str(error), number)
+            given = (0.0,) * soft.count
+        rows.append(tuple(given[place] for place in order))
+    return rows
+
+
+def _one_list(value: Any, soft: SoftColumns) -> Sequence[Any]:
+    """Returns the values in a cell of the list column.
+
+    Raises:
+        ValueError: If it holds something else, or not one for each class.
+    """
+    found = _unpacked(value)
+    if found is None:
+        raise ValueError(f"the probabilities are missing (column {LIST_COLUMN!r})")
+    if isinstance(found, Mapping):
+        by_name = {label_text(name): probability for name, probability in found.items()}
+        if soft.names and by_name.keys() == set(soft.names):
+            return [by_name[name] for name in soft.names]
+        wanted = listed(soft.names) if soft.names else "a list, as in the first row"
+        raise ValueError(
+            f"found probabilities of {listed(by_name)}, wanted {wanted} (column {LIST_COLUMN!r})"
+        )
+    if soft.names or not isinstance(found, list | tuple) or len(found) != soft.count:
+        wanted = f"an object with {listed(soft.names)}" if soft.names else f"{soft.count} numbers"
+        raise ValueError(f"found {short(value)}, wanted {wanted} (column {LIST_COLUMN!r})")
+    return found
+
+
+def _unpacked(value: Any) -> Any:
+    """Returns a list or an object, also from its JSON text; None for a missing one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value if value.strip() else None
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return None if missing else value
+
+
+def _checked(values: Sequence[Any], soft: SoftColumns) -> tuple[float, ...]:
+    """Returns probabilities as numbers with the sum 1.
+
+    Raises:
+        ValueError: If one is missing, is no number or not from 0 to 1, or the sum is not 1.
+    """
+    numbers = []
+    for place, value in enumerate(values):
+        column = soft.columns[place] if len(soft.columns) > 1 else soft.columns[0]
+        if value is None or value == "" or value != value:
+            raise ValueError(f"a probability is missing (column {column!r})")
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number <= 1:
+            raise ValueError(
+                f"found {short(value)} as a probability, wanted a number from 0 to 1 (column "
+                f"{column!r})"
+            )
+        numbers.append(number)
+    total = sum(numbers)
+    if abs(total - 1) > SUM_ROUNDING:
+        raise ValueError(
+            f"the probabilities sum to {total:.4g}, wanted 1, since each row has one class "
+            f"({soft.described()})"
+        )
+    return tuple(number / total for number in numbers)
