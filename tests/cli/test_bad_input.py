@@ -130,6 +130,41 @@ def test_what_does_not_fit_together(
     refused(cli("distill", *given, "--out=runs/bad", "--quiet"), *told)
 
 
+def test_no_teacher_and_no_soft_labels(cli: Any, base: Path, data: Path, tmp_path: Path) -> None:
+    words = ("distill", "--out=runs/bad", "--quiet", "--data")
+    refused(cli(*words, data), "no teacher: give --teacher FOLDER", "a column p_CLASS", "--student")
+    told = "no teacher: give --teacher FOLDER (fine-tune one with `layermix teach`); or data with"
+    refused(cli(*words, data, "--student", base), told, f"and {data} has none")
+    file = tmp_path / "soft.csv"
+    file.write_text("text,p_a,p_b\nx,0.7,0.3\ny,0.7,0.5\nz,,1\n", encoding="utf-8")
+    refused(
+        cli(*words, file, "--student", base),
+        "2 problems in the data:",
+        "soft.csv:3: the probabilities sum to 1.2, wanted 1",
+        "soft.csv:4: a probability is missing (column 'p_a')",
+    )
+    refused(
+        cli(*words, file, "--student", base, "--preset=default"),
+        "loss.hidden_weight is 10, but the term needs hidden states of one teacher model",
+        "--preset soft",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out=audit.txt"], ("--out audit.txt: found the ending 'txt', wanted .jsonl, .csv",)),
+        (["--out=nowhere/audit.csv"], ("there is no folder nowhere; create it first",)),
+        (["--out=audit.csv", "--folds=1"], ("--folds", "2")),
+        (["--out=audit.csv", "--folds=90"], ("64 training rows are too few for 90 folds",)),
+    ],
+)
+def test_bad_requests_to_audit(
+    cli: Any, base: Path, data: Path, words: list[str], told: tuple[str, ...]
+) -> None:
+    refused(cli("audit", "--model", base, "--data", data, *words, "--quiet"), *told)
+
+
 def test_other_classes_than_the_teachers(cli: Any, teacher: Path, tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text(GOOD.replace("good", "yes"), encoding="utf-8")

@@ -23,7 +23,7 @@ from layermix.data.files import BLOCK
 from layermix.data.tasks import TASKS
 from layermix.runs import pipeline
 
-COMMANDS = ("augment", "demo", "distill", "evaluate", "list", "predict", "schema", "teach")
+COMMANDS = ("audit", "augment", "demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., Any]
 
 
@@ -176,6 +176,39 @@ def test_augment_writes_new_rows_and_says_what_comes_next(
     assert "--data.unlabeled new.jsonl" in done.out
     rows = [json.loads(line) for line in (place / "new.jsonl").read_text("utf-8").splitlines()]
     assert [set(row) for row in rows] == [{"review"}] * 12
+
+
+def test_a_student_of_predictions_needs_no_teacher(
+    cli: Any, teacher: Path, base: Path, data: Path, place: Path, recipe: tuple[str, ...]
+) -> None:
+    for split in ("train", "validation"):
+        done = cli("predict", teacher, data / f"{split}.csv", "--out", f"soft-{split}.csv")
+        assert done.code == 0, done.err
+    files = ("--data.train", "soft-train.csv", "--data.validation", "soft-validation.csv")
+    done = cli("distill", "--student", base, *files, "--out=runs/soft", *recipe)
+    assert done.code == 0, done.err
+    assert "label 'label', soft labels 'p_bad', 'p_good'" in done.err
+    assert "preset: soft" in (place / "runs/soft/config.yaml").read_text()
+    record = json.loads((place / "runs/soft/result.json").read_text())
+    assert record["signals"] == "soft labels"
+    assert record["metrics"]["last"]["validation"]["agreement"] > 0.8
+    done = cli("report", "runs/soft")
+    assert done.code == 0, done.err
+
+
+def test_audit_writes_a_table_to_correct(cli: Any, base: Path, data: Path, place: Path) -> None:
+    words = ("audit", "--model", base, "--data", data, "--folds=2", "--training.epochs=1")
+    done = cli(*words, "--out", "audit.csv")
+    assert done.code == 0, done.err
+    assert done.out.startswith("audit.csv: 64 rows, most doubtful first; on ")
+    assert "Next: correct the column label" in done.out
+    with (place / "audit.csv").open(encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header[:4] == ["review", "label", "row", "answer"]
+    assert len(rows) == 64
+    assert "audit.csv already exists" in cli(*words, "--out", "audit.csv").err
+    printed = cli(*words, "--out", "audit.csv", "--force", "--json", "--quiet")
+    assert json.loads(printed.out)["rows"] == 64
 
 
 def test_evaluate_finds_the_scores_of_the_run(cli: Any, student: Path, data: Path) -> None:

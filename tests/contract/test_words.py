@@ -65,4 +65,4 @@ def test_all_text_leaves_through_the_console() -> None:
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
         if isinstance(node, ast.Call) and f"{ast.unparse(node.func)}(" in printing
     }
-    assert found == {("console.py", "click.echo"), ("serving/predict.py", "print")}
+    assert found == {("console.py", "click.echo"), ("data/writing.py", "print")}

@@ -17,7 +17,13 @@ from layermix.cli.models import bench_command, evaluate_command, export_command,
 from layermix.cli.reference import list_command, schema_command
 from layermix.cli.report import report_command
 from layermix.cli.studies import reproduce_command, study_command
-from layermix.cli.train import augment_command, demo_command, distill_command, teach_command
+from layermix.cli.train import (
+    audit_command,
+    augment_command,
+    demo_command,
+    distill_command,
+    teach_command,
+)
 from layermix.escaping import printable
 
 
@@ -60,6 +66,7 @@ def main() -> None:
 
 
 for subcommand in (
+    audit_command,
     augment_command,
     bench_command,
     cache_group,

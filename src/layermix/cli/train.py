@@ -1,6 +1,7 @@
-"""Commands that train: `teach`, `distill`, `augment` for its rows, and `demo`, which does both."""
+"""Commands that train: `teach`, `distill`, `augment` for its rows, `audit`, and `demo`."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from layermix.cli.options import (
     given_fields,
     print_json,
 )
-from layermix.config import DistillConfig, TeachConfig, load, to_yaml, with_implied_preset
+from layermix.config import (
+    AuditConfig,
+    DistillConfig,
+    TeachConfig,
+    load,
+    to_yaml,
+    with_implied_preset,
+)
 from layermix.console import echo
 from layermix.runs.layout import RunFolder
 
@@ -136,6 +144,46 @@ def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None
     Reporter(quiet).say(note)
     given = f"--data.unlabeled {shlex.quote(str(out))} --training.unlabeled_share {SHARE}"
     echo(f"Next: layermix distill {given} …")
+
+
+@command("audit", stopped="stopped; the same command continues with the next fold", computes=True)
+@CONFIG_FILE
+@click.option(
+    "--out",
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The table to write: .csv, .tsv or .jsonl.",
+)
+@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@JSON
+@config_options(AuditConfig)
+def audit_command(
+    config: Path | None, out: Path, force: bool, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Find labels that are probably wrong.
+
+    Fine-tunes a model once for each fold of the training rows, and has it judge the rows that it
+    was not trained on. The table has all training rows, those on which label and model disagree
+    most first; correct their labels and train on the table.
+    """
+    settings = load(AuditConfig, config, given_fields(options))
+    from layermix.data.writing import check_rows_file
+
+    ending = check_rows_file(out, force)
+    from layermix.console import Reporter
+    from layermix.runs.audit import audit
+
+    found = audit(settings, out, ending, Reporter(quiet))
+    if as_json:
+        print_json(asdict(found))
+        return
+    echo(
+        f"{out}: {found.rows:,} rows, most doubtful first; on {found.other_answers:,} of them "
+        f"({found.other_answers / found.rows:.1%}) a model that was not trained on the row has "
+        "another answer"
+    )
+    echo("Next: correct the column label, and give the file as --data.train")
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

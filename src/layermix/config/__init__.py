@@ -16,6 +16,7 @@ from layermix.config.loading import to_yaml as to_yaml
 from layermix.config.presets import PRESETS as PRESETS
 from layermix.config.schema import WAYS as WAYS
 from layermix.config.schema import AttentionReduction as AttentionReduction
+from layermix.config.schema import AuditConfig as AuditConfig
 from layermix.config.schema import CacheConfig as CacheConfig
 from layermix.config.schema import DataConfig as DataConfig
 from layermix.config.schema import DistillConfig as DistillConfig

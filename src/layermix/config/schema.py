@@ -534,6 +534,14 @@ class TeachConfig(Run):
         return {"training": {"epochs": 3, "learning_rate": 5e-5}}
 
 
+class AuditConfig(TeachConfig):
+    """One audit of labels: a model is fine-tuned once for each fold."""
+
+    folds: Annotated[int, Field(ge=2, le=100)] = 5
+    """Parts of the training rows. The rows of each part are judged by a model that was fine-tuned
+    on the other parts."""
+
+
 # -- merging, and what a config is made of ---------------------------------------------------------
 
 

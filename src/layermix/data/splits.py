@@ -124,6 +124,11 @@ def hold_out(
     )
 
 
+def folds_of(split: Dataset, folds: int) -> list[int]:
+    """Returns the fold of each row, from 0, by a hash of its text: equal texts share a fold."""
+    return [int(_hash(text, "folds") * folds) for text in texts_of(split)]
+
+
 def take(split: Dataset, rows: int) -> Dataset:
     """Returns the `rows` rows whose texts have the smallest hashes, in the order of `split`.
 

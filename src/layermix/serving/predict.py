@@ -1,9 +1,7 @@
 """Labels for new texts from a saved model, block by block."""
 
-import csv
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,8 +12,8 @@ from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
 from layermix.data.new_texts import open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
+from layermix.data.writing import check_rows_file, row_writer
 from layermix.errors import ConfigError, RunExistsError
-from layermix.escaping import printable
 from layermix.evaluation import metrics
 from layermix.models.inference import finite, logits_of
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
@@ -60,7 +58,7 @@ def predict(
         LayermixError: If model or texts cannot be used, or `out` cannot be written.
     """
     reporter = reporter or Reporter(quiet=True)
-    ending = _check_out(out, force)
+    ending = "jsonl" if out == "-" else check_rows_file(out, force)
     plain = (input_format or ("" if file == "-" else Path(file).suffix[1:].lower())) == "txt"
     if text_columns is not None and (plain or (file == "-" and input_format is None)):
         raise ConfigError(
@@ -93,7 +91,7 @@ def predict(
         written = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
         # Before the bar, which on a terminal replaces sys.stdout.
         stream = stack.enter_context(_whole(out, force))
-        write = _writer(stream, ending, written)
+        write = row_writer(stream, ending, written)
         total = None if counter.quiet else texts.expected()
         advance = stack.enter_context(counter.counting(total, "predicting"))
         for block in texts:
@@ -129,41 +127,6 @@ def _labelled(
         label = predictor.label_names[int(of_text.argmax())]
         rows.append([*text, label, *(round(float(p), 6) for p in of_text)])
     return rows, cut
-
-
-def _check_out(out: str, force: bool) -> str:
-    """The format that `out` asks for, checked before any work.
-
-    Raises:
-        ConfigError: If it has another ending, or its folder does not exist.
-        RunExistsError: If it exists already.
-    """
-    if out == "-":
-        return "jsonl"
-    path = Path(out)
-    ending = path.suffix.removeprefix(".").lower()
-    if ending not in ("jsonl", "csv", "tsv"):
-        raise ConfigError(f"--out {out}: found the ending {ending!r}, wanted .jsonl, .csv or .tsv")
-    check_out_file(path, force)
-    return ending
-
-
-def _writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[list[Any]], None]:
-    """A function that writes one row."""
-    if ending == "jsonl":
-        return lambda values: print(
-            printable(json.dumps(dict(zip(header, values, strict=True)), ensure_ascii=False)),
-            file=stream,
-        )
-    style: Any = {"delimiter": "," if ending == "csv" else "\t", "lineterminator": "\n"}
-    plain, careful = csv.writer(stream, **style), csv.writer(stream, quoting=csv.QUOTE_ALL, **style)
-
-    def write(values: list[Any]) -> None:
-        # A lone carriage return ends a line for readers, but Python before 3.13 does not quote it.
-        (careful if any("\r" in str(value) for value in values) else plain).writerow(values)
-
-    write(header)
-    return write
 
 
 @contextmanager

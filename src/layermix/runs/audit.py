@@ -1,0 +1,207 @@
+"""Finds labels that are probably wrong: rows on which a model, trained without them, disagrees."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
+from numpy.typing import NDArray
+
+from layermix.atomic import whole_file, write_text
+from layermix.config import AuditConfig, DistillConfig, TeachConfig, to_yaml
+from layermix.console import Reporter
+from layermix.data.soft_labels import PREFIX
+from layermix.data.splits import HAS_LABEL, PROBABILITIES, folds_of, texts_of
+from layermix.data.texts import TextData, load_texts
+from layermix.data.writing import row_writer
+from layermix.errors import ConfigError, DataError, RunExistsError
+from layermix.models.loading import load_classifier
+from layermix.runs.layout import PREDICTIONS, RESULT
+from layermix.runs.pipeline import distill_from, teach_from
+from layermix.runs.schema import read_result
+
+Probabilities = NDArray[np.float64]
+"""(N, C)."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        rows: Number of rows.
+        other_answers: Rows for which the model's class is not that of the label.
+        share: The mean disagreement, in [0, 1].
+    """
+
+    rows: int
+    other_answers: int
+    share: float
+
+
+def audit(config: AuditConfig, out: Path, ending: str, reporter: Reporter | None = None) -> Audit:
+    """Fine-tune a model for each fold without the fold's rows, and write all training rows.
+
+    The rows on which label and model disagree most come first. The disagreement of a row is the
+    total variation ½ Σ_c |p_c − q_c| between the model's probabilities q and the label's: p is 1
+    for the label, or the soft label where a row has no other (with a label it is 1 − q_label, the
+    "self-confidence" of confident learning: Northcutt et al., arXiv 1911.00068).
+
+    An audit that was stopped leaves its folds in `OUT.folds`, and the same call continues it.
+
+    Args:
+        config: Must name a model and data.
+        out: The file to write.
+        ending: Its format, one of `writing.ENDINGS`.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: Says what was found, what was wanted, and what to do.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if config.model is None:
+        raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
+    texts = _with_all_rows(load_texts(config.data, soft_labels=True))
+    rows = texts.splits["train"]
+    folds = np.asarray(folds_of(rows, config.folds))
+    _check_folds(texts, folds, config.folds)
+    work = out.with_name(f"{out.name}.folds")
+    _begin(work, f"{to_yaml(config)}# data: {texts.fingerprint}\n")
+    answers: Probabilities = np.zeros((len(rows), len(texts.label_names)))
+    for fold in range(config.folds):
+        reporter.say(f"fold {fold + 1} of {config.folds}")
+        answers[folds == fold] = _fold_answers(
+            config, texts, folds == fold, work / str(fold), reporter
+        )
+    found = _given(texts)
+    disagreement = np.abs(found - answers).sum(1) / 2
+    order = np.argsort(-disagreement, kind="stable")
+    with whole_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        write = row_writer(file, ending, _columns(texts))
+        for row in order:
+            write(_row(texts, int(row), answers[row], float(disagreement[row])))
+    shutil.rmtree(work)
+    other = int((found.argmax(1) != answers.argmax(1)).sum())
+    return Audit(len(rows), other, float(disagreement.mean()))
+
+
+def _with_all_rows(texts: TextData) -> TextData:
+    """The texts with the rows that were split off for validation back in the training rows."""
+    splits = {"train": texts.splits["train"]}
+    if texts.split_off:
+        train = concatenate_datasets([splits["train"], texts.splits["validation"]])
+        splits["train"] = train.select(np.argsort(train["row_id"][:]))
+    return replace(texts, splits=splits)
+
+
+def _check_folds(texts: TextData, folds: NDArray[Any], count: int) -> None:
+    """Raise a DataError if a fold has no rows, or leaves one class to train on."""
+    labels = np.asarray(texts.splits["train"]["label"][:])
+    for fold in range(count):
+        if not (folds == fold).any() or len(set(labels[folds != fold])) < 2:
+            raise DataError(
+                [
+                    f"{texts.source}: {len(labels)} training rows are too few for {count} folds: "
+                    "each fold needs rows, and two classes in the others; give fewer (--folds) or "
+                    "more rows"
+                ]
+            )
+
+
+def _begin(work: Path, settings: str) -> None:
+    """Make the folder of the folds, or check that the one that is there has these settings.
+
+    Raises:
+        RunExistsError: If it has others.
+    """
+    file = work / "audit.yaml"
+    if not work.exists():
+        work.mkdir()
+        write_text(file, settings)
+    elif not file.is_file() or file.read_text(encoding="utf-8") != settings:
+        raise RunExistsError(
+            f"{work}: holds the folds of an audit with other settings or data; remove it, or "
+            "choose another --out"
+        )
+
+
+def _fold_answers(
+    config: AuditConfig, texts: TextData, held: NDArray[np.bool_], folder: Path, reporter: Reporter
+) -> Probabilities:
+    """The probabilities for the held rows, of a model that was fine-tuned on the others."""
+    if not (folder / RESULT).is_file():
+        rows = texts.splits["train"]
+        train, validation = rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+        splits = {"train": train, "validation": validation}
+        _train(config, replace(texts, splits=splits), folder, reporter)
+    read_result(folder)
+    table = pq.read_table(folder / PREDICTIONS, filters=[("report", "==", "last")])
+    columns = [np.asarray(table[f"{PREFIX}{name}"]) for name in texts.label_names]
+    in_order = np.argsort(np.asarray(table["row_id"]))
+    answers: Probabilities = np.stack(columns, 1)[in_order].astype(np.float64)
+    return answers
+
+
+def _train(config: AuditConfig, texts: TextData, folder: Path, reporter: Reporter) -> None:
+    assert config.model is not None
+    model = load_classifier(config.model, texts.label_names, seed=config.seed)
+    if texts.soft_labels is None:
+        plain = TeachConfig(seed=config.seed, training=config.training)
+        teach_from(model, texts, plain, out=folder, resume=True, reporter=reporter)
+        return
+    soft = DistillConfig.model_validate(
+        {
+            "preset": "soft",
+            "seed": config.seed,
+            "teacher": {"allow_weak": True},
+            "training": config.training.model_dump(),
+        }
+    )
+    distill_from(None, model, texts, soft, out=folder, resume=True, reporter=reporter)
+
+
+def _given(texts: TextData) -> Probabilities:
+    """The probabilities that the data give: 1 for the label, or the soft label without one."""
+    rows = texts.splits["train"]
+    labels = np.asarray(rows["label"][:])
+    given: Probabilities = np.eye(len(texts.label_names))[labels]
+    if texts.soft_labels is not None:
+        without = ~np.asarray(rows[HAS_LABEL][:])
+        given[without] = np.asarray(rows[PROBABILITIES][:])[without]
+    return given
+
+
+def _columns(texts: TextData) -> list[str]:
+    soft = [] if texts.soft_labels is None else [f"{PREFIX}{name}" for name in texts.label_names]
+    return [
+        *texts.text_columns,
+        "label",
+        *soft,
+        "row",
+        "answer",
+        "answer_probability",
+        "label_probability",
+        "disagreement",
+    ]
+
+
+def _row(texts: TextData, row: int, answers: Any, disagreement: float) -> list[Any]:
+    """The values of a row of the table, in the order of `_columns`."""
+    rows: Dataset = texts.splits["train"]
+    values = rows[row]
+    soft = values.get(PROBABILITIES) or []
+    labelled = values.get(HAS_LABEL, True)
+    answer = int(answers.argmax())
+    return [
+        *texts_of(rows.select([row]))[0],
+        texts.label_names[values["label"]] if labelled else None,
+        *(round(value, 6) for value in soft),
+        values["row_id"] + 1,
+        texts.label_names[answer],
+        round(float(answers[answer]), 6),
+        round(float(answers[values["label"]]), 6),
+        round(disagreement, 6),
+    ]
