@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import shlex
 import signal
@@ -22,6 +23,8 @@ from layermix.core.mixing import MIXES
 from layermix.data.files import BLOCK
 from layermix.data.tasks import TASKS
 from layermix.runs import pipeline
+
+from .conftest import write_csv
 
 COMMANDS = ("audit", "augment", "demo", "distill", "evaluate", "list", "predict", "schema", "teach")
 Start = Callable[..., Any]
@@ -194,6 +197,56 @@ def test_a_student_of_predictions_needs_no_teacher(
     assert record["metrics"]["last"]["validation"]["agreement"] > 0.8
     done = cli("report", "runs/soft")
     assert done.code == 0, done.err
+
+
+def test_calibrated_probabilities(
+    cli: Any, base: Path, teacher: Path, data: Path, place: Path
+) -> None:
+    """A temperature that was fitted on held-out rows divides the logits; answers stay."""
+    words = ("--model", base, "--data", data, "--training.selection", "holdout")
+    fitting = ("--training.holdout_fraction=0.3", "--training.epochs=1", "--quiet")
+    done = cli("teach", *words, *fitting, "--out=runs/held")
+    assert done.code == 0, done.err
+    record = json.loads((place / "runs/held/result.json").read_text())
+    temperature = record["calibration"]["temperature"]
+    plain, calibrated = (
+        [json.loads(line) for line in cli("predict", *asked).out.splitlines()]
+        for asked in (
+            ("runs/held", data / "validation.csv"),
+            ("runs/held", data / "validation.csv", "--calibrated"),
+        )
+    )
+    for before, after in zip(plain, calibrated, strict=True):
+        assert before["label"] == after["label"]
+        odds = [math.log(row["p_good"] / row["p_bad"]) for row in (before, after)]
+        assert odds[1] == pytest.approx(odds[0] / temperature, rel=0.01, abs=0.01)
+    assert abs(temperature - 1) > 0.05
+    done = cli("predict", teacher, data / "validation.csv", "--calibrated")
+    assert (done.code, done.out) == (2, "")
+    assert "no temperature was fitted for it, which takes held-out rows" in done.err
+
+
+def test_rows_of_a_group_are_scored_on_the_side_they_were(
+    cli: Any, base: Path, place: Path
+) -> None:
+    """`evaluate` on the file of the training takes the rows that training split off by group."""
+    rows = [("text", "author", "label")]
+    for number in range(90):
+        label = ("good", "bad")[number % 2]
+        sign = {"good": "fine", "bad": "poor"}[label]
+        rows.append(
+            (f"{sign} word{number % 30} word{number // 30}", f"writer {number // 3}", label)
+        )
+    file = write_csv(place / "grouped.csv", rows)
+    words = ("--data", file, "--data.group_column=author", "--training.epochs=1", "--quiet")
+    done = cli("teach", "--model", base, *words, "--out=runs/grouped")
+    assert done.code == 0, done.err
+    record = json.loads((place / "runs/grouped/result.json").read_text())
+    done = cli("evaluate", "runs/grouped", "--data", file, "--json")
+    scores = json.loads(done.out)["validation"]
+    wanted = record["metrics"]["last"]["validation"]
+    assert sum(one["support"] for one in scores["per_class"].values()) % 3 == 0
+    assert scores["nll"] == pytest.approx(wanted["nll"], abs=1e-4)
 
 
 def test_audit_writes_a_table_to_correct(cli: Any, base: Path, data: Path, place: Path) -> None:

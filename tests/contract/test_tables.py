@@ -26,6 +26,7 @@ from layermix.data.tokenization import Collator, tokenize
 from layermix.errors import ConfigError
 from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
+from layermix.problems.classification import CLASSIFICATION
 
 from ..tiny_configs import whole
 
@@ -163,6 +164,8 @@ OTHERWISE: dict[str, list[Any]] = {
     "mix.start": ["diagonal"],
     "mix.learning_rate": [0.01],
     "mix.schedule": ["constant"],
+    "loss.class_weights": ["balanced", {"1": 3}],
+    "loss.label_smoothing": [0.1],
     "loss.supervised_weight": [0, 2],
     "loss.supervised": ["mse", "bce"],
     "loss.logit_weight": [0, 2],
@@ -217,7 +220,11 @@ def first_step(
                 nn.init.zeros_(head.classifier.bias)
         if kind == "bce":
             labels = nn.functional.one_hot(labels, 2).float()
-        objective = build_objective(HFEncoder(student), 4, 32, config)
+        term = None
+        if kind == CLASSIFICATION.supervised:
+            weight, names = config.loss.supervised_weight, ("0", "1")
+            term = CLASSIFICATION.supervised_term(config.loss, weight, labels.numpy(), names)
+        objective = build_objective(HFEncoder(student), 4, 32, config, supervised=term)
         signal = LiveTeacher(teacher, objective.teacher_needs)(batch)
         loss = objective({**batch, "labels": labels}, signal).loss
         loss.backward()

@@ -69,6 +69,12 @@ def evaluate_command(
 )
 @RUNTIME
 @BATCH_SIZE
+@click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Divide the logits by the temperature that was fitted on held-out rows, for probabilities "
+    "that are as sure as they are right. Needs a model trained with --training.selection holdout.",
+)
 @config_options(TeachConfig, only=READING)
 def predict_command(
     model: str,
@@ -78,6 +84,7 @@ def predict_command(
     input_format: str | None,
     runtime: Any,
     batch_size: int,
+    calibrated: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -103,6 +110,7 @@ def predict_command(
         force=force,
         runtime=runtime,
         batch_size=batch_size,
+        calibrated=calibrated,
         reporter=Reporter(quiet),
     )
 

@@ -81,14 +81,16 @@ def _metavar(annotation: Any) -> str:
         ['a|b', 'N', 'X', 'N,N,…']
         >>> _metavar(int | Literal["auto"] | None)
         'N|auto'
-        >>> _metavar(tuple[tuple[float, ...], ...])
-        'X,X;…'
+        >>> _metavar(tuple[tuple[float, ...], ...]), _metavar(dict[str, float])
+        ('X,X;…', 'NAME=X,…')
     """
     if annotation == Source:
         return "PATH"
     parts = [part for part in typing.get_args(annotation) if part not in (type(None), Ellipsis)]
     if typing.get_origin(annotation) is typing.Literal:
         return "|".join(parts)
+    if typing.get_origin(annotation) is dict:
+        return "NAME=X,…"
     if typing.get_origin(annotation) is tuple:
         item = _metavar(parts[0])
         if "|" in item:

@@ -35,7 +35,7 @@ AUGMENTED = (
     "teacher.model",
     *("data.path", "data.train", "data.validation", "data.test"),
     *("data.label_column", "data.label_names", "data.skip_labels", *READING),
-    *("data.augment", "data.augment_ways", "data.train_rows"),
+    *("data.group_column", "data.augment", "data.augment_ways", "data.train_rows"),
     *("training.selection", "training.holdout_fraction"),
 )
 """Fields that decide which new rows are made."""

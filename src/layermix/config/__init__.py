@@ -21,6 +21,7 @@ from layermix.config.schema import CacheConfig as CacheConfig
 from layermix.config.schema import DataConfig as DataConfig
 from layermix.config.schema import DistillConfig as DistillConfig
 from layermix.config.schema import HiddenReduction as HiddenReduction
+from layermix.config.schema import LabelLossConfig as LabelLossConfig
 from layermix.config.schema import LogitLoss as LogitLoss
 from layermix.config.schema import LossConfig as LossConfig
 from layermix.config.schema import MixConfig as MixConfig

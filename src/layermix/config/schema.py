@@ -89,7 +89,32 @@ def _rows_or_auto(value: Any) -> int | Literal["auto"]:
         ) from None
 
 
+def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
+    """`balanced`, or the weights of classes by name, also as the text `bad=2,good=1`.
+
+    Raises:
+        ValueError: If it is neither, or a weight is not positive.
+    """
+    if value is None or value == "balanced":
+        return value  # type: ignore[no-any-return]  # see the line before
+    given = value
+    if isinstance(value, str):
+        pairs = [part.rpartition("=") for part in value.split(",")]
+        given = {name.strip(): weight for name, sign, weight in pairs if sign}
+        given = given if len(given) == len(pairs) else None
+    try:
+        return _WEIGHTS.validate_python(given)
+    except ValidationError:
+        raise ValueError(
+            f"found {value!r}, wanted balanced, or a positive weight for each class by its name, "
+            "such as bad=2,good=1"
+        ) from None
+
+
 _ROWS = TypeAdapter(NonNegativeInt)
+_WEIGHTS = TypeAdapter(
+    Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
+)
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
 """A path or hub name as text, with `~` and `$VARIABLE` expanded."""
@@ -123,6 +148,12 @@ AugmentWays = Annotated[
 RowsOrAuto = Annotated[
     int | Literal["auto"],
     PlainValidator(_rows_or_auto, json_schema_input_type=NonNegativeInt | Literal["auto"]),
+]
+ClassWeights = Annotated[
+    Literal["balanced"] | dict[str, float],
+    PlainValidator(
+        _class_weights, json_schema_input_type=Literal["balanced"] | dict[str, float] | str
+    ),
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -253,6 +284,9 @@ class DataConfig(OneWord):
     skip_labels: Words | None = None
     """Leave out the rows with these labels, such as -1, which marks rows without a label in data
     sets of the hub."""
+    group_column: Annotated[str, Field(min_length=1)] | None = None
+    """A column whose equal values keep rows together, such as the author or the document: rows
+    that are split off or held out are chosen by a hash of it, so no group is on both sides."""
     quoting: Literal["auto", "quoted", "raw"] = "auto"
     """TSV only: quote marks delimit fields (quoted) or belong to the text (raw, as in GLUE); auto
     decides by the file."""
@@ -321,7 +355,18 @@ class MixConfig(OneWord):
         return self
 
 
-class LossConfig(Section):
+class LabelLossConfig(Section):
+    """The loss on the labels, L_sup."""
+
+    class_weights: ClassWeights | None = None
+    """Weights of the classes in L_sup, for classes of unequal size: balanced (a class with half as
+    many rows counts twice as much; the mean over the rows is 1), or by name, such as bad=2,good=1.
+    A class that is not named has weight 1."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a label's weight that is spread evenly over all classes, such as 0.1."""
+
+
+class LossConfig(LabelLossConfig):
     """The terms of the loss (equation 4) and their weights; weight 0 switches a term off."""
 
     supervised_weight: Weight = 1.0
@@ -416,7 +461,10 @@ class TrainingConfig(Section):
     by them, save it, and report `last` and `selected`."""
     holdout_fraction: Fraction = 0.1
     """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of the
-    text."""
+    text (of the group, with data.group_column)."""
+    patience: Positive | None = None
+    """Stop when the score on the held-out rows has not risen for this many epochs. It needs
+    selection: holdout; the learning rate is scheduled for all epochs."""
     log_every: Positive = 10
     """Steps between two lines in history.jsonl."""
     gradients_every: Annotated[int, Field(ge=0)] = 0
@@ -428,6 +476,15 @@ class TrainingConfig(Section):
     save_every: Positive = 200
     """Steps between two checkpoints; each epoch ends with one, too. --resume continues
     from the last one."""
+
+    @model_validator(mode="after")
+    def _patience_needs_held_out_rows(self) -> Self:
+        if self.patience is not None and self.selection != "holdout":
+            raise ValueError(
+                "patience needs rows that are not trained on; add selection: holdout "
+                "(--training.selection holdout), or leave patience out"
+            )
+        return self
 
 
 class CacheConfig(Section):
@@ -526,6 +583,7 @@ class TeachConfig(Run):
     model: Source | None = None
     """A pretrained encoder: a folder, a hub id, or `minilm`, the packaged MiniLM (extra `demo`)."""
     data: DataConfig = DataConfig()
+    loss: LabelLossConfig = LabelLossConfig()
     training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=5e-5)
 
     @classmethod

@@ -26,14 +26,32 @@ Layers = Float[Tensor, "K B T D"]
 Scores = Float[Tensor, "K B H T T"]
 
 
-def cross_entropy(logits: Logits, labels: Int[Tensor, " B"]) -> PerExample:
-    """L_sup for classes: −log p(label).
+def cross_entropy(
+    logits: Logits,
+    labels: Int[Tensor, " B"],
+    class_weights: Float[Tensor, " C"] | None = None,
+    label_smoothing: float = 0.0,
+) -> PerExample:
+    """L_sup for classes: −w_y Σ_c q_c log p_c; plain, −log p(label).
+
+    Args:
+        logits: Of the student.
+        labels: Class indices y, `IGNORED` where a row has none.
+        class_weights: w, 1 for each class if None.
+        label_smoothing: ε: q is ε/C, and 1 − ε more for the label (Szegedy et al., arXiv
+            1512.00567).
 
     Examples:
         >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, IGNORED]))
         tensor([1.3863, 0.0000])
+        >>> cross_entropy(torch.zeros(2, 2), torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+        tensor([0.6931, 2.0794])
     """
-    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    # Not its argument `weight`, which weighs the smoothed classes one by one.
+    loss = functional.cross_entropy(
+        logits, labels, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing
+    )
+    return loss if class_weights is None else loss * class_weights[labels.clamp(min=0)]
 
 
 def regression(logits: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> PerExample:

@@ -274,6 +274,7 @@ def build_objective(
     *,
     mix: Mix | None = None,
     terms: Sequence[Term] = (),
+    supervised: Term | None = None,
 ) -> Objective:
     """Build mix, projection and terms for a student and a teacher of the given depth and width.
 
@@ -286,6 +287,7 @@ def build_objective(
         config: Mix, losses and seed.
         mix: One of your own, instead of the config's; for the layers that `plan_mix` gives.
         terms: Terms of your own, after those of the config.
+        supervised: L_sup as the problem makes it from the labels; by default from the config alone.
 
     Raises:
         ConfigError, ModelError: If the mix does not fit the layers, or no term looks at it.
@@ -313,7 +315,7 @@ def build_objective(
         with seeded(config.seed, "projection"):
             projection = Projection(student.hidden_size, teacher_width, layers, loss)
     learns = mix is not None and any(True for _ in mix.parameters())
-    every = [*terms_of(loss, learns), *terms]
+    every = [*terms_of(loss, learns, supervised), *terms]
     precision = choose_precision(config.training.precision)
     return Objective(student, every, plan, mix, projection, precision)
 

@@ -8,7 +8,7 @@ signals it takes and with which weight.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -91,17 +91,43 @@ class Term(nn.Module, ABC):
 
 
 class Supervised(Term):
-    """L_sup: the loss on the labels."""
+    """L_sup: the loss on the labels.
+
+    Args:
+        weight: λ_sup.
+        loss: A name of `SUPERVISED`.
+        class_weights: Of `cross_entropy`, (C,).
+        label_smoothing: Of `cross_entropy`.
+    """
 
     name = "supervised"
+    class_weights: Float[Tensor, " C"] | None
 
-    def __init__(self, weight: float = 1.0, loss: str = "cross_entropy") -> None:
+    def __init__(
+        self,
+        weight: float = 1.0,
+        loss: str = "cross_entropy",
+        class_weights: Float[Tensor, " C"] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__(weight)
-        self.symbol, self.loss = f"L_sup[{loss}]", SUPERVISED[loss].function
+        self.loss, self.label_smoothing = SUPERVISED[loss].function, label_smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        of = [loss]
+        if class_weights is not None:
+            of.append("class weights " + " ".join(f"{one:.3g}" for one in class_weights.tolist()))
+        if label_smoothing:
+            of.append(f"label smoothing {label_smoothing:g}")
+        self.symbol = f"L_sup[{', '.join(of)}]"
 
     def forward(self, given: ForwardPass) -> PerExample:
         """Compare the student's logits with the labels."""
-        return self.loss(given.student.logits, given.batch["labels"])
+        options: dict[str, Any] = {}
+        if self.class_weights is not None:
+            options["class_weights"] = self.class_weights
+        if self.label_smoothing:
+            options["label_smoothing"] = self.label_smoothing
+        return self.loss(given.student.logits, given.batch["labels"], **options)
 
 
 class Logit(Term):
@@ -234,15 +260,16 @@ class Attention(Term):
         return self.loss(*paired_heads(student, teacher, self.heads), given.student.mask)
 
 
-def terms_of(loss: LossConfig, learns_mix: bool) -> list[Term]:
+def terms_of(loss: LossConfig, learns_mix: bool, supervised: Term | None = None) -> list[Term]:
     """Return the terms that a config describes, those of weight 0 left out.
 
     Args:
         loss: Kinds and weights.
         learns_mix: Whether α is learned; the entropy of an α that is not has no gradient.
+        supervised: L_sup, if more than the config says what it is, such as the sizes of classes.
     """
     terms: Iterable[Term] = (
-        Supervised(float(loss.supervised_weight), loss.supervised),
+        supervised or Supervised(float(loss.supervised_weight), loss.supervised),
         Logit(float(loss.logit_weight), loss.logit, loss.temperature),
         Hidden(float(loss.hidden_weight), loss.hidden),
         Entropy(-loss.entropy_weight if learns_mix else 0.0),

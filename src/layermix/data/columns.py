@@ -118,6 +118,20 @@ def check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
     return list(zip(*values, strict=True))
 
 
+def check_groups(table: Table, column: str) -> list[str]:
+    """Returns the group of each row as text; a missing column or group is a problem."""
+    if column not in table.columns:
+        table.add_problem(f"no column {column!r} for groups; {table.column_names()}{table.hint}")
+        return []
+    groups: list[str] = []
+    for row, value in enumerate(table.columns[column]()):
+        missing = value is None or value != value or str(value).strip() == ""
+        if missing:
+            table.add_problem(f"the group is missing (column {column!r})", row)
+        groups.append("" if missing else str(value).strip())
+    return groups
+
+
 def _text_fault(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "the text is missing"

@@ -31,6 +31,10 @@ HAS_LABEL = "has_label"
 """Whether a row has a label beside its soft labels; else `label` has the most probable class."""
 
 
+GROUP = "group"
+"""The column of a split that says which rows belong together, if the user named one."""
+
+
 def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> Dataset:
     """Returns a split of `TextData`; its rows are numbered from `first_id`."""
     columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
@@ -82,6 +86,11 @@ def _changed(split: Dataset, columns: Mapping[str, tuple[list[Any], Any]]) -> Da
     return Dataset.from_dict(values, features=datasets.Features(kinds))
 
 
+def with_groups(split: Dataset, groups: Sequence[str]) -> Dataset:
+    """Returns a split whose rows belong to groups, (N,)."""
+    return _changed(split, {GROUP: (list(groups), datasets.Value("string"))})
+
+
 def texts_of(split: Dataset) -> list[Text]:
     """Returns the texts of the rows."""
     columns = [name for name in ("text", "text_pair") if name in split.column_names]
@@ -93,27 +102,31 @@ def hold_out(
 ) -> tuple[Dataset, Dataset]:
     """Splits rows by a hash of their text alone: independent of seed, order and the other rows.
 
+    Where rows have a group it is a hash of that.
+
     Args:
-        split: Has the columns `text` and perhaps `text_pair`.
-        fraction: Expected share of different texts that is held out, in (0, 1).
+        split: Has the columns `text` and perhaps `text_pair` and `group`.
+        fraction: Expected share of different texts (or groups) that is held out, in (0, 1).
         purpose: Rows held out for one purpose are drawn independently of those for the other.
 
     Returns:
-        (kept, held), each in the order of `split`. Rows with the same text stay together.
+        (kept, held), each in the order of `split`. Rows with the same text, or of one group, stay
+        together.
 
     Raises:
         DataError: One of the two would be empty.
     """
-    held = [_hash(text, f"hold out for {purpose}") < fraction for text in texts_of(split)]
+    held = [_hash(key, f"hold out for {purpose}") < fraction for key in _together(split)]
     if all(held) or not any(held):
         remedy = {
             "validation": "a validation file",
             "selection": "another --training.holdout_fraction",
         }
+        key = "group" if GROUP in split.column_names else "text"
         raise DataError(
             [
                 f"holding out {fraction:.0%} of {len(held)} training row(s), by a hash of their "
-                f"text, leaves none {'to train on' if all(held) else 'in the held-out part'}; "
+                f"{key}, leaves none {'to train on' if all(held) else 'in the held-out part'}; "
                 f"give {remedy[purpose]}, or more rows"
             ]
         )
@@ -125,8 +138,15 @@ def hold_out(
 
 
 def folds_of(split: Dataset, folds: int) -> list[int]:
-    """Returns the fold of each row, from 0, by a hash of its text: equal texts share a fold."""
-    return [int(_hash(text, "folds") * folds) for text in texts_of(split)]
+    """Returns the fold of each row, from 0, by a hash: equal texts, or a group, share a fold."""
+    return [int(_hash(key, "folds") * folds) for key in _together(split)]
+
+
+def _together(split: Dataset) -> list[Text]:
+    """Returns what rows that stay together have in common: their group, or else their texts."""
+    if GROUP not in split.column_names:
+        return texts_of(split)
+    return [(group,) for group in split[GROUP][:]]
 
 
 def take(split: Dataset, rows: int) -> Dataset:

@@ -16,6 +16,7 @@ from layermix.config import DataConfig
 from layermix.data.classes import class_indices, find_classes
 from layermix.data.columns import (
     Text,
+    check_groups,
     check_texts,
     find_label_column,
     find_text_columns,
@@ -25,6 +26,7 @@ from layermix.data.labels import LabelNames, lacks_labels, read_labels, without_
 from layermix.data.soft_labels import SoftColumns, read_probabilities, soft_classes
 from layermix.data.sources import Tables, read_tables, tables_of
 from layermix.data.splits import (
+    GROUP,
     HAS_LABEL,
     SPLIT_NAMES,
     VALIDATION_SHARE,
@@ -33,6 +35,7 @@ from layermix.data.splits import (
     make_split,
     texts_hash,
     texts_of,
+    with_groups,
     with_guessed_labels,
     with_soft_labels,
 )
@@ -50,7 +53,7 @@ class TextData:
             `text_pair` (if there are two), `label` (class index; `UNLABELLED` in `unlabeled` and in
             test rows that came with -1) and `row_id` (unique over all splits). With soft labels
             also `probabilities` (C numbers) and `has_label`: where it is false, `label` is the
-            most probable class.
+            most probable class. Rows that are to stay together have one `group`.
         text_columns: The one or two original names of the text columns.
         label_names: Class index -> name.
         task: The task, if named or found; found ones are rows of `TASKS`.
@@ -63,6 +66,7 @@ class TextData:
         source_notes: Notes for the user on how the source was read.
         split_notes: Notes on the training rows, and on what other splits share with them.
         soft_labels: Where the soft labels come from, in words; None if there are none.
+        group_column: The column that says which rows stay together, if there is one.
     """
 
     splits: Mapping[str, Dataset]
@@ -76,6 +80,7 @@ class TextData:
     source_notes: tuple[Note, ...]
     split_notes: tuple[Note, ...]
     soft_labels: str | None = None
+    group_column: str | None = None
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -117,6 +122,7 @@ def load_texts(
         source=source,
         model_classes=classes,
         soft_labels=soft_labels,
+        group_column=config.group_column,
     )
 
 
@@ -130,6 +136,7 @@ def from_splits(
     task: str | None = None,
     source: str = "memory",
     soft_labels: bool = False,
+    group_column: str | None = None,
 ) -> TextData:
     """Checks data that are in memory already.
 
@@ -142,6 +149,7 @@ def from_splits(
         task: Name of a known task.
         source: What to call the data.
         soft_labels: As for `load_texts`.
+        group_column: As `DataConfig.group_column`.
 
     Raises:
         DataError: Listing every problem of every split.
@@ -163,6 +171,7 @@ def from_splits(
         task=task,
         source=source,
         soft_labels=soft_labels,
+        group_column=group_column,
     )
 
 
@@ -179,6 +188,7 @@ def _check(
     source: str,
     model_classes: Sequence[str] = (),
     soft_labels: bool = False,
+    group_column: str | None = None,
 ) -> TextData:
     given = None if label_names is None else LabelNames.parse(label_names)
     readable = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
@@ -256,6 +266,12 @@ def _check(
         readable["validation"].add_problem(
             "found neither labels nor probabilities, and the validation rows need one of the two"
         )
+    groups = {
+        split: check_groups(readable[split], group_column)
+        for split in labels
+        if group_column is not None
+        and (split == "train" or group_column in readable[split].columns)
+    }
     diagnostics.raise_problems()
 
     splits, first_id = dict[str, Dataset](), 0
@@ -264,16 +280,20 @@ def _check(
         if split in probabilities:
             soft_split = with_soft_labels(splits[split], probabilities[split])
             splits[split] = with_guessed_labels(soft_split)
+        if split in groups:
+            splits[split] = with_groups(splits[split], groups[split])
         first_id += len(rows)
     train_hash, split_off = texts_hash(splits["train"]), "validation" not in splits
     if split_off:
         splits = _split_off_validation(splits, readable["train"])
-    used = (*columns, label, *(soft.columns if soft is not None else ()))
+    used = (*columns, label, group_column, *(soft.columns if soft is not None else ()))
     unused = [name for name in readable["train"].columns if name not in used]
     told = f"columns: text {listed(columns)}, "
     told += "no labels" if label is None else f"label {label!r}"
     if soft is not None:
         told += f", soft labels {listed(soft.columns)}"
+    if group_column is not None:
+        told += f", groups {group_column!r}"
     if unused:
         told += f", not used {listed(unused)}"
     diagnostics.notes.append(Note("columns", told))
@@ -289,6 +309,7 @@ def _check(
         source_notes=tuple(diagnostics.notes),
         split_notes=tuple(_split_notes(splits, classes.names)),
         soft_labels=None if soft is None else soft.described(),
+        group_column=group_column,
     )
 
 
@@ -297,7 +318,8 @@ def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[s
     train, validation = hold_out(splits["train"], VALIDATION_SHARE, "validation")
     text = (
         f"there is no validation split: {len(validation)} of {len(splits['train'])} training rows, "
-        "chosen by a hash of their text, were split off as validation"
+        f"chosen by a hash of their {'group' if GROUP in train.column_names else 'text'}, were "
+        "split off as validation"
     )
     table.diagnostics.notes.append(Note("validation-split-off", text))
     if len(set(train["label"][:])) < 2:
@@ -323,6 +345,9 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
         if shared := sum(text in train for text in texts_of(splits[split])):
             text = f"{split} shares {shared} of its {rows} rows with train (same text)"
             notes.append(Note("rows-shared", text))
+        if shared := _shared_groups(splits["train"], splits[split]):
+            text = f"{split} shares {shared} of its groups with train (data.group_column)"
+            notes.append(Note("groups-shared", text))
         if unlabelled := splits[split]["label"][:].count(UNLABELLED):
             text = f"{split}: {unlabelled} of {rows} rows have no label (-1)"
             notes.append(Note("rows-without-label", text))
@@ -341,3 +366,10 @@ def _guessed_note(split: str, rows: Dataset) -> Note | None:
     )
     text = f"{split}: {without} of {len(rows)} rows have probabilities and no label; {use}"
     return Note("labels-from-probabilities", text)
+
+
+def _shared_groups(train: Dataset, other: Dataset) -> int:
+    """Returns how many groups of a split are those of training rows, too."""
+    if GROUP not in train.column_names or GROUP not in other.column_names:
+        return 0
+    return len(set(train[GROUP][:]) & set(other[GROUP][:]))

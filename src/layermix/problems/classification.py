@@ -6,8 +6,13 @@ from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from layermix.config import LabelLossConfig
+from layermix.core.terms import Supervised
+from layermix.errors import ConfigError
 from layermix.evaluation import metrics
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
@@ -74,6 +79,28 @@ class Classification:
         known: NDArray[np.bool_] = labels != UNLABELLED
         return known
 
+    def supervised_term(
+        self, loss: LabelLossConfig, weight: float, labels: Array, names: Sequence[str]
+    ) -> Supervised:
+        """Return cross entropy, with class weights and label smoothing if they are set.
+
+        Raises:
+            ConfigError: If a weight is given to a class that there is not.
+        """
+        weights: Tensor | None = None
+        if loss.class_weights == "balanced":
+            counts = np.bincount(labels[self.labelled(labels)], minlength=len(names))
+            found = np.where(counts > 0, counts.sum() / (counts > 0).sum() / counts.clip(1), 1.0)
+            weights = torch.tensor(found, dtype=torch.float32)
+        elif loss.class_weights is not None:
+            if unknown := sorted(loss.class_weights.keys() - set(names)):
+                raise ConfigError(
+                    f"loss.class_weights names {', '.join(map(repr, unknown))}; the classes are "
+                    f"{', '.join(map(repr, names))}"
+                )
+            weights = torch.tensor([loss.class_weights.get(name, 1.0) for name in names])
+        return Supervised(weight, self.supervised, weights, loss.label_smoothing)
+
     def scores(
         self, logits: Array, labels: Array, teacher_logits: Array | None = None
     ) -> dict[str, float]:
@@ -128,6 +155,10 @@ class Classification:
             "difference_low": paired.low,
             "difference_high": paired.high,
         }
+
+    def temperature(self, logits: Array, labels: Array) -> float | None:
+        """Return the temperature of `metrics.fit_temperature`; None if no row has a label."""
+        return metrics.fit_temperature(logits, labels) if self.labelled(labels).any() else None
 
     def trivial(self, labels: Array, score: str) -> OneClass:
         """Return the best answer that is the same for every row."""

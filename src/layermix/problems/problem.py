@@ -6,6 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from layermix.config import LabelLossConfig
+from layermix.core.terms import Term
+
 Array = NDArray[Any]
 """Logits are (N, C) and labels (N,) for one class per row; other kinds say their own shapes."""
 
@@ -25,6 +28,22 @@ class Problem(Protocol):
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have a label, (N,)."""
+        ...
+
+    def supervised_term(
+        self, loss: LabelLossConfig, weight: float, labels: Array, names: Sequence[str]
+    ) -> Term:
+        """Return L_sup for training rows with these labels.
+
+        Args:
+            loss: Options of L_sup.
+            weight: λ_sup.
+            labels: Of the training rows.
+            names: Of the classes.
+
+        Raises:
+            ConfigError: If an option does not suit the labels.
+        """
         ...
 
     def scores(
@@ -59,6 +78,13 @@ class Problem(Protocol):
         """Return how sure a score is over rows, and its difference to the teacher's.
 
         None where no row has a label, or there is no interval for this score.
+        """
+        ...
+
+    def temperature(self, logits: Array, labels: Array) -> float | None:
+        """Return by what logits are divided so that probabilities suit the labels.
+
+        None if there are no probabilities, or too few labels.
         """
         ...
 

@@ -149,7 +149,7 @@ def _train(config: AuditConfig, texts: TextData, folder: Path, reporter: Reporte
     assert config.model is not None
     model = load_classifier(config.model, texts.label_names, seed=config.seed)
     if texts.soft_labels is None:
-        plain = TeachConfig(seed=config.seed, training=config.training)
+        plain = TeachConfig(seed=config.seed, loss=config.loss, training=config.training)
         teach_from(model, texts, plain, out=folder, resume=True, reporter=reporter)
         return
     soft = DistillConfig.model_validate(
@@ -157,6 +157,7 @@ def _train(config: AuditConfig, texts: TextData, folder: Path, reporter: Reporte
             "preset": "soft",
             "seed": config.seed,
             "teacher": {"allow_weak": True},
+            "loss": config.loss.model_dump(),
             "training": config.training.model_dump(),
         }
     )

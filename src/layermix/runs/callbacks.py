@@ -155,6 +155,31 @@ class EpochRecorder(TrainerCallback):
             pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
 
 
+class EarlyStopping(TrainerCallback):
+    """Stops after an epoch if the score on the held-out rows has not risen for some epochs.
+
+    Args:
+        patience: For how many; None never stops.
+        metric: The score.
+    """
+
+    def __init__(self, patience: int | None, metric: str) -> None:
+        self.patience, self.metric = patience, metric
+
+    def is_due(self, log_history: Sequence[Line]) -> bool:
+        """Whether a run with these logs ends here."""
+        if self.patience is None:
+            return False
+        key = f"eval_holdout_{self.metric}"
+        by_epoch = {round(line["epoch"]): line[key] for line in log_history if key in line}
+        return bool(by_epoch) and max(by_epoch) - _best(by_epoch, self.metric) >= self.patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask the trainer to stop."""
+        if self.is_due(state.log_history):
+            control.should_training_stop = True
+
+
 class MixRecorder(OutputCallback):
     """Writes α as used in every step to alpha.jsonl, at each log, to avoid synchronising steps.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import concatenate_datasets
 from torch import Tensor
 from transformers import TrainerCallback
@@ -15,6 +16,7 @@ from layermix.atomic import write_text
 from layermix.augmentation.new_rows import with_new_rows
 from layermix.config import (
     DistillConfig,
+    LabelLossConfig,
     MixConfig,
     TeachConfig,
     read_yaml,
@@ -25,7 +27,7 @@ from layermix.core.alpha_learner import AlphaLearner
 from layermix.core.mixing import MIXES, Mix
 from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
-from layermix.core.terms import Supervised, Term
+from layermix.core.terms import Term
 from layermix.data.prepared import PreparedData
 from layermix.data.splits import texts_of
 from layermix.data.texts import TextData, load_texts
@@ -193,6 +195,7 @@ def objective_for(
     teacher: Classifier | None,
     config: DistillConfig,
     extensions: Extensions = NONE,
+    supervised: Term | None = None,
 ) -> Objective:
     """The objective of a student and its teacher: `build_objective` with their sizes.
 
@@ -201,8 +204,21 @@ def objective_for(
     model = (teacher or student).model
     depth, width = len(blocks_of(model)), int(model.config.hidden_size)
     return build_objective(
-        HFEncoder(student.model), depth, width, config, mix=extensions.mix, terms=extensions.terms
+        HFEncoder(student.model),
+        depth,
+        width,
+        config,
+        mix=extensions.mix,
+        terms=extensions.terms,
+        supervised=supervised,
     )
+
+
+def _supervised(prepared: PreparedData, loss: LabelLossConfig, weight: float = 1.0) -> Term:
+    """L_sup for the training rows."""
+    labels = np.asarray(prepared.splits["train"]["labels"])
+    names = prepared.texts.label_names
+    return prepared.problem.supervised_term(loss, weight, labels, names)
 
 
 def _open(
@@ -369,7 +385,8 @@ def distill_prepared(
             )
         )
     start = _start(run, prepared, teacher, student, reporter)
-    objective = objective_for(student, teacher, config, extensions)
+    supervised = _supervised(prepared, config.loss, config.loss.supervised_weight)
+    objective = objective_for(student, teacher, config, extensions, supervised)
     reporter.say(objective.formula())
     if objective.needs_teacher and signals is None and teacher is None:
         signals = soft_label_teacher(prepared)
@@ -538,7 +555,8 @@ def teach_from(
     for note in (*prepared.notes, *model.notes):
         reporter.say_once(note)
     precision = choose_precision(config.training.precision)
-    objective = Objective(HFEncoder(model.model), [Supervised()], precision=precision)
+    supervised = _supervised(prepared, config.loss)
+    objective = Objective(HFEncoder(model.model), [supervised], precision=precision)
     training = Training(objective, None, prepared, model, config.training, MixConfig(), config.seed)
     start = _start(run, prepared, None, model, reporter)
     return training.run("teacher", "teacher", RunRecord(), run, start, reporter)

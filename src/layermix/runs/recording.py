@@ -8,6 +8,7 @@ from layermix.errors import Note
 from layermix.models.encoder import Classifier
 from layermix.runs.schema import (
     FORMAT,
+    Calibration,
     DataRecord,
     Interval,
     Metrics,
@@ -31,6 +32,7 @@ def run_record(
     precision: str,
     timings: Timings,
     interval: Interval | None,
+    calibration: Calibration | None,
 ) -> RunRecord:
     """The record of a finished training, without the size of its files.
 
@@ -46,6 +48,7 @@ def run_record(
         precision: Number format of the training.
         timings: Durations.
         interval: Of the saved model's score.
+        calibration: Of the saved model.
     """
     texts = prepared.texts
     trained = ModelRecord.model_validate(
@@ -83,6 +86,7 @@ def run_record(
         precision=precision,
         timings=timings,
         interval=interval,
+        calibration=calibration,
     )
 
 
@@ -92,11 +96,15 @@ def with_size(record: RunRecord, role: Role, size: int) -> RunRecord:
     return record.model_copy(update={role: trained})
 
 
-def saved_model_entry(prepared: PreparedData) -> SavedModelEntry:
+def saved_model_entry(
+    prepared: PreparedData, calibration: Calibration | None = None
+) -> SavedModelEntry:
     """The entry `layermix` of the trained model's config.json."""
     return SavedModelEntry(
         max_length=prepared.max_length,
         text_columns=prepared.texts.text_columns,
         taught=prepared.texts.train_hash,
         split_off=prepared.texts.split_off,
+        group_column=prepared.texts.group_column,
+        temperature=None if calibration is None else calibration.temperature,
     )

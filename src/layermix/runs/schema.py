@@ -273,6 +273,20 @@ class Interval(Part):
     difference_high: float | None = None
 
 
+class Calibration(Part):
+    """The temperature of a saved classifier's logits, fitted on the held-out rows.
+
+    Attributes:
+        temperature: By which logits are divided.
+        scores: `nll` and `ece` on the validation rows without it.
+        calibrated: The same with it.
+    """
+
+    temperature: float = Field(gt=0)
+    scores: dict[str, float] = {}
+    calibrated: dict[str, float] = {}
+
+
 class Timings(Part):
     """Durations.
 
@@ -320,6 +334,7 @@ class RunRecord(Record):
         precision: Number format of the training.
         timings: Durations.
         interval: None if no validation row has a label, or the score has no interval.
+        calibration: None if no rows were held out.
     """
 
     status: Status = "unfinished"
@@ -341,6 +356,7 @@ class RunRecord(Record):
     precision: str | None = None
     timings: Timings = Timings()
     interval: Interval | None = None
+    calibration: Calibration | None = None
 
     @property
     def trained(self) -> ModelRecord:
@@ -635,9 +651,13 @@ class SavedModelEntry(Part):
         text_columns: The columns that it reads.
         taught: sha256 of the texts of its training rows, with those that were split off.
         split_off: Whether a tenth of those rows was kept for validation.
+        group_column: The column by whose values it was chosen, if not by text.
+        temperature: That of `Calibration`, if it was fitted.
     """
 
     max_length: PositiveInt | None = None
     text_columns: tuple[str, ...] = Field((), max_length=2)
     taught: str | None = None
     split_off: bool = False
+    group_column: str | None = None
+    temperature: float | None = Field(None, gt=0)

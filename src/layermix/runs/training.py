@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from layermix.atomic import whole_folder, write_text
 from layermix.config import (
@@ -32,6 +33,7 @@ from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.problem import Problem
 from layermix.runs.callbacks import (
+    EarlyStopping,
     EpochRecorder,
     MixRecorder,
     clean_history,
@@ -46,6 +48,7 @@ from layermix.runs.progress_bar import training_bar
 from layermix.runs.recording import run_record, saved_model_entry, with_size
 from layermix.runs.schema import (
     FORMAT,
+    Calibration,
     Interval,
     Role,
     RunRecord,
@@ -57,6 +60,14 @@ from layermix.runs.schema import (
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
+
+
+def _state(checkpoint: Path | None) -> TrainerState | None:
+    """The trainer's state in a checkpoint; None without one."""
+    if checkpoint is None:
+        return None
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    return state
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,7 @@ class Training:
         prepare_process()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
+        stopping = EarlyStopping(self.config.patience, self.prepared.metric)
         mix = self.objective.mix
         follows_alpha = mix is not None and not getattr(mix, "constant", False)
         watching = [MixRecorder(work)] if follows_alpha else []
@@ -213,6 +225,7 @@ class Training:
                 compute_metrics=recorder.score,
                 callbacks=[
                     recorder,
+                    stopping,
                     *watching,
                     bar,
                     *trackers(self.config.report_to or (), work),
@@ -220,8 +233,11 @@ class Training:
                 ],
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-            history = clean_history(trainer.state.log_history)
+            state = _state(resume_from)
+            if state is None or not stopping.is_due(state.log_history):
+                trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+                state = trainer.state
+            history = clean_history(state.log_history)
             reports = reported_epochs(
                 history, list(self.prepared.evaluated), self.prepared.metric, self.config.selection
             )
@@ -233,12 +249,19 @@ class Training:
                 logits, labels, self.prepared.texts.label_names
             )
         trained = time.monotonic() - started
+        if (ended := reports["last"]["epoch"]) < self.config.epochs:
+            text = (
+                f"stopped after epoch {ended} of {self.config.epochs}: {self.prepared.metric} on "
+                f"the held-out rows has not risen for {self.config.patience} epochs"
+            )
+            reporter.say(Note("stopped-early", text))
         self._warn_of_one_class(recorder, reports, reporter)
+        calibration = self._calibration(recorder, reports, reporter)
         if "test" in self.prepared.splits:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
-        entry = saved_model_entry(self.prepared)
-        self.student.model.config.layermix = entry.model_dump(mode="json")
+        entry = saved_model_entry(self.prepared, calibration)
+        self.student.model.config.layermix = entry.model_dump(mode="json", exclude_none=True)
         record = run_record(
             role,
             known,
@@ -254,6 +277,7 @@ class Training:
                 milliseconds_per_text=self.speed,
             ),
             interval=self._interval(recorder, reports),
+            calibration=calibration,
         )
         if run is not None:
             record = self._write(role, record, history, recorder, run)
@@ -279,6 +303,34 @@ class Training:
         teacher = self.prepared.teacher_logits.get("validation")
         interval = self.problem.interval(self.prepared.metric, logits, labels, teacher)
         return None if interval is None else Interval.model_validate(interval)
+
+    def _calibration(
+        self, recorder: EpochRecorder, reports: Row, reporter: Reporter
+    ) -> Calibration | None:
+        """The temperature that suits the held-out rows, and what it does on the validation rows."""
+        if "holdout" not in self.prepared.evaluated:
+            return None
+        epoch = _saved(reports)["epoch"]
+        logits, labels = recorder.logits("holdout", epoch)
+        temperature = self.problem.temperature(logits, labels)
+        if temperature is None:
+            return None
+        logits, labels = recorder.logits("validation", epoch)
+        plain, cooled = (
+            self.problem.scores(values, labels) for values in (logits, logits / temperature)
+        )
+        calibration = Calibration(
+            temperature=temperature,
+            scores={name: plain[name] for name in ("nll", "ece")},
+            calibrated={name: cooled[name] for name in ("nll", "ece")},
+        )
+        text = (
+            f"temperature {temperature:.2f} suits the held-out rows: on the validation rows the "
+            f"calibration error (ece) is {cooled['ece']:.3f} with it, {plain['ece']:.3f} without "
+            "(`layermix predict --calibrated`)"
+        )
+        reporter.say(Note("temperature", text))
+        return calibration
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores of the saved student on the test rows."""

@@ -117,13 +117,17 @@ def labelled_texts(
             elif predictor.split_off:
                 text = f"{trained} only the tenth that was held out for validation is scored"
                 reporter.warn(Note("trained-on-this-file", text))
-                texts = load_texts(data, predictor.label_names)
+                grouped = data.model_copy(update={"group_column": predictor.group_column})
+                texts = load_texts(grouped, predictor.label_names)
             else:
                 text = f"{trained} the scores do not show how it does on new texts"
                 reporter.warn(Note("trained-on-this-file", text))
                 names = {"validation": Path(data.path).name}
         else:
             texts = load_texts(data, predictor.label_names)
+            if texts.split_off and texts.train_hash == predictor.taught:  # the same rows again
+                grouped = data.model_copy(update={"group_column": predictor.group_column})
+                texts = load_texts(grouped, predictor.label_names)
     for note in texts.source_notes if one_file else texts.notes:
         reporter.say(note)
     return texts, names

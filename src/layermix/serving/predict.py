@@ -32,6 +32,7 @@ def predict(
     force: bool = False,
     runtime: Runtime = "auto",
     batch_size: int = 32,
+    calibrated: bool = False,
     reporter: Reporter | None = None,
 ) -> None:
     """Label texts, in their order, with a probability for each class.
@@ -50,6 +51,7 @@ def predict(
         force: Replace `out` if it exists.
         runtime: What runs the model.
         batch_size: Rows per forward pass.
+        calibrated: Write calibrated probabilities (`Predictor.calibrated`).
         reporter: Where progress is shown; quiet if None.
 
     Raises:
@@ -66,6 +68,8 @@ def predict(
             "is with --format csv (or tsv, jsonl, parquet)"
         )
     predictor = open_predictor(model, runtime)
+    if calibrated:
+        predictor = predictor.calibrated()
     for note in predictor.notes:
         reporter.say(note)
     if file == "-" and sys.stdin.isatty():

@@ -124,6 +124,9 @@ class Predictor:
         text_columns: Those it was trained on; empty if unknown.
         taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
+        group_column: The column by whose values they were, if not by text.
+        temperature: By which its logits are divided for calibrated probabilities; None if none
+            was fitted.
         notes: What was changed to run it, and how its classes were reordered or renamed.
     """
 
@@ -137,6 +140,8 @@ class Predictor:
     text_columns: tuple[str, ...]
     taught: str | None = None
     split_off: bool = False
+    group_column: str | None = None
+    temperature: float | None = None
     notes: tuple[Note, ...] = ()
 
     def in_order(self, names: Sequence[str]) -> "Predictor":
@@ -149,6 +154,21 @@ class Predictor:
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         notes = self.notes if note is None else (*self.notes, note)
         return replace(self, run=run, label_names=tuple(names), notes=notes)
+
+    def calibrated(self) -> "Predictor":
+        """Return it with its logits divided by the temperature that was fitted for it.
+
+        Raises:
+            ModelError: If there is none.
+        """
+        temperature = self.temperature
+        if temperature is None:
+            raise ModelError(
+                f"{self.source}: no temperature was fitted for it, which takes held-out rows; "
+                "train it with --training.selection holdout, or leave out --calibrated"
+            )
+        run = self.run
+        return replace(self, run=lambda batch: run(batch) / temperature)
 
     def cut_note(self, name: str, share: float) -> Note | None:
         """A note on the share of the rows that was cut; None if none was."""
@@ -202,7 +222,7 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
     trained = _trained(source, config, tokenizer)
-    return Predictor(source, runtime, run, tokenizer, names, *trained, notes)
+    return Predictor(source, runtime, run, tokenizer, names, **trained, notes=notes)
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
@@ -251,8 +271,8 @@ def predictor_of(classifier: Classifier) -> Predictor:
         TorchRunner(HFEncoder(classifier.model)),
         tokenizer,
         classifier.label_names,
-        *_trained(classifier.source, config, tokenizer),
-        classifier.notes,
+        **_trained(classifier.source, config, tokenizer),
+        notes=classifier.notes,
     )
 
 
@@ -266,10 +286,8 @@ def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
         )
 
 
-def _trained(
-    source: str, config: Any, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, int, tuple[str, ...], str | None, bool]:
-    """What a run wrote into config.json, in the order of `Predictor`; `max_length` within limits.
+def _trained(source: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a run wrote into config.json, as fields of `Predictor`; `max_length` within limits.
 
     Raises:
         ModelError: If the entry is not what a run writes.
@@ -283,4 +301,4 @@ def _trained(
         ) from None
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)
-    return length, longest, entry.text_columns, entry.taught, entry.split_off
+    return entry.model_dump() | {"max_length": length, "longest": longest}

@@ -119,7 +119,7 @@ def test_an_unknown_key_gets_a_suggestion(
 
 def test_for_a_key_like_no_other_the_keys_of_its_section_are_listed(yaml: Any) -> None:
     assert problems(TeachConfig, yaml("zzz: 1")).endswith(
-        "c.yaml:1: zzz: unknown key; the keys are seed, model, data, training"
+        "c.yaml:1: zzz: unknown key; the keys are seed, model, data, loss, training"
     )
     assert problems(DistillConfig, yaml("teacher: {zzz: 1}")).endswith(
         "c.yaml:1: teacher.zzz: unknown key; the keys of teacher are model, allow_weak"

@@ -229,6 +229,37 @@ def test_several_teachers_are_named_with_commas(tmp_path: Path) -> None:
     assert TeacherConfig(model=str(odd)).models == (str(odd),)
 
 
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ("balanced", "balanced"),
+        ("bad=2,good=0.5", {"bad": 2.0, "good": 0.5}),
+        ("a=b=3", {"a=b": 3.0}),
+        ({"1": 2}, {"1": 2.0}),
+        (None, None),
+    ],
+)
+def test_class_weights(given: Any, weights: Any) -> None:
+    config = TeachConfig.model_validate({"loss": {"class_weights": given}})
+    assert config.loss.class_weights == weights
+    assert load(TeachConfig, None, {"loss.class_weights": given}) == config
+
+
+@pytest.mark.parametrize("given", ["bad", "bad=2,good", "bad=0", "bad=-1", "=", 3, {}, "bad=nan"])
+def test_what_is_no_class_weights(given: Any) -> None:
+    message = problems(DistillConfig, None, {"loss.class_weights": given})
+    assert (
+        f"--loss.class_weights: found {given!r}, wanted balanced, or a positive weight" in message
+    )
+
+
+def test_patience_needs_held_out_rows() -> None:
+    message = problems(TeachConfig, None, {"training.patience": 2})
+    assert "patience needs rows that are not trained on; add selection: holdout" in message
+    chosen = {"training.patience": "2", "training.selection": "holdout"}
+    assert load(TeachConfig, None, chosen).training.patience == 2
+
+
 def test_an_unknown_preset() -> None:
     message = problems(DistillConfig, None, {"preset": "papre"})
     assert (

@@ -133,6 +133,28 @@ def test_cross_entropy_is_0_where_there_is_no_label() -> None:
     assert logits.grad[1].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_with_class_weights_and_smoothing_by_its_formula(
+    smoothing: float, weighted: bool
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 3, generator=draw, dtype=torch.double)
+    labels = torch.tensor([0, 2, IGNORED, 1, 2, 0])
+    weights = torch.tensor([0.5, 1, 4], dtype=torch.double)
+    wanted = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        total = 0.0
+        for index, logit in enumerate(row):
+            log_probability = logit - math.log(sum(map(math.exp, row)))
+            q = smoothing / 3 + (1 - smoothing) * (index == label)
+            total -= q * log_probability
+        weight = weights[label].item() if weighted and label != IGNORED else 1
+        wanted.append(0 if label == IGNORED else weight * total)
+    found = cross_entropy(logits, labels, weights if weighted else None, smoothing)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.double))
+
+
 def test_regression_is_0_where_there_is_no_label() -> None:
     logits = torch.tensor([[2.0], [5.0]], requires_grad=True)
     found = regression(logits, torch.tensor([-1.0, math.nan]))

@@ -1,10 +1,12 @@
 """Rows are held out and taken by a hash of their text alone."""
 
+from typing import Any
+
 import datasets
 import pytest
 
-from layermix.data.splits import hold_out, take, texts_of
-from layermix.data.texts import from_splits
+from layermix.data.splits import folds_of, hold_out, take, texts_of
+from layermix.data.texts import TextData, from_splits
 from layermix.errors import DataError
 
 from .conftest import problems_of
@@ -76,3 +78,58 @@ def test_take_and_hold_out_draw_by_different_hashes() -> None:
     held = hold_out(split, 0.2)[1]
     taken = take(split, len(held))
     assert set(texts_of(taken)) != set(texts_of(held))
+
+
+def grouped(count: int, **options: Any) -> TextData:
+    """Rows of `count` authors, three each; no validation split."""
+    rows = [
+        {"text": f"text {n} {author}", "label": n % 2, "author": f" writer {author}"}
+        for n in range(3)
+        for author in range(count)
+    ]
+    return from_splits({"train": rows, **options}, group_column="author")
+
+
+def test_groups_stay_together() -> None:
+    texts = grouped(60)
+    train, validation = (texts.splits[split] for split in ("train", "validation"))
+    assert len(train) + len(validation) == 180
+    assert len(validation) % 3 == 0
+    assert not set(train["group"][:]) & set(validation["group"][:])
+    assert "writer 7" in train["group"][:] + validation["group"][:]
+    kept, held = hold_out(train, 0.2)
+    assert held["group"][:]
+    assert not set(kept["group"][:]) & set(held["group"][:])
+    folds = dict.fromkeys(zip(train["group"][:], folds_of(train, 4), strict=True))
+    assert len(folds) == len(set(train["group"][:]))
+    assert texts.group_column == "author"
+    told = [note.text for note in texts.notes]
+    assert any("chosen by a hash of their group, were split off" in text for text in told)
+    assert any("groups 'author'" in text for text in told)
+
+
+def test_groups_on_both_sides_are_told() -> None:
+    rows = [{"text": f"new {n}", "label": n % 2, "author": f"writer {n}"} for n in range(58, 63)]
+    texts = grouped(60, validation=rows)
+    told = [note.text for note in texts.notes if note.code == "groups-shared"]
+    assert told == ["validation shares 2 of its groups with train (data.group_column)"]
+    plain = [{"text": "new", "label": 1}]
+    assert not [note for note in grouped(60, validation=plain).notes if "shared" in note.code]
+
+
+def test_faults_of_groups() -> None:
+    rows = [{"text": f"text {n}", "label": n % 2, "author": "a" if n else " "} for n in range(3)]
+    rows[1]["author"] = None
+    splits = {"train": rows, "validation": rows[:1]}
+    assert problems_of(lambda: from_splits(splits, group_column="author")) == [
+        "memory[train]: row 1: the group is missing (column 'author')",
+        "memory[train]: row 2: the group is missing (column 'author')",
+        "memory[validation]: row 1: the group is missing (column 'author')",
+    ]
+    assert problems_of(lambda: from_splits(splits, group_column="book"))[0].startswith(
+        "memory[train]: no column 'book' for groups; the columns are 'text', 'label', 'author'"
+    )
+    one = grouped(60).splits["train"].select([5])
+    assert problems_of(lambda: hold_out(one, 0.5))[0].startswith(
+        "holding out 50% of 1 training row(s), by a hash of their group, leaves none"
+    )

@@ -14,6 +14,8 @@ from layermix.data.docstrings import LABEL_NAMES
 from layermix.data.tasks import TASKS
 from layermix.evaluation.metrics import (
     HIGHER_IS_BETTER,
+    TEMPERATURES,
+    fit_temperature,
     majority_share,
     per_class,
     scores,
@@ -126,6 +128,25 @@ def test_nll_of_a_certain_and_right_model_is_a_plain_zero():
 )
 def test_calibration_error_in_closed_form(probabilities, labels, wanted):
     assert scores(logits_of(*probabilities), np.array(labels))["ece"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 7.0])
+def test_the_temperature_has_the_least_nll(scale):
+    generator = np.random.default_rng(3)
+    logits = generator.normal(size=(300, 3)) * 2
+    labels = np.array([generator.choice(3, p=row) for row in softmax(logits)])
+    labels[::10] = -100
+    found = fit_temperature(logits * scale, labels)
+    assert found == pytest.approx(scale * fit_temperature(logits, labels), rel=1e-3)
+    nll = [scores(logits * scale / t, labels)["nll"] for t in (found, 0.9 * found, 1.1 * found)]
+    assert nll[0] == min(nll)
+    assert fit_temperature(logits, labels) == pytest.approx(1, abs=0.3)
+
+
+def test_a_temperature_stays_within_its_limits():
+    right = np.eye(3)[[0, 1, 2]]
+    assert fit_temperature(right, np.arange(3)) == pytest.approx(TEMPERATURES[0], rel=1e-3)
+    assert fit_temperature(right, np.array([1, 2, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
 
 
 def test_agreement_is_with_the_teacher_not_the_label():

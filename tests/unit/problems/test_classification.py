@@ -1,10 +1,16 @@
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from layermix.config import LabelLossConfig
+from layermix.core.signals import Signal
+from layermix.core.terms import ForwardPass
+from layermix.errors import ConfigError
 from layermix.problems.classification import CLASSIFICATION
 
 LOGITS = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 0.5]])
@@ -21,6 +27,47 @@ def test_answers_and_columns_agree() -> None:
     np.testing.assert_allclose(
         teacher["teacher_confidence"], np.maximum(columns["p_no"], columns["p_yes"])
     )
+
+
+def loss_of(term: Any, labels: list[int]) -> list[float]:
+    """L_sup of rows with these labels, whose logits are all 0."""
+    logits = torch.zeros(len(labels), len(NAMES))
+    given = ForwardPass({"labels": torch.tensor(labels)}, Signal(logits, logits > 0))
+    found: list[float] = (term(given) / math.log(2)).tolist()
+    return found
+
+
+def test_balanced_classes_have_one_weight_in_all_and_the_mean_is_1() -> None:
+    labels = np.array([0, 0, 0, 1, -100])
+    balanced = LabelLossConfig(class_weights="balanced")
+    term = CLASSIFICATION.supervised_term(balanced, 1.0, labels, NAMES)
+    found = loss_of(term, labels.tolist())
+    assert sum(found[:3]) == pytest.approx(found[3])
+    assert sum(found) == pytest.approx(4)
+    assert found[4] == 0
+    assert term.symbol == "L_sup[cross_entropy, class weights 0.667 2]"
+    only = CLASSIFICATION.supervised_term(balanced, 1.0, np.zeros(3, dtype=int), NAMES)
+    assert only.class_weights.tolist() == [1, 1]
+
+
+def test_class_weights_by_name() -> None:
+    given = LabelLossConfig(class_weights={"yes": 3.0}, label_smoothing=0.2)
+    term = CLASSIFICATION.supervised_term(given, 0.5, LABELS, NAMES)
+    assert loss_of(term, [0, 1, -100]) == pytest.approx([1, 3, 0])
+    assert (term.weight, list(term.state_dict())) == (0.5, [])
+    assert term.symbol == "L_sup[cross_entropy, class weights 1 3, label smoothing 0.2]"
+    plain = CLASSIFICATION.supervised_term(LabelLossConfig(), 1.0, LABELS, NAMES)
+    assert plain.symbol == "L_sup[cross_entropy]"
+    unknown = LabelLossConfig(class_weights={"maybe": 2, "yes": 1, "never": 2})
+    with pytest.raises(ConfigError, match="names 'maybe', 'never'; the classes are 'no', 'yes'"):
+        CLASSIFICATION.supervised_term(unknown, 1.0, LABELS, NAMES)
+
+
+def test_a_temperature_needs_labels() -> None:
+    assert CLASSIFICATION.temperature(LOGITS, np.full(4, -100)) is None
+    temperature = CLASSIFICATION.temperature(LOGITS, LABELS)
+    assert temperature is not None
+    assert temperature > 1  # one of three is wrong, and it is the surest
 
 
 def test_rows_without_a_label_count_nowhere() -> None:

@@ -329,6 +329,75 @@ def test_new_rows_are_mixed_in_at_their_share_and_a_stopped_run_goes_on_with_the
         assert (out / file).read_bytes() == (tmp_path / "straight" / file).read_bytes()
 
 
+def test_a_run_stops_when_held_out_rows_show_no_progress(
+    teacher: Classifier, data: TextData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = config(
+        training={"selection": "holdout", "patience": 2, "epochs": 9, "learning_rate": 1e-9}
+    )
+    listening = Listening()
+    straight = pipeline.distill_from(
+        teacher, copy_blocks(teacher, 2), data, chosen, out=tmp_path / "one", reporter=listening
+    )
+    assert straight.metrics["last"]["epoch"] == 3  # so small a rate changes no answer
+    assert straight.metrics["selected"]["epoch"] == 1
+    told = "stopped after epoch 3 of 9: accuracy on the held-out rows has not risen for 2 epochs"
+    assert told in listening.said
+    # A run that was killed after its last epoch goes no further when it is resumed.
+    out, ended = tmp_path / "two", training.Training._write
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
+    monkeypatch.setattr(training.Training, "_write", ended)
+    pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out, resume=True)
+    for file in SAME_AGAIN:
+        assert (out / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
+
+
+def test_a_temperature_is_fitted_on_held_out_rows_and_kept(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    chosen = config(training={"selection": "holdout"})
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, chosen, out=out)
+    calibration = read_result(out).calibration
+    assert calibration == result.record.calibration
+    student = load_classifier(str(out))
+    assert student.model.config.layermix["temperature"] == calibration.temperature
+    assert calibration.scores["nll"] == result.metrics["selected"]["validation"]["nll"]
+    prepared = prepare(teacher, student, data, chosen, Reporter(quiet=True))
+    run = TorchRunner(HFEncoder(student.model))
+    rows = {name: prepared.splits[name] for name in ("holdout", "validation")}
+    logits = {name: logits_of(run, split, prepared.collate) for name, split in rows.items()}
+    labels = {name: np.asarray(split["labels"]) for name, split in rows.items()}
+    fitted = metrics.fit_temperature(logits["holdout"], labels["holdout"])
+    assert calibration.temperature == pytest.approx(fitted, rel=1e-3)
+    cooled = metrics.scores(logits["validation"] / fitted, labels["validation"])
+    assert calibration.calibrated["ece"] == pytest.approx(cooled["ece"], abs=1e-3)
+    assert pipeline.distill_from(teacher, student, data, config()).record.calibration is None
+
+
+def test_class_weights_are_those_of_the_training_rows(teacher: Classifier, data: TextData) -> None:
+    labels = data.splits["train"]["label"][:]
+    weight = len(labels) / 2 / labels.count(0)
+    balanced = {"class_weights": "balanced"}
+    result = pipeline.distill_from(teacher, copy_blocks(teacher, 2), data, config(loss=balanced))
+    other = len(labels) / 2 / labels.count(1)
+    assert f"L_sup[cross_entropy, class weights {weight:.3g} {other:.3g}]" in result.record.formula
+    assert weight != other
+    own = TeachConfig.model_validate({"loss": balanced, "training": CONFIG["training"]})
+    plain = own.model_copy(update={"loss": TeachConfig().loss})
+    first = [
+        pipeline.teach_from(copy_blocks(teacher, 2), data, one).history[0]["loss"]
+        for one in (own, plain)
+    ]
+    assert first[0] != first[1]
+
+
 @pytest.mark.parametrize(("share", "steps"), [(None, 26), (0.5, 13)])
 def test_new_rows_of_auto_have_a_share_of_three_quarters_or_the_given_one(
     teacher: Classifier, data: TextData, share: float | None, steps: int
