@@ -371,8 +371,9 @@ class LossConfig(LabelLossConfig):
 
     supervised_weight: Weight = 1.0
     """Weight of L_sup, the loss on the labels."""
-    supervised: SupervisedLoss = "cross_entropy"
-    """L_sup: cross entropy (classes), mse (regression) or bce (multi-label)."""
+    supervised: SupervisedLoss | None = None
+    """L_sup: cross entropy (classes), mse (regression) or bce (multi-label). By default the one for
+    the kind of label."""
     logit_weight: Weight = 1.0
     """λ_logit, the weight of L_logit, the loss between student and teacher logits."""
     logit: LogitLoss = "soft_cross_entropy"

@@ -269,7 +269,7 @@ def terms_of(loss: LossConfig, learns_mix: bool, supervised: Term | None = None)
         supervised: L_sup, if more than the config says what it is, such as the sizes of classes.
     """
     terms: Iterable[Term] = (
-        supervised or Supervised(float(loss.supervised_weight), loss.supervised),
+        supervised or Supervised(float(loss.supervised_weight), loss.supervised or "cross_entropy"),
         Logit(float(loss.logit_weight), loss.logit, loss.temperature),
         Hidden(float(loss.hidden_weight), loss.hidden),
         Entropy(-loss.entropy_weight if learns_mix else 0.0),

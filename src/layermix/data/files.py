@@ -447,10 +447,11 @@ def _looks_like_data(header: Sequence[str]) -> bool:
 
 
 def _csv_delimiter(source: str, first: str, has_header: bool, note: OnNote) -> str:
-    """Returns what separates the fields of a CSV, judged from its first line.
+    """Returns what separates the fields of a CSV, judged from its first line outside of quotes.
 
     Where the comma is the decimal mark, spreadsheets write semicolons into their CSV.
     """
+    first = re.sub(r'"[^"]*("|$)', "", first)
     for delimiter, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if "," not in first and delimiter in first:
             where = "its header" if has_header else "its first line"

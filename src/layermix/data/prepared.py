@@ -11,7 +11,6 @@ from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
 from layermix.errors import Note
-from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
 Logits = NDArray[np.floating[Any]]
@@ -36,7 +35,6 @@ class PreparedData:
         teacher_logits: The teacher's logits, (N, C), for each split but `train`; empty for `teach`.
         teacher_scores: The teacher's scores for each of these splits that has labelled rows.
         notes: Notes for the user.
-        problem: The kind of label.
         unlabeled_share: Of the rows of an epoch, those without a label; None takes all.
     """
 
@@ -49,7 +47,6 @@ class PreparedData:
     teacher_logits: Mapping[str, Logits] = field(default_factory=dict)
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
-    problem: Problem = CLASSIFICATION
     unlabeled_share: float | None = None
 
     @property
@@ -60,7 +57,13 @@ class PreparedData:
         }
 
     @property
+    def problem(self) -> Problem:
+        """Returns the kind of label."""
+        return self.texts.problem
+
+    @property
     def metric(self) -> str:
         """Returns the name of the score by which epochs are compared."""
         task = TASKS.get(self.texts.task or "")
-        return (task.metrics if task else self.problem.default_scores)[0]
+        of_task = task is not None and task.metrics[0] in self.problem.higher_is_better
+        return (task.metrics if task and of_task else self.problem.default_scores)[0]

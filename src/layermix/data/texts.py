@@ -42,6 +42,8 @@ from layermix.data.splits import (
 from layermix.data.tables import NO_ROWS, Diagnostics, Table, joined, listed
 from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TextData:
         split_notes: Notes on the training rows, and on what other splits share with them.
         soft_labels: Where the soft labels come from, in words; None if there are none.
         group_column: The column that says which rows stay together, if there is one.
+        problem: The kind of label.
     """
 
     splits: Mapping[str, Dataset]
@@ -81,6 +84,7 @@ class TextData:
     split_notes: tuple[Note, ...]
     soft_labels: str | None = None
     group_column: str | None = None
+    problem: Problem = CLASSIFICATION
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -89,7 +93,11 @@ class TextData:
 
 
 def load_texts(
-    config: DataConfig, classes: Sequence[str] = (), *, soft_labels: bool = False
+    config: DataConfig,
+    classes: Sequence[str] = (),
+    *,
+    soft_labels: bool = False,
+    problem: Problem = CLASSIFICATION,
 ) -> TextData:
     """Reads and checks what a config names: a folder, files, a saved data set, or the hub.
 
@@ -99,6 +107,7 @@ def load_texts(
             these, or indices into them, the data have these classes, in this order.
         soft_labels: Whether to read probabilities of the classes as well, if the training rows have
             any; rows may then lack a label.
+        problem: The kind of label, where it is not one of layermix's own.
 
     Returns:
         The checked data. Without a validation split a tenth of the training rows, chosen by a hash
@@ -123,6 +132,7 @@ def load_texts(
         model_classes=classes,
         soft_labels=soft_labels,
         group_column=config.group_column,
+        problem=problem,
     )
 
 
@@ -137,6 +147,7 @@ def from_splits(
     source: str = "memory",
     soft_labels: bool = False,
     group_column: str | None = None,
+    problem: Problem = CLASSIFICATION,
 ) -> TextData:
     """Checks data that are in memory already.
 
@@ -150,6 +161,7 @@ def from_splits(
         source: What to call the data.
         soft_labels: As for `load_texts`.
         group_column: As `DataConfig.group_column`.
+        problem: As for `load_texts`.
 
     Raises:
         DataError: Listing every problem of every split.
@@ -172,6 +184,7 @@ def from_splits(
         source=source,
         soft_labels=soft_labels,
         group_column=group_column,
+        problem=problem,
     )
 
 
@@ -189,6 +202,7 @@ def _check(
     model_classes: Sequence[str] = (),
     soft_labels: bool = False,
     group_column: str | None = None,
+    problem: Problem = CLASSIFICATION,
 ) -> TextData:
     given = None if label_names is None else LabelNames.parse(label_names)
     readable = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
@@ -310,6 +324,7 @@ def _check(
         split_notes=tuple(_split_notes(splits, classes.names)),
         soft_labels=None if soft is None else soft.described(),
         group_column=group_column,
+        problem=problem,
     )
 
 

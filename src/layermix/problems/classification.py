@@ -1,6 +1,6 @@
 """One class per row: logits (N, C), labels (N,) of class indices, −100 where a row has none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
@@ -73,6 +73,7 @@ class Classification:
     name = "classification"
     supervised = "cross_entropy"
     default_scores: tuple[str, ...] = ("accuracy", "f1_macro")
+    higher_is_better: Mapping[str, bool] = metrics.HIGHER_IS_BETTER
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have a label, (N,)."""
@@ -121,6 +122,18 @@ class Classification:
         probabilities = metrics.softmax(logits)
         by_class = {f"p_{name}": probabilities[:, index] for index, name in enumerate(names)}
         return {"prediction": probabilities.argmax(-1), **by_class}
+
+    def same(self, first: Array, second: Array) -> NDArray[np.bool_]:
+        """Return on which rows both have the same class."""
+        same: NDArray[np.bool_] = self.answers(first) == self.answers(second)
+        return same
+
+    def written(self, logits: Array, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+        """Return `label`, a class name, and a probability for each class, `p_CLASS`."""
+        columns = self.columns(logits, names)
+        labels = [names[index] for index in columns.pop("prediction")]
+        rounded = {name: [round(float(p), 6) for p in values] for name, values in columns.items()}
+        return {"label": labels, **rounded}
 
     def teacher_columns(self, logits: Array) -> dict[str, Array]:
         """Return `teacher`, its class, and `teacher_confidence`, the probability of it."""

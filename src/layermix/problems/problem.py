@@ -18,13 +18,16 @@ class Problem(Protocol):
 
     Attributes:
         name: As records name it.
-        supervised: The default L_sup, a name of `losses.SUPERVISED`.
+        supervised: The default L_sup, as in `loss.supervised` if it is a name of
+            `losses.SUPERVISED`.
         default_scores: What is reported for a task that is not known, the main one first.
+        higher_is_better: Each score that `scores` can give, and the direction that is good.
     """
 
     name: str
     supervised: str
     default_scores: tuple[str, ...]
+    higher_is_better: Mapping[str, bool]
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have a label, (N,)."""
@@ -62,6 +65,14 @@ class Problem(Protocol):
 
     def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return the columns of predictions.parquet that say what a student answered."""
+        ...
+
+    def same(self, first: Array, second: Array) -> NDArray[np.bool_]:
+        """Return on which rows two models with these logits answer the same, (N,)."""
+        ...
+
+    def written(self, logits: Array, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+        """Return the columns that `predict` writes beside the texts, each with N values."""
         ...
 
     def teacher_columns(self, logits: Array) -> dict[str, Array]:

@@ -149,14 +149,15 @@ def prediction_charts(
     for title, (predicted, confidence) in all_models.items():
         predicted, confidence = predicted[:, known], confidence[:, known]
         confusion += _confusion_rows(title, predicted, labels, classes)
-        correct = (predicted == labels).ravel()
-        calibration += _calibration_rows(title, confidence.ravel(), correct)
+        if np.isfinite(confidence).all():  # not every kind of label has probabilities
+            correct = (predicted == labels).ravel()
+            calibration += _calibration_rows(title, confidence.ravel(), correct)
     shown = list(classes) or [str(index) for index in range(int(labels.max()) + 1)]
     seeds = max(len(model.predicted) for model in models.values())
-    return [
-        figures.confusion(f"confusion{name}", confusion, shown, seeds),
-        figures.calibration(f"calibration{name}", calibration, seeds),
-    ]
+    charts = [figures.confusion(f"confusion{name}", confusion, shown, seeds)]
+    if calibration:
+        charts.append(figures.calibration(f"calibration{name}", calibration, seeds))
+    return charts
 
 
 def _confusion_rows(

@@ -93,7 +93,8 @@ def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
     own = f"{result.metric} {score:.4f} on validation ({name} epoch: {epoch})"
     if teacher_score is None:
         return [*lines, f"{own}."]
-    kept = f", so it keeps {score / teacher_score:.1%}" if teacher_score > 0 else ""
+    is_share = teacher_score > 0 and result.prefers_more
+    kept = f", so it keeps {score / teacher_score:.1%}" if is_share else ""
     lines.append(f"The student has {own}; its teacher has {teacher_score:.4f}{kept}.")
     lines += [*_interval(predictions, result.metric), *_majority(run, predictions), *_size(run)]
     lines.append(

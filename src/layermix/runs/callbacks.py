@@ -19,7 +19,6 @@ from layermix.core.objective import Objective, Output
 from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
 from layermix.errors import ResumeError
-from layermix.evaluation import metrics
 from layermix.evaluation.predictions import half_width
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
 from layermix.runs.schema import RunRecord
@@ -89,9 +88,10 @@ class EpochRecorder(TrainerCallback):
                 save_file(weights, temporary, metadata={"epoch": str(epoch)})
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
-        key = f"eval_holdout_{self.prepared.metric}"
+        metric = self.prepared.metric
+        key = f"eval_holdout_{metric}"
         by_epoch = {round(line["epoch"]): line[key] for line in log_history if key in line}
-        return _best(by_epoch, self.prepared.metric) == epoch
+        return _best(by_epoch, self.prepared.problem.higher_is_better[metric]) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
         """Load the weights of the selected epoch into the student."""
@@ -161,18 +161,23 @@ class EarlyStopping(TrainerCallback):
     Args:
         patience: For how many; None never stops.
         metric: The score.
+        higher_is_better: Whether more of it is.
     """
 
-    def __init__(self, patience: int | None, metric: str) -> None:
-        self.patience, self.metric = patience, metric
+    def __init__(self, patience: int | None, metric: str, higher_is_better: bool) -> None:
+        self.patience, self.metric, self.higher_is_better = patience, metric, higher_is_better
 
     def is_due(self, log_history: Sequence[Line]) -> bool:
         """Whether a run with these logs ends here."""
         if self.patience is None:
             return False
         key = f"eval_holdout_{self.metric}"
-        by_epoch = {round(line["epoch"]): line[key] for line in log_history if key in line}
-        return bool(by_epoch) and max(by_epoch) - _best(by_epoch, self.metric) >= self.patience
+        by_epoch: dict[int, float] = {
+            round(line["epoch"]): line[key] for line in log_history if key in line
+        }
+        if not by_epoch:
+            return False
+        return max(by_epoch) - _best(by_epoch, self.higher_is_better) >= self.patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask the trainer to stop."""
@@ -230,7 +235,11 @@ class MixRecorder(OutputCallback):
 
 
 def reported_epochs(
-    history: Sequence[Line], splits: Sequence[str], metric: str, selection: str
+    history: Sequence[Line],
+    splits: Sequence[str],
+    metric: str,
+    selection: str,
+    higher_is_better: Mapping[str, bool],
 ) -> dict[str, Any]:
     """Scores of the reported epochs, under the names of the selection.
 
@@ -239,13 +248,14 @@ def reported_epochs(
         splits: The evaluated splits.
         metric: The score by which epochs are compared; of equal ones the earliest is chosen.
         selection: `none` (reports `last` and `best_on_dev`) or `holdout` (`last` and `selected`).
+        higher_is_better: Each score of the problem, and whether more of it is better.
     """
     by_epoch: dict[int, dict[str, Any]] = {}
     for line in history:
         for split in splits:
             numbers = {
                 name: line[f"eval_{split}_{name}"]
-                for name in metrics.HIGHER_IS_BETTER
+                for name in higher_is_better
                 if f"eval_{split}_{name}" in line
             }
             if numbers:
@@ -253,16 +263,17 @@ def reported_epochs(
     name, split = (
         ("selected", "holdout") if selection == "holdout" else ("best_on_dev", "validation")
     )
-    best = _best({epoch: scores[split][metric] for epoch, scores in by_epoch.items()}, metric)
+    main = {epoch: scores[split][metric] for epoch, scores in by_epoch.items()}
+    best = _best(main, higher_is_better[metric])
     return {
         report: {"epoch": epoch, **by_epoch[epoch]}
         for report, epoch in (("last", max(by_epoch)), (name, best))
     }
 
 
-def _best(by_epoch: Mapping[int, float], metric: str) -> int:
+def _best(by_epoch: Mapping[int, float], higher_is_better: bool) -> int:
     """The best epoch; of equal ones the earliest."""
-    sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
+    sign = 1 if higher_is_better else -1
     return max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], -epoch))
 
 

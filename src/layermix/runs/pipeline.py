@@ -368,7 +368,7 @@ def distill_prepared(
         extensions: Objects of the caller's own.
     """
     reporter = reporter or Reporter(quiet=True)
-    if config.loss.supervised != prepared.problem.supervised:
+    if config.loss.supervised not in (None, prepared.problem.supervised):
         raise ConfigError(
             f"loss.supervised is {config.loss.supervised}, but the labels of these data are for "
             f"{prepared.problem.name}; set it to {prepared.problem.supervised} (the others are for "

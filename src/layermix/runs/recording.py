@@ -66,6 +66,7 @@ def run_record(
         problem=prepared.problem.name,
         task=texts.task,
         metric=prepared.metric,
+        higher_is_better=prepared.problem.higher_is_better[prepared.metric],
         metrics=scores,
         teacher=trained if role == "teacher" else known.teacher,
         student=trained if role == "student" else None,
@@ -106,5 +107,6 @@ def saved_model_entry(
         taught=prepared.texts.train_hash,
         split_off=prepared.texts.split_off,
         group_column=prepared.texts.group_column,
+        problem=prepared.problem.name,
         temperature=None if calibration is None else calibration.temperature,
     )

@@ -15,10 +15,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from layermix.errors import Note
+from layermix.evaluation.metrics import HIGHER_IS_BETTER
 from layermix.runs.layout import RESULT
 
 FORMAT = 2
 """The version of the layout that this code writes; it reads this one and all older ones."""
+
+
+CLASSES = "classification"
+"""The kind of label in records that do not name one."""
 
 
 class Part(BaseModel):
@@ -320,6 +325,7 @@ class RunRecord(Record):
         problem: The kind of label.
         task: A known task's name.
         metric: The score by which epochs are compared.
+        higher_is_better: Whether more of it is; None in records of older versions.
         metrics: All scores.
         teacher: The teacher; of `teach`, the model that was trained.
         student: The model that was trained.
@@ -339,9 +345,10 @@ class RunRecord(Record):
 
     status: Status = "unfinished"
     error: str | None = None
-    problem: str = "classification"
+    problem: str = CLASSES
     task: str | None = None
     metric: str = ""
+    higher_is_better: bool | None = None
     metrics: Metrics = Metrics()
     teacher: ModelRecord = ModelRecord()
     student: ModelRecord | None = None
@@ -362,6 +369,12 @@ class RunRecord(Record):
     def trained(self) -> ModelRecord:
         """The model that the run trained."""
         return self.student or self.teacher
+
+    @property
+    def prefers_more(self) -> bool:
+        """Whether more of the primary score is better."""
+        known = self.higher_is_better
+        return HIGHER_IS_BETTER.get(self.metric, True) if known is None else known
 
     @property
     def score(self) -> float | None:
@@ -653,6 +666,7 @@ class SavedModelEntry(Part):
         split_off: Whether a tenth of those rows was kept for validation.
         group_column: The column by whose values it was chosen, if not by text.
         temperature: That of `Calibration`, if it was fitted.
+        problem: The kind of its labels.
     """
 
     max_length: PositiveInt | None = None
@@ -661,3 +675,4 @@ class SavedModelEntry(Part):
     split_off: bool = False
     group_column: str | None = None
     temperature: float | None = Field(None, gt=0)
+    problem: str = CLASSES

@@ -196,7 +196,8 @@ class Training:
         prepare_process()
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
-        stopping = EarlyStopping(self.config.patience, self.prepared.metric)
+        metric, directions = self.prepared.metric, self.problem.higher_is_better
+        stopping = EarlyStopping(self.config.patience, metric, directions[metric])
         mix = self.objective.mix
         follows_alpha = mix is not None and not getattr(mix, "constant", False)
         watching = [MixRecorder(work)] if follows_alpha else []
@@ -239,7 +240,11 @@ class Training:
                 state = trainer.state
             history = clean_history(state.log_history)
             reports = reported_epochs(
-                history, list(self.prepared.evaluated), self.prepared.metric, self.config.selection
+                history,
+                list(self.prepared.evaluated),
+                metric,
+                self.config.selection,
+                directions,
             )
             if self.config.selection == "holdout":
                 recorder.restore(self.objective, reports["selected"]["epoch"])

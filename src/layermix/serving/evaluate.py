@@ -12,9 +12,8 @@ from layermix.data.columns import columns_for_model
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import Note
-from layermix.evaluation import metrics
-from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.inference import finite, logits_of
+from layermix.problems.problem import Problem
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
 
 
@@ -25,6 +24,7 @@ def evaluate(
     runtime: Runtime = "auto",
     batch_size: int = 32,
     reporter: Reporter | None = None,
+    problem: Problem | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score a saved model on labelled data.
 
@@ -34,15 +34,17 @@ def evaluate(
         runtime: What runs the model.
         batch_size: Rows per forward pass.
         reporter: Where progress is shown; quiet if None.
+        problem: The kind of its labels, if it is not one of layermix's own.
 
     Returns:
-        Split (or file name) -> scores, `rows` and `per_class` among them.
+        Split (or file name) -> scores, `rows` and the problem's details (`per_class`) among them.
 
     Raises:
         LayermixError: If model or data cannot be used, or their classes differ.
     """
     reporter = reporter or Reporter(quiet=True)
-    predictor = open_predictor(model, runtime)
+    predictor = open_predictor(model, runtime, problem)
+    problem = predictor.problem
     texts, names = labelled_texts(data, predictor, reporter)
     predictor = predictor.in_order(texts.label_names)
     for note in predictor.notes:
@@ -54,15 +56,15 @@ def evaluate(
             continue
         rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, predictor.max_length)
         labels = np.asarray(rows["labels"])
-        if not (labels != UNLABELLED).any():
+        if not (known := int(problem.labelled(labels).sum())):
             continue
         if cut_note := predictor.cut_note(name, cut):
             reporter.say(cut_note)
         logits = logits_of(predictor.run, rows, collate, batch_size, reporter.track, name)
         logits = finite(f"{predictor.source}: its", logits)
-        known = int((labels != UNLABELLED).sum())
-        results[name] = {"rows": known, **metrics.scores(logits, labels)}
-        results[name]["per_class"] = metrics.per_class(logits, labels, texts.label_names)
+        scores = problem.scores(logits, labels)
+        details = problem.details(logits, labels, texts.label_names)
+        results[name] = {"rows": known, **scores, **details}
     return results
 
 
@@ -70,15 +72,20 @@ def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Scores by split as a table for people."""
     lines = []
     for split, scores in results.items():
-        width = max(20, *(len(name) + 2 for name in scores["per_class"]))
+        per_class = scores.get("per_class", {})
+        width = max([20, *(len(name) + 2 for name in per_class)])
         lines.append(f"{split} ({scores['rows']} rows)")
         lines += [
             f"  {name:<{width}}{value:10.4f}"
             for name, value in scores.items()
             if isinstance(value, float)
         ]
-        lines.append(f"  {'class':<{width}}{'precision':>10}{'recall':>10}{'f1':>10}{'rows':>8}")
-        for name, own in scores["per_class"].items():
+        if per_class:
+            heads = ("precision", "recall", "f1")
+            lines.append(
+                f"  {'class':<{width}}" + "".join(f"{one:>10}" for one in heads) + "    rows"
+            )
+        for name, own in per_class.items():
             numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
             lines.append(f"  {name:<{width}}{numbers}{own['support']:8.0f}")
     return "\n".join(lines)
@@ -110,7 +117,9 @@ def labelled_texts(
         if data.path is not None and one_file:
             # The same file twice: of a single file, a tenth would be split off for validation.
             twice = {"path": None, "train": data.path, "validation": data.path}
-            texts = load_texts(data.model_copy(update=twice), predictor.label_names)
+            texts = load_texts(
+                data.model_copy(update=twice), predictor.label_names, problem=predictor.problem
+            )
             trained = f"this model was trained on {data.path}, so"
             if texts.train_hash != predictor.taught:
                 names = {"validation": Path(data.path).name}
@@ -118,16 +127,16 @@ def labelled_texts(
                 text = f"{trained} only the tenth that was held out for validation is scored"
                 reporter.warn(Note("trained-on-this-file", text))
                 grouped = data.model_copy(update={"group_column": predictor.group_column})
-                texts = load_texts(grouped, predictor.label_names)
+                texts = load_texts(grouped, predictor.label_names, problem=predictor.problem)
             else:
                 text = f"{trained} the scores do not show how it does on new texts"
                 reporter.warn(Note("trained-on-this-file", text))
                 names = {"validation": Path(data.path).name}
         else:
-            texts = load_texts(data, predictor.label_names)
+            texts = load_texts(data, predictor.label_names, problem=predictor.problem)
             if texts.split_off and texts.train_hash == predictor.taught:  # the same rows again
                 grouped = data.model_copy(update={"group_column": predictor.group_column})
-                texts = load_texts(grouped, predictor.label_names)
+                texts = load_texts(grouped, predictor.label_names, problem=predictor.problem)
     for note in texts.source_notes if one_file else texts.notes:
         reporter.say(note)
     return texts, names

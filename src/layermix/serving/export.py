@@ -34,6 +34,8 @@ from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_
 from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
 from layermix.models.tokenizers import save_tokenizer
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 from layermix.runs.layout import CARD, EXPORT
 from layermix.runs.model_card import export_section, with_section
 from layermix.runs.schema import (
@@ -158,6 +160,7 @@ def export(
             np.concatenate([torch_logits, tokenized.alone(predictor.run)]),
             np.concatenate([onnx_logits, onnx_alone]),
             len(onnx_alone),
+            predictor.problem,
         )
         reporter.say(parity_text(parity))
         cost: QuantizationCost | None = None
@@ -335,18 +338,21 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def compare(expected: Floats, exported: Floats, alone: int = 0) -> Parity:
+def compare(
+    expected: Floats, exported: Floats, alone: int = 0, problem: Problem = CLASSIFICATION
+) -> Parity:
     """Compare logits of PyTorch and ONNX.
 
     Args:
         expected: Logits of PyTorch, (N, C).
         exported: Logits of ONNX, (N, C).
         alone: Number of rows at the end that repeat others, computed one by one.
+        problem: Says which answers are the same.
 
     Raises:
         ExportError: If a logit differs by more than `TOLERANCE`, or a prediction differs.
     """
-    other = int((expected.argmax(-1) != exported.argmax(-1)).sum())
+    other = int((~problem.same(expected, exported)).sum())
     parity = Parity(
         rows=len(expected) - alone,
         alone=alone,

@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from layermix.atomic import LockedError, check_out_file, whole_file
 from layermix.console import Reporter
 from layermix.data.columns import Text, columns_for_model
@@ -14,8 +16,8 @@ from layermix.data.new_texts import open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.data.writing import check_rows_file, row_writer
 from layermix.errors import ConfigError, RunExistsError
-from layermix.evaluation import metrics
 from layermix.models.inference import finite, logits_of
+from layermix.problems.problem import Problem
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
 
 
@@ -34,6 +36,7 @@ def predict(
     batch_size: int = 32,
     calibrated: bool = False,
     reporter: Reporter | None = None,
+    problem: Problem | None = None,
 ) -> None:
     """Label texts, in their order, with a probability for each class.
 
@@ -53,6 +56,7 @@ def predict(
         batch_size: Rows per forward pass.
         calibrated: Write calibrated probabilities (`Predictor.calibrated`).
         reporter: Where progress is shown; quiet if None.
+        problem: The kind of its labels, if it is not one of layermix's own.
 
     Raises:
         UnreadRowsError: If some rows could not be read; they are written without text and label,
@@ -67,7 +71,7 @@ def predict(
             "--data.text_columns: plain text has no columns; leave it out, or say what the input "
             "is with --format csv (or tsv, jsonl, parquet)"
         )
-    predictor = open_predictor(model, runtime)
+    predictor = open_predictor(model, runtime, problem)
     if calibrated:
         predictor = predictor.calibrated()
     for note in predictor.notes:
@@ -92,7 +96,9 @@ def predict(
                 )
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
-        written = [*parts, "label", *(f"p_{name}" for name in predictor.label_names)]
+        names = predictor.label_names
+        of_model = predictor.problem.written(np.zeros((0, len(names))), names)
+        written = [*parts, *of_model]
         # Before the bar, which on a terminal replaces sys.stdout.
         stream = stack.enter_context(_whole(out, force))
         write = row_writer(stream, ending, written)
@@ -121,16 +127,9 @@ def _labelled(
     logits = finite(
         f"{predictor.source}: its", logits_of(predictor.run, tokens, collate, batch_size)
     )
-    probabilities = iter(metrics.softmax(logits))
-    rows: list[list[Any] | None] = []
-    for text in block:
-        if text is None:
-            rows.append(None)
-            continue
-        of_text = next(probabilities)
-        label = predictor.label_names[int(of_text.argmax())]
-        rows.append([*text, label, *(round(float(p), 6) for p in of_text)])
-    return rows, cut
+    columns = predictor.problem.written(logits, predictor.label_names)
+    answers = zip(*columns.values(), strict=True)
+    return [None if text is None else [*text, *next(answers)] for text in block], cut
 
 
 @contextmanager

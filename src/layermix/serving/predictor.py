@@ -21,6 +21,9 @@ from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest
 from layermix.models.inference import Floats, Runner, TorchRunner
 from layermix.models.labels import check_class_names, class_order
 from layermix.models.loading import described, load_classifier, model_folder
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS
+from layermix.problems.problem import Problem
 from layermix.runs.layout import EXPORT
 from layermix.runs.schema import ExportRecord, SavedModelEntry
 
@@ -125,6 +128,7 @@ class Predictor:
         taught: `TextData.train_hash` of the data that it was trained on; None if unknown.
         split_off: Whether its validation rows were split off from these.
         group_column: The column by whose values they were, if not by text.
+        problem: The kind of its labels.
         temperature: By which its logits are divided for calibrated probabilities; None if none
             was fitted.
         notes: What was changed to run it, and how its classes were reordered or renamed.
@@ -141,6 +145,7 @@ class Predictor:
     taught: str | None = None
     split_off: bool = False
     group_column: str | None = None
+    problem: Problem = CLASSIFICATION
     temperature: float | None = None
     notes: tuple[Note, ...] = ()
 
@@ -195,12 +200,15 @@ class Predictor:
         )
 
 
-def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
+def open_predictor(
+    source: str, runtime: Runtime = "auto", problem: Problem | None = None
+) -> Predictor:
     """Load a saved classifier to run it.
 
     Args:
         source: Run folder, model folder or hub id.
         runtime: `onnx` and `int8` need a folder with files of `layermix export`.
+        problem: The kind of its labels, if it is not one of layermix's own.
 
     Raises:
         LayermixError: If it cannot be used, or is no classifier.
@@ -209,7 +217,7 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     if runtime == "auto":
         runtime = _available_runtime(folder)
     if runtime == "torch":
-        return predictor_of(load_classifier(source))
+        return predictor_of(load_classifier(source), problem)
     if folder is None or not (folder / ONNX_FILES[runtime]).is_file():
         raise ModelError(
             f"{source}: has no {ONNX_FILES[runtime]}; `layermix export MODEL --{runtime}` writes "
@@ -221,7 +229,7 @@ def open_predictor(source: str, runtime: Runtime = "auto") -> Predictor:
     check_class_names(source, names)
     _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
-    trained = _trained(source, config, tokenizer)
+    trained = _trained(source, config, tokenizer, problem)
     return Predictor(source, runtime, run, tokenizer, names, **trained, notes=notes)
 
 
@@ -257,8 +265,12 @@ def _available_runtime(folder: Path | None) -> Runtime:
     return next((name for name in exported if (folder / ONNX_FILES[name]).is_file()), "torch")
 
 
-def predictor_of(classifier: Classifier) -> Predictor:
+def predictor_of(classifier: Classifier, problem: Problem | None = None) -> Predictor:
     """A classifier in memory, run by PyTorch.
+
+    Args:
+        classifier: The model.
+        problem: As for `open_predictor`.
 
     Raises:
         ModelError: If it is no classifier.
@@ -271,7 +283,7 @@ def predictor_of(classifier: Classifier) -> Predictor:
         TorchRunner(HFEncoder(classifier.model)),
         tokenizer,
         classifier.label_names,
-        **_trained(classifier.source, config, tokenizer),
+        **_trained(classifier.source, config, tokenizer, problem),
         notes=classifier.notes,
     )
 
@@ -286,7 +298,9 @@ def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
         )
 
 
-def _trained(source: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _trained(
+    source: str, config: Any, tokenizer: PreTrainedTokenizerBase, problem: Problem | None
+) -> dict[str, Any]:
     """What a run wrote into config.json, as fields of `Predictor`; `max_length` within limits.
 
     Raises:
@@ -299,6 +313,13 @@ def _trained(source: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> di
             f"{source}: the entry `layermix` of its config.json is not what a run writes "
             f"({describe_problems(error)}); correct it, or remove it"
         ) from None
+    problem = problem or PROBLEMS.get(entry.problem)
+    if problem is None or problem.name != entry.problem:
+        raise ModelError(
+            f"{source}: its labels are of the kind {entry.problem!r}, wanted one of "
+            f"{', '.join(PROBLEMS)}; run it in Python, with problem= that kind"
+        )
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)
-    return entry.model_dump() | {"max_length": length, "longest": longest}
+    limits = {"max_length": length, "longest": longest}
+    return entry.model_dump() | limits | {"problem": problem}

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layermix.errors import Note, StudyError
-from layermix.evaluation.metrics import HIGHER_IS_BETTER
 from layermix.evaluation.predictions import combine
 from layermix.evaluation.statistics import (
     LEVEL,
@@ -195,8 +194,7 @@ def _comparisons(
         seeds = sorted(scores[0].keys() & scores[1].keys())
         if not seeds:
             continue
-        sign = 1 if HIGHER_IS_BETTER[_metric(by_arm)] else -1
-        differences = [sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
+        differences = [first.sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
         bootstrap = None
         if len(seeds) > 1 and first.metric in get_args(Score) and first.split == "validation":
             bootstrap = _bootstrap(plan.study.report, first, second, seeds)
@@ -224,8 +222,9 @@ def _bootstrap(report: str, first: Arm, second: Arm, seeds: Sequence[int]) -> Bo
 
 def _order(first: Arm, second: Arm) -> float | None:
     """Almost stochastic order, a secondary result; None with fewer than two seeds."""
-    sign = 1 if HIGHER_IS_BETTER[first.metric] else -1
-    ours, theirs = ([sign * score for score in arm.scores().values()] for arm in (first, second))
+    ours, theirs = (
+        [first.sign * score for score in arm.scores().values()] for arm in (first, second)
+    )
     return stochastic_order(ours, theirs) if min(len(ours), len(theirs)) > 1 else None
 
 

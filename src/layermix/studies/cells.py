@@ -75,6 +75,11 @@ class Arm:
         return self.first.metric
 
     @property
+    def sign(self) -> int:
+        """1 if more of the primary score is better, else −1."""
+        return 1 if self.first.prefers_more else -1
+
+    @property
     def learns_alpha(self) -> bool:
         """Whether α is learned in every cell."""
         return all(

@@ -257,10 +257,10 @@ def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bo
     batch = _collate(prepared)([rows[int(index)] for index in chosen])
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     exact, rough = (
-        LiveTeacher(encoder, Needs(), precision)(batch).logits.argmax(-1)
+        LiveTeacher(encoder, Needs(), precision)(batch).logits.cpu().numpy()
         for precision in (torch.float32, torch.bfloat16)
     )
-    differ = int((exact != rough).sum())
+    differ = int((~prepared.problem.same(exact, rough)).sum())
     if differ:
         reporter.say(
             f"a bfloat16 pass of the teacher predicts another class on {differ} of {len(chosen)} "

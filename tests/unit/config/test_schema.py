@@ -35,7 +35,7 @@ def test_the_paper_preset_is_table_1_and_our_choices() -> None:
     assert weights == (1, 1, 1, 0.1)
     assert (loss.embedding_weight, loss.temperature) == (0, 1)
     assert (loss.supervised, loss.logit, loss.hidden) == (
-        "cross_entropy",
+        None,
         "soft_cross_entropy",
         "mean",
     )

@@ -644,6 +644,20 @@ def test_other_encodings_are_read_in_every_text_format(tmp_path: Path, encoding:
         assert contents(table) == [{"text": text, "label": "x"}]
 
 
+def test_what_separates_fields_is_judged_outside_of_quotes(tmp_path: Path) -> None:
+    for number, (content, wanted) in enumerate(
+        (
+            ('";\n",x\n', ";\n"),  # the field goes on in the second line
+            ('"a,b";x\n', "a,b"),
+            ('"a;b",x\n', "a;b"),
+        )
+    ):
+        file = tmp_path / f"{number}.csv"
+        file.write_text(content)
+        table = read(file, header=False)["train"]
+        assert contents(table) == [{"1": wanted, "2": "x"}]
+
+
 def check_header(of: list[tuple[str, str]], form: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, f"train.{form}")

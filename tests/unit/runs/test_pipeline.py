@@ -591,6 +591,7 @@ def test_a_teacher_that_saw_short_texts_takes_longer_ones(
         "max_length": 8,
         "taught": data.train_hash,
         "split_off": False,
+        "problem": "classification",
     }
     assert taught.tokenizer.model_max_length == taught.max_length == 32  # the model's own limit
     assert teacher.tokenizer.model_max_length == longest > 32
