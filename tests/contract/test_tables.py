@@ -209,7 +209,7 @@ def first_step(
 
     def measure(sections: dict[str, Any]) -> dict[str, Tensor]:
         config = whole(**sections)
-        kind = config.loss.supervised
+        kind = config.loss.supervised or "cross_entropy"
         student, teacher = bert(2, 32, dropout=0, seed=1), HFEncoder(bert(4, 32, seed=2))
         labels = batch["labels"]
         if kind == "mse":  # one number

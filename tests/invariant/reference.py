@@ -62,7 +62,7 @@ def total_loss(
         if loss.hidden == "tinybert_mean":
             tokens = list(range(real.shape[1]))
         total = total + loss.supervised_weight * l_sup(
-            loss.supervised, student.logits[i], labels[i]
+            loss.supervised or "cross_entropy", student.logits[i], labels[i]
         )
         total = total + loss.logit_weight * l_logit(
             loss.logit, student.logits[i], teacher.logits[i], loss.temperature

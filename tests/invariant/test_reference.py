@@ -71,7 +71,7 @@ class Problem:
         self.mask = torch.rand(examples, tokens) < 0.6
         self.mask[range(examples), torch.randint(0, tokens, (examples,))] = True
         self.student = FreeStudent(sides(sizes["n"], sizes["d"]), self.mask)
-        self.labels = some_labels(config.loss.supervised, examples, classes)
+        self.labels = some_labels(config.loss.supervised or "cross_entropy", examples, classes)
         built = build_objective(self.student, sizes["N"], sizes["D"], config)
         self.objective: Objective = built.double()
         if self.s is not None:

@@ -225,8 +225,8 @@ def other_model(model: Classifier, **entries: Any) -> Classifier:
     ("what", "told"),
     [
         ("data", "the data (texts, labels or their order)"),
-        ("teacher", "the teacher (its weights, config or padding side)"),
-        ("act", "the teacher (its weights, config or padding side)"),
+        ("teacher", "the teacher (its weights, config or padding side; or the soft labels)"),
+        ("act", "the teacher (its weights, config or padding side; or the soft labels)"),
         ("student", "the student (its config or padding side)"),
         ("classes", "the names of the classes"),
     ],
