@@ -195,8 +195,19 @@ RESUMABLE = TRAINING | {
 """13 rows: 7 batches, the last of one row; 4 steps an epoch, saved after 3, 4, 6, 8, 9, 12."""
 
 
-@pytest.mark.parametrize("batching", ["random", "by_length"])
-@pytest.mark.parametrize("stops", [(4,), (5, 6), (9, 10), (2, 4, 7, 12)])
+@pytest.mark.parametrize(
+    ("stops", "batching"),
+    [
+        ((4,), "by_length"),
+        ((5, 6), "random"),
+        ((9, 10), "by_length"),
+        ((2, 4, 7, 12), "random"),
+        pytest.param((4,), "random", marks=pytest.mark.slow),
+        pytest.param((5, 6), "by_length", marks=pytest.mark.slow),
+        pytest.param((9, 10), "random", marks=pytest.mark.slow),
+        pytest.param((2, 4, 7, 12), "by_length", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_is_straight_bit_for_bit(
     trainer: Make, stops: tuple[int, ...], batching: str
 ) -> None:
