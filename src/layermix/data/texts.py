@@ -15,7 +15,6 @@ from datasets import Dataset
 from layermix.config import DataConfig
 from layermix.data.classes import class_indices, find_classes
 from layermix.data.columns import (
-    Text,
     check_groups,
     check_texts,
     find_label_column,
@@ -213,16 +212,10 @@ def _check(
     headed = [table for table in readable.values() if not table.plain]
     if not headed:
         diagnostics.stop()
-    soft = SoftColumns.find(headed[0]) if soft_labels else None
-    # Beside soft labels, only the rows that are scored may have labels.
-    with_labels = headed if soft is not None else headed[:1]
-    of_each = (
-        find_label_column(one, label_column, optional=soft is not None) for one in with_labels
-    )
-    label = next(filter(None, of_each), None)
-    columns = find_text_columns(headed[0], text_columns, label)
-    if columns is None or (label is None and soft is None):
+    columns = _find_columns(headed, text_columns, label_column, soft_labels, group_column)
+    if columns is None:
         diagnostics.stop()
+    label, soft = columns.label, columns.soft
     if skip_labels and label is not None:
         readable = {
             split: without_labels(table, label, skip_labels) for split, table in readable.items()
@@ -231,19 +224,15 @@ def _check(
             if not table.numbers:
                 table.add_problem(f"{NO_ROWS} left without --data.skip_labels")
 
-    texts: dict[str, list[Text]] = {}
-    labels: dict[str, list[str | None]] = {}
-    softened = set[str]()
-    for split, table in readable.items():
-        texts[split] = check_texts(table, columns) if has_text_columns(table, columns) else []
-        is_soft = soft is not None and (split == "train" or not soft.is_missing_in(table))
-        if split == "unlabeled" or table.plain:
-            continue
-        softened |= {split} if is_soft else set()
-        if label is None or (lacks_labels(table, label) and (is_soft or split == "test")):
-            labels[split] = [None] * len(texts[split])
-        else:
-            labels[split] = read_labels(table, label, given, optional=is_soft)
+    texts = {
+        split: check_texts(table, columns.texts) if has_text_columns(table, columns.texts) else []
+        for split, table in readable.items()
+    }
+    labels = {
+        split: _labels_of(split, table, columns, given, len(texts[split]))
+        for split, table in readable.items()
+        if split != "unlabeled" and not table.plain
+    }
     classes, order = None, list[int]()
     if soft is not None and "train" in labels:
         found = soft_classes(
@@ -274,9 +263,9 @@ def _check(
     probabilities = {
         split: read_probabilities(readable[split], soft, order)
         for split in labels
-        if soft is not None and split in softened
+        if soft is not None and columns.is_soft(split, readable[split])
     }
-    if "validation" in labels and "validation" not in softened and label is None:
+    if "validation" in labels and label is None and "validation" not in probabilities:
         readable["validation"].add_problem(
             "found neither labels nor probabilities, and the validation rows need one of the two"
         )
@@ -300,20 +289,10 @@ def _check(
     train_hash, split_off = texts_hash(splits["train"]), "validation" not in splits
     if split_off:
         splits = _split_off_validation(splits, readable["train"])
-    used = (*columns, label, group_column, *(soft.columns if soft is not None else ()))
-    unused = [name for name in readable["train"].columns if name not in used]
-    told = f"columns: text {listed(columns)}, "
-    told += "no labels" if label is None else f"label {label!r}"
-    if soft is not None:
-        told += f", soft labels {listed(soft.columns)}"
-    if group_column is not None:
-        told += f", groups {group_column!r}"
-    if unused:
-        told += f", not used {listed(unused)}"
-    diagnostics.notes.append(Note("columns", told))
+    diagnostics.notes.append(columns.note(readable["train"]))
     return TextData(
         splits=splits,
-        text_columns=columns,
+        text_columns=columns.texts,
         label_names=classes.names,
         task=classes.task,
         source=source,
@@ -326,6 +305,74 @@ def _check(
         group_column=group_column,
         problem=problem,
     )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns of the data are used.
+
+    Attributes:
+        texts: One or two.
+        label: The label column; None if there are soft labels only.
+        soft: The columns with soft labels; None if there are none, or they are not wanted.
+        group: The column that says which rows stay together, if there is one.
+    """
+
+    texts: tuple[str, ...]
+    label: str | None
+    soft: SoftColumns | None
+    group: str | None
+
+    def is_soft(self, split: str, table: Table) -> bool:
+        """Returns whether the rows of a split must have soft labels."""
+        return self.soft is not None and (split == "train" or not self.soft.is_missing_in(table))
+
+    def note(self, train: Table) -> Note:
+        """Returns a note on which columns of the training rows are used, and which are not."""
+        told = f"columns: text {listed(self.texts)}, "
+        told += "no labels" if self.label is None else f"label {self.label!r}"
+        used = [*self.texts, self.label, self.group]
+        if self.soft is not None:
+            told += f", soft labels {listed(self.soft.columns)}"
+            used += self.soft.columns
+        if self.group is not None:
+            told += f", groups {self.group!r}"
+        if unused := [name for name in train.columns if name not in used]:
+            told += f", not used {listed(unused)}"
+        return Note("columns", told)
+
+
+def _find_columns(
+    headed: Sequence[Table],
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    soft_labels: bool,
+    group_column: str | None,
+) -> _Columns | None:
+    """Returns the columns, given or found by name; None, and a problem, if they are unclear."""
+    soft = SoftColumns.find(headed[0]) if soft_labels else None
+    if soft is None:
+        label = find_label_column(headed[0], label_column)
+    else:  # only the rows that are scored may have labels
+        found = (find_label_column(table, label_column, optional=True) for table in headed)
+        label = next(filter(None, found), None)
+        if label is not None and all(label not in table.columns for table in headed):
+            names = headed[0].column_names()
+            headed[0].add_problem(f"no column {label!r}; {names}{headed[0].hint}")
+    texts = find_text_columns(headed[0], text_columns, label)
+    if texts is None or (label is None and soft is None):
+        return None
+    return _Columns(texts, label, soft, group_column)
+
+
+def _labels_of(
+    split: str, table: Table, columns: _Columns, given: LabelNames | None, rows: int
+) -> list[str | None]:
+    """Returns the labels of a split as text; a row that needs one and has none is a problem."""
+    label, is_soft = columns.label, columns.is_soft(split, table)
+    if label is None or (lacks_labels(table, label) and (is_soft or split == "test")):
+        return [None] * rows
+    return read_labels(table, label, given, optional=is_soft)
 
 
 def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[str, Dataset]:

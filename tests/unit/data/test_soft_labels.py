@@ -223,6 +223,7 @@ def test_objects_must_have_the_same_classes() -> None:
             {},
             "the lists in 'probabilities' have 2 probabilities, and nothing says of which classes",
         ),
+        (GOOD, {"label_column": "lable"}, "no column 'lable'; the columns are 'text', 'p_bad'"),
         (GOOD, {"label_names": ["awful", "great"]}, "--data.label_names has the classes 'awful'"),
         (GOOD, {"task": "rte"}, "task rte has the labels 'entailment', 'not_entailment' or 0 to 1"),
         (GOOD, {"task": "nothing"}, "unknown task nothing; wanted one of"),
