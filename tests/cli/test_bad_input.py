@@ -91,7 +91,7 @@ def test_bad_data(cli: Any, base: Path, tmp_path: Path, case: str) -> None:
         ("distill --data=x", ("no teacher: give --teacher FOLDER",)),
         ("teach --data=x", ("no model to fine-tune: give --model FOLDER",)),
         ("distill --training.epochs=0 --seed=x", ("2 problems in the config:", "--seed", "epochs")),
-        ("distill --student=a --student.layers=2", ("--student --student.layers: model and",)),
+        ("distill --student=a --student.hidden=8", ("--student --student.hidden: model and",)),
         ("distill nosuch.yaml", ("nosuch.yaml: no such file",)),
         ("distill --data=$NO_SUCH_NAME/x", ("variable NO_SUCH_NAME is not set",)),
     ],
@@ -155,8 +155,8 @@ def test_no_teacher_and_no_soft_labels(cli: Any, base: Path, data: Path, tmp_pat
     [
         (["--out=audit.txt"], ("--out audit.txt: found the ending 'txt', wanted .jsonl, .csv",)),
         (["--out=nowhere/audit.csv"], ("there is no folder nowhere; create it first",)),
-        (["--out=audit.csv", "--folds=1"], ("--folds", "2")),
-        (["--out=audit.csv", "--folds=90"], ("64 training rows are too few for 90 folds",)),
+        (["--out=doubts.csv", "--folds=1"], ("--folds", "2")),
+        (["--out=doubts.csv", "--folds=90"], ("64 training rows are too few for 90 folds",)),
     ],
 )
 def test_bad_requests_to_audit(

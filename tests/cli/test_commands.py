@@ -197,6 +197,19 @@ def test_a_student_of_predictions_needs_no_teacher(
     assert record["metrics"]["last"]["validation"]["agreement"] > 0.8
     done = cli("report", "runs/soft")
     assert done.code == 0, done.err
+    # The data may have no labels at all, and a model of them can be scored on them.
+    with (place / "soft-train.csv").open(encoding="utf-8", newline="") as file:
+        rows = [[row["text"], row["p_bad"], row["p_good"]] for row in csv.DictReader(file)]
+    write_csv(place / "only.csv", [("text", "p_bad", "p_good"), *map(tuple, rows)])
+    words = ("--student", base, "--data", "only.csv", "--student.layers=2", "--training.epochs=1")
+    done = cli("distill", *words, "--out=runs/only")
+    assert done.code == 0, done.err
+    done = cli("evaluate", "runs/only", "--data", "only.csv")
+    assert done.code == 0, done.err
+    assert "their most probable class counts as the label" in done.err
+    card = (place / "runs/only/student/README.md").read_text()
+    assert "not how often it is right" in card
+    assert "type: accuracy" not in card
 
 
 def test_calibrated_probabilities(

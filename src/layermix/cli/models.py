@@ -23,15 +23,29 @@ from layermix.config import TeachConfig, load
 from layermix.console import echo
 from layermix.errors import ConfigError
 
+CALIBRATED = click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Divide the logits by the temperature that was fitted on held-out rows, for probabilities "
+    "that are as sure as they are right. Needs a model trained with --training.selection holdout.",
+)
+
 
 @command("evaluate", computes=True)
 @MODEL
 @RUNTIME
 @BATCH_SIZE
+@CALIBRATED
 @JSON
 @DATA
 def evaluate_command(
-    model: str, runtime: Any, batch_size: int, as_json: bool, quiet: bool, **options: Any
+    model: str,
+    runtime: Any,
+    batch_size: int,
+    calibrated: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Score MODEL on labelled data.
 
@@ -42,7 +56,14 @@ def evaluate_command(
     from layermix.console import Reporter
     from layermix.serving.evaluate import evaluate, scores_text
 
-    scores = evaluate(model, data, runtime=runtime, batch_size=batch_size, reporter=Reporter(quiet))
+    scores = evaluate(
+        model,
+        data,
+        runtime=runtime,
+        batch_size=batch_size,
+        calibrated=calibrated,
+        reporter=Reporter(quiet),
+    )
     if as_json:
         print_json(scores)
     else:
@@ -69,12 +90,7 @@ def evaluate_command(
 )
 @RUNTIME
 @BATCH_SIZE
-@click.option(
-    "--calibrated",
-    is_flag=True,
-    help="Divide the logits by the temperature that was fitted on held-out rows, for probabilities "
-    "that are as sure as they are right. Needs a model trained with --training.selection holdout.",
-)
+@CALIBRATED
 @config_options(TeachConfig, only=READING)
 def predict_command(
     model: str,

@@ -183,7 +183,10 @@ def audit_command(
         f"({found.other_answers / found.rows:.1%}) a model that was not trained on the row has "
         "another answer"
     )
-    echo("Next: correct the column label, and give the file as --data.train")
+    echo(
+        "Next: correct the column label (and clear the probabilities of such a row, if there are "
+        "any), and give the file as --data.train"
+    )
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

@@ -98,6 +98,8 @@ def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
     if value is None or value == "balanced":
         return value  # type: ignore[no-any-return]  # see the line before
     given = value
+    if isinstance(value, Mapping):  # YAML reads the names of numbered classes as numbers
+        given = {str(name): weight for name, weight in value.items()}
     if isinstance(value, str):
         pairs = [part.rpartition("=") for part in value.split(",")]
         given = {name.strip(): weight for name, sign, weight in pairs if sign}
@@ -199,9 +201,10 @@ class TeacherConfig(OneWord):
         """The teachers' folders or hub ids; empty if there is none."""
         if self.model is None:
             return ()
-        if "," not in self.model or Path(self.model).exists():
-            return (self.model,)
-        parts = (part.strip() for part in self.model.split(","))
+        model = os.path.expandvars(os.path.expanduser(self.model))
+        if "," not in model or Path(model).exists():
+            return (model,)
+        parts = (part.strip() for part in model.split(","))
         return tuple(os.path.expanduser(part) for part in parts if part)
 
 
@@ -209,7 +212,8 @@ class StudentConfig(OneWord):
     """The student: copied teacher blocks (the default), an existing model, or a new one."""
 
     model: Source | None = None
-    """An existing model: a folder or hub id. Without a head for the task it gets a new one."""
+    """An existing model: a folder or hub id. Without a head for the task it gets a new one. With
+    layers or blocks: only these blocks of it."""
     layers: Positive | None = None
     """Number of blocks. Alone: copies that many of the teacher's blocks (default: half of them).
     With hidden, heads or ffn: the depth of a new student."""
@@ -243,10 +247,12 @@ class StudentConfig(OneWord):
             "/".join(self.sizes): bool(self.sizes),
         }
         given = [name for name, used in ways.items() if used]
-        if len(given) > 1 and not (self.sizes and given[0] == "layers"):
+        allowed = {"model", "blocks"}, {"model", "layers"}, {"layers", "/".join(self.sizes)}
+        if len(given) > 1 and set(given) not in allowed:
             raise ValueError(
-                f"{' and '.join(given)} contradict each other; give a model, or blocks, or layers "
-                "(blocks copied from the teacher), or layers with hidden, heads, ffn (a new one)"
+                f"{' and '.join(given)} contradict each other; give a model, blocks or layers "
+                "(copied from the model, else from the teacher), or layers with hidden, heads, ffn "
+                "(a new one)"
             )
         return self
 

@@ -99,13 +99,14 @@ def _classes_of_model(
         # The task says what its integers mean, whatever the order of the model.
         places = {name.casefold(): number for number, name in enumerate(names)}
         index = {label: places[task_names[int(label)]] for label in present}
-        table.diagnostics.notes.append(_task_note(known.name, task_names))
+        table.diagnostics.notes.append(task_note(known.name, task_names))
     elif found.note:
         table.diagnostics.notes.append(Note("labels-matched", found.note))
     return Classes(tuple(names), index, known.name if known and same_as_task else None)
 
 
-def _task_note(task: str, names: Sequence[str]) -> Note:
+def task_note(task: str, names: Sequence[str]) -> Note:
+    """Returns a note that integer labels are read as a task has them."""
     pairs = joined(f"{number} = {name}" for number, name in enumerate(names))
     return Note("task-labels", f"integer labels are read as those of the task {task}: {pairs}")
 
@@ -134,7 +135,7 @@ def _classes_of_data(
         names = tuple(given)
     elif known and integers and task_names and present.keys() <= numbers.keys():
         names, index = task_names, numbers
-        table.diagnostics.notes.append(_task_note(known.name, task_names))
+        table.diagnostics.notes.append(task_note(known.name, task_names))
     else:
         names = tuple(sorted(present, key=int) if integers else sorted(present))
     index |= {name: number for number, name in enumerate(names)}

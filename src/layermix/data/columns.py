@@ -48,8 +48,14 @@ def find_label_column(table: Table, given: str | None, *, optional: bool = False
     if optional and not names:
         return None
     fault = f"several label columns, {listed(names)}" if names else "no label column found"
+    hint = table.hint
+    if any(name.lower().startswith("p_") or name == "probabilities" for name in table.columns):
+        hint += (
+            " (if the data have probabilities in place of labels, they can be learned without a "
+            "teacher: layermix distill --student MODEL)"
+        )
     table.add_problem(
-        f"{fault}; {table.column_names()}; name it with --data.label_column NAME{table.hint}"
+        f"{fault}; {table.column_names()}; name it with --data.label_column NAME{hint}"
     )
     return None
 

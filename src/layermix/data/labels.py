@@ -81,10 +81,10 @@ def lacks_labels(table: Table, column: str) -> bool:
     """Returns whether no row has a label: the column is missing or empty."""
     if table.plain or column not in table.columns:
         return not table.plain
-    return all(map(_is_missing, table.columns[column]()))
+    return all(map(is_missing, table.columns[column]()))
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Returns whether a cell is empty."""
     return value is None or value == "" or value != value
 
@@ -106,7 +106,7 @@ def read_labels(
     names = source_names(table, column)
     labels: list[str | None] = []
     for row, value in enumerate(table.columns[column]()):
-        if optional and _is_missing(value):
+        if optional and is_missing(value):
             labels.append(None)
             continue
         try:

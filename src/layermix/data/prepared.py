@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layermix.data.splits import HAS_LABEL
 from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
@@ -48,6 +49,14 @@ class PreparedData:
     teacher_scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     unlabeled_share: float | None = None
+
+    def guessed(self, split: str) -> NDArray[np.bool_]:
+        """Returns the rows of a split whose label is the most probable class of a soft label."""
+        rows = self.texts.splits[split]
+        if HAS_LABEL not in rows.column_names:
+            return np.zeros(len(rows), dtype=bool)
+        without: NDArray[np.bool_] = ~np.asarray(rows[HAS_LABEL][:])
+        return without
 
     @property
     def evaluated(self) -> dict[str, Any]:

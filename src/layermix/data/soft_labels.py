@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from layermix.data.classes import Classes, refuse_other_task, refuse_unknown_task
-from layermix.data.labels import LabelNames, label_text, match_labels, source_names
+from layermix.data.classes import Classes, refuse_other_task, refuse_unknown_task, task_note
+from layermix.data.labels import LabelNames, is_missing, label_text, match_labels, source_names
 from layermix.data.tables import Table, is_integer, listed, short
 from layermix.data.tasks import TASKS
+from layermix.errors import Note
 
 PREFIX = "p_"
 """Before the name of a class, in the name of the column with its probability."""
@@ -44,7 +45,7 @@ class SoftColumns:
         """Returns the columns with soft labels; None without any, or with a problem."""
         if table.plain:
             return None
-        prefixed = tuple(name for name in table.columns if name.startswith(PREFIX))
+        prefixed = probability_columns(table)
         if LIST_COLUMN not in table.columns:
             return cls._of_columns(table, prefixed) if prefixed else None
         if prefixed:
@@ -53,15 +54,22 @@ class SoftColumns:
                 "one of the two"
             )
             return None
-        first = next((value for value in map(_unpacked, table.columns[LIST_COLUMN]()) if value), ())
-        if not isinstance(first, Mapping):
-            return cls((LIST_COLUMN,), (), len(first))
-        names = _names(table, first)
-        return cls((LIST_COLUMN,), names, len(names)) if names else None
+        values = (_unpacked(value) for value in table.columns[LIST_COLUMN]())
+        first = next((value for value in values if value is not None), None)
+        if not isinstance(first, Mapping | list | tuple) or len(first) < 2:
+            table.add_problem(
+                f"found {short(first)} in the column {LIST_COLUMN!r}, wanted a list or an object "
+                "with a probability for each class, at least two"
+            )
+            return None
+        names = _names(table, first) if isinstance(first, Mapping) else ()
+        if isinstance(first, Mapping) and not names:
+            return None
+        return cls((LIST_COLUMN,), names, len(first))
 
     @classmethod
     def _of_columns(cls, table: Table, columns: tuple[str, ...]) -> "SoftColumns | None":
-        names = _names(table, [column.removeprefix(PREFIX) for column in columns])
+        names = _names(table, [column[len(PREFIX) :] for column in columns])
         if len(columns) == 1:
             table.add_problem(
                 f"found one column with probabilities, {columns[0]!r}; wanted one for each class, "
@@ -78,6 +86,11 @@ class SoftColumns:
         """Returns the columns in words."""
         several = len(self.columns) > 1
         return f"the column{'s' if several else ''} {', '.join(self.columns)}"
+
+
+def probability_columns(table: Table) -> tuple[str, ...]:
+    """Returns the columns whose names begin as those of probabilities do."""
+    return tuple(name for name in table.columns if name.lower().startswith(PREFIX))
 
 
 def _names(table: Table, given: Iterable[Any]) -> tuple[str, ...]:
@@ -123,8 +136,14 @@ def soft_classes(
     names = soft.names or _names_of_list(table, soft, present, column, given, of_task)
     if names is None:
         return None
-    if given is not None:
+    if given is not None and not set(names) <= set(given.names):
         names = tuple(given.renamed.get(name, name) for name in names)
+    if len(set(names)) < len(names):
+        table.add_problem(
+            f"--data.label_names gives several probabilities to one class: {listed(names)}; add "
+            "them up in the file, or give each class its own name"
+        )
+        return None
     if given is not None and set(given.names) != set(names):
         table.add_problem(
             f"--data.label_names has the classes {listed(given.names)}, but there are "
@@ -140,9 +159,15 @@ def soft_classes(
     if of_task and task and set(ordered) != set(of_task):
         refuse_other_task(table, task, of_task, ordered)
     guessed = known.name if known and (not of_task or ordered == of_task) else None
-    index = dict(match_labels(present, ordered).index)
-    if of_task == ordered and all(map(is_integer, present)):
-        index = {label: int(label) for label in present if 0 <= int(label) < len(ordered)}
+    # Integers are no classes by their place: columns have no order that anybody has thought of.
+    found = match_labels(present, ordered, by_index=False)
+    index = dict(found.index)
+    if found.note:
+        table.diagnostics.notes.append(Note("labels-matched", found.note))
+    if known and of_task == ordered and present and all(map(is_integer, found.unmatched)):
+        index |= {one: int(one) for one in found.unmatched if 0 <= int(one) < len(ordered)}
+        if found.unmatched:
+            table.diagnostics.notes.append(task_note(known.name, of_task))
     return Classes(ordered, index, task or guessed), order
 
 
@@ -160,6 +185,9 @@ def _names_of_list(
     by_value = sorted(labels, key=int) if all(map(is_integer, labels)) else sorted(labels)
     for names in (given.names if given else (), source, of_task, by_value):
         if len(names) == soft.count:
+            if given is None:
+                text = f"the lists in {LIST_COLUMN!r} are read in this order: {', '.join(names)}"
+                table.diagnostics.notes.append(Note("order-of-lists", text))
             return tuple(names)
     table.add_problem(
         f"the lists in {LIST_COLUMN!r} have {soft.count} probabilities, and nothing says of which "
@@ -169,7 +197,7 @@ def _names_of_list(
 
 
 def read_probabilities(
-    table: Table, soft: SoftColumns, order: Sequence[int]
+    table: Table, soft: SoftColumns, order: Sequence[int], labels: Sequence[int] = ()
 ) -> list[tuple[float, ...]]:
     """Returns the probabilities of each row in the order of the classes; bad ones are problems.
 
@@ -177,6 +205,8 @@ def read_probabilities(
         table: The rows.
         soft: The columns, as in the training rows.
         order: For each class the place of its probability.
+        labels: Class indices of the rows, if a row with a label may have no probabilities: that
+            of its label is then 1.
 
     Returns:
         (N, C), each row with the sum 1; zeros for a row with a problem.
@@ -187,8 +217,14 @@ def read_probabilities(
         )
         return []
     columns = [table.columns[name]() for name in soft.columns]
+    if fault := _fault_of_all(columns):
+        table.add_problem(fault)
+        return []
     rows: list[tuple[float, ...]] = []
     for number, values in enumerate(zip(*columns, strict=True)):
+        if labels and labels[number] >= 0 and all(map(is_missing, values)):
+            rows.append(tuple(float(index == labels[number]) for index in range(soft.count)))
+            continue
         try:
             given = _checked(values if len(soft.columns) > 1 else _one_list(values[0], soft), soft)
         except ValueError as error:
@@ -196,6 +232,32 @@ def read_probabilities(
             given = (0.0,) * soft.count
         rows.append(tuple(given[place] for place in order))
     return rows
+
+
+def _fault_of_all(columns: Sequence[Sequence[Any]]) -> str:
+    """Returns what is wrong with nearly all rows in the same way, to say it once; empty if nothing.
+
+    Args:
+        columns: Of the classes; one column with lists or objects is not looked at.
+    """
+    if len(columns) < 2:
+        return ""
+    sums = []
+    for values in zip(*columns, strict=True):
+        try:
+            sums.append(sum(map(float, values)))
+        except (TypeError, ValueError):
+            sums.append(math.nan)
+    usual = 0.8 * len(sums)
+    if sum(abs(total - 100) <= 100 * SUM_ROUNDING for total in sums) >= usual:
+        return "the probabilities of the rows sum to 100, so they are percent; divide them by 100"
+    off = [total for total in sums if 0 < total < 2 and abs(total - 1) > SUM_ROUNDING]
+    if len(off) >= max(usual, 3):
+        return (
+            f"the probabilities of {len(off)} of {len(sums)} rows do not sum to 1 (but to "
+            f"{min(off):.4g} up to {max(off):.4g}); divide those of each row by their sum"
+        )
+    return ""
 
 
 def _one_list(value: Any, soft: SoftColumns) -> Sequence[Any]:
@@ -243,7 +305,7 @@ def _checked(values: Sequence[Any], soft: SoftColumns) -> tuple[float, ...]:
     numbers = []
     for place, value in enumerate(values):
         column = soft.columns[place] if len(soft.columns) > 1 else soft.columns[0]
-        if value is None or value == "" or value != value:
+        if is_missing(value):
             raise ValueError(f"a probability is missing (column {column!r})")
         try:
             number = math.nan if isinstance(value, bool) else float(value)

@@ -8,8 +8,9 @@ indices, `splits.py` holds out rows.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from datasets import Dataset
 
 from layermix.config import DataConfig
@@ -22,11 +23,18 @@ from layermix.data.columns import (
     has_text_columns,
 )
 from layermix.data.labels import LabelNames, lacks_labels, read_labels, without_labels
-from layermix.data.soft_labels import SoftColumns, read_probabilities, soft_classes
+from layermix.data.soft_labels import (
+    LIST_COLUMN,
+    SoftColumns,
+    probability_columns,
+    read_probabilities,
+    soft_classes,
+)
 from layermix.data.sources import Tables, read_tables, tables_of
 from layermix.data.splits import (
     GROUP,
     HAS_LABEL,
+    PROBABILITIES,
     SPLIT_NAMES,
     VALIDATION_SHARE,
     fingerprint,
@@ -43,6 +51,13 @@ from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
+
+SoftLabels = Literal["never", "beside", "instead"]
+"""Whether probabilities in the data are read: never, beside labels, or where there are none."""
+
+
+GUESSED = "labels-from-probabilities"
+"""The code of a note on scored rows whose label is their most probable class."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ def load_texts(
     config: DataConfig,
     classes: Sequence[str] = (),
     *,
-    soft_labels: bool = False,
+    soft_labels: SoftLabels = "never",
     problem: Problem = CLASSIFICATION,
 ) -> TextData:
     """Reads and checks what a config names: a folder, files, a saved data set, or the hub.
@@ -105,7 +120,7 @@ def load_texts(
         classes: Of the model that is to be scored on the data: where their labels are some of
             these, or indices into them, the data have these classes, in this order.
         soft_labels: Whether to read probabilities of the classes as well, if the training rows have
-            any; rows may then lack a label.
+            any (`beside`), or only if they have no labels (`instead`); rows may then lack a label.
         problem: The kind of label, where it is not one of layermix's own.
 
     Returns:
@@ -144,7 +159,7 @@ def from_splits(
     skip_labels: Sequence[str] = (),
     task: str | None = None,
     source: str = "memory",
-    soft_labels: bool = False,
+    soft_labels: SoftLabels = "never",
     group_column: str | None = None,
     problem: Problem = CLASSIFICATION,
 ) -> TextData:
@@ -199,7 +214,7 @@ def _check(
     guess: str = "",
     source: str,
     model_classes: Sequence[str] = (),
-    soft_labels: bool = False,
+    soft_labels: SoftLabels = "never",
     group_column: str | None = None,
     problem: Problem = CLASSIFICATION,
 ) -> TextData:
@@ -261,7 +276,9 @@ def _check(
         split: class_indices(readable[split], labels[split], classes, split) for split in labels
     }
     probabilities = {
-        split: read_probabilities(readable[split], soft, order)
+        split: read_probabilities(
+            readable[split], soft, order, indices[split] if split == "train" else ()
+        )
         for split in labels
         if soft is not None and columns.is_soft(split, readable[split])
     }
@@ -346,11 +363,11 @@ def _find_columns(
     headed: Sequence[Table],
     text_columns: Sequence[str] | None,
     label_column: str | None,
-    soft_labels: bool,
+    soft_labels: SoftLabels,
     group_column: str | None,
 ) -> _Columns | None:
     """Returns the columns, given or found by name; None, and a problem, if they are unclear."""
-    soft = SoftColumns.find(headed[0]) if soft_labels else None
+    soft = _find_soft(headed[0], label_column, soft_labels)
     if soft is None:
         label = find_label_column(headed[0], label_column)
     else:  # only the rows that are scored may have labels
@@ -363,6 +380,16 @@ def _find_columns(
     if texts is None or (label is None and soft is None):
         return None
     return _Columns(texts, label, soft, group_column)
+
+
+def _find_soft(train: Table, label_column: str | None, wanted: SoftLabels) -> SoftColumns | None:
+    """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
+    has_label = find_label_column(train, label_column, optional=True) in train.columns
+    if wanted == "never" or (wanted == "instead" and has_label):
+        return None
+    if has_label and len(probability_columns(train)) == 1 and LIST_COLUMN not in train.columns:
+        return None  # `p_id` and the like
+    return SoftColumns.find(train)
 
 
 def _labels_of(
@@ -398,7 +425,8 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
     counts = Counter(splits["train"]["label"][:])
     classes = (f"{number} = {name} ({counts[number]} rows)" for number, name in enumerate(names))
     notes = [Note("label-counts", f"labels in train: {joined(classes)}")]
-    notes += [note for split in splits if (note := _guessed_note(split, splits[split]))]
+    for split, rows in splits.items():
+        notes += _guessed_notes(split, rows)
     train = set(texts_of(splits["train"]))
     for split in ("validation", "test"):
         if split not in splits:
@@ -416,18 +444,34 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
     return notes
 
 
-def _guessed_note(split: str, rows: Dataset) -> Note | None:
-    """Returns a note on rows whose label is their most probable class; None if there are none."""
-    if HAS_LABEL not in rows.column_names or not (without := rows[HAS_LABEL][:].count(False)):
-        return None
-    use = (
-        "L_sup skips them"
-        if split == "train"
-        else "their most probable class counts as the label, so scores say how often the student "
-        "agrees with it"
-    )
-    text = f"{split}: {without} of {len(rows)} rows have probabilities and no label; {use}"
-    return Note("labels-from-probabilities", text)
+def _guessed_notes(split: str, rows: Dataset) -> list[Note]:
+    """Returns notes on rows whose label is their most probable class, or is another one."""
+    if HAS_LABEL not in rows.column_names:
+        return []
+    has_label = np.asarray(rows[HAS_LABEL][:])
+    notes, without = [], int((~has_label).sum())
+    if without:
+        use = (
+            "L_sup skips them"
+            if split == "train"
+            else "their most probable class counts as the label, so scores say how often the "
+            "student agrees with it"
+        )
+        text = f"{split}: {without} of {len(rows)} rows have probabilities and no label; {use}"
+        notes.append(Note("rows-not-in-l-sup" if split == "train" else GUESSED, text))
+    other = np.asarray(rows[PROBABILITIES][:]).argmax(1) != np.asarray(rows["label"][:])
+    if contradict := int((other & has_label).sum()):
+        text = (
+            f"{split}: {contradict} of {int(has_label.sum())} labels are not the most probable "
+            "class of their row"
+        )
+        if split == "train":
+            text += (
+                "; the student learns from both. Where a label corrects the probabilities, clear "
+                "them in that row"
+            )
+        notes.append(Note("labels-contradict", text))
+    return notes
 
 
 def _shared_groups(train: Dataset, other: Dataset) -> int:

@@ -170,8 +170,16 @@ class Classification:
         }
 
     def temperature(self, logits: Array, labels: Array) -> float | None:
-        """Return the temperature of `metrics.fit_temperature`; None if no row has a label."""
-        return metrics.fit_temperature(logits, labels) if self.labelled(labels).any() else None
+        """Return the temperature of `metrics.fit_temperature`.
+
+        None if there is no best one: no row has a label, all answers are right (the surer the
+        better), or the surest ones are wrong.
+        """
+        known = self.labelled(labels)
+        if (self.answers(logits) == labels)[known].all():  # also if no row has a label
+            return None
+        temperature = metrics.fit_temperature(logits, labels)
+        return temperature if temperature < metrics.TEMPERATURES[1] / 1.02 else None
 
     def trivial(self, labels: Array, score: str) -> OneClass:
         """Return the best answer that is the same for every row."""

@@ -21,7 +21,7 @@ from layermix.report.charts import (
 )
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
-from layermix.runs.model_card import bench_note, bench_tables
+from layermix.runs.model_card import bench_note, bench_tables, guessed_note
 from layermix.runs.reader import RunFiles, Texts
 
 
@@ -92,11 +92,13 @@ def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
     name, epoch = result.metrics.saved_epoch, result.metrics.saved.epoch
     own = f"{result.metric} {score:.4f} on validation ({name} epoch: {epoch})"
     if teacher_score is None:
-        return [*lines, f"{own}."]
+        return [*lines, f"{own}.", *filter(None, [guessed_note(result)])]
     is_share = teacher_score > 0 and result.prefers_more
     kept = f", so it keeps {score / teacher_score:.1%}" if is_share else ""
     lines.append(f"The student has {own}; its teacher has {teacher_score:.4f}{kept}.")
-    lines += [*_interval(predictions, result.metric), *_majority(run, predictions), *_size(run)]
+    guessed = guessed_note(result)  # there the teacher is compared with itself
+    lines += [guessed] if guessed else _interval(predictions, result.metric)
+    lines += [*_majority(run, predictions), *_size(run)]
     lines.append(
         "This is one run, and another seed would give another score. To measure what the "
         "distillation gains, and which mix is better, run a study (`layermix study`)."

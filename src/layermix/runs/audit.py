@@ -1,6 +1,7 @@
 """Finds labels that are probably wrong: rows on which a model, trained without them, disagrees."""
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 
 from layermix.atomic import whole_file, write_text
-from layermix.config import AuditConfig, DistillConfig, TeachConfig, to_yaml
+from layermix.config import AuditConfig, DataConfig, DistillConfig, TeachConfig, to_yaml
 from layermix.console import Reporter
 from layermix.data.soft_labels import PREFIX
-from layermix.data.splits import HAS_LABEL, PROBABILITIES, folds_of, texts_of
+from layermix.data.splits import HAS_LABEL, PROBABILITIES, folds_of, take, texts_of
 from layermix.data.texts import TextData, load_texts
 from layermix.data.writing import row_writer
 from layermix.errors import ConfigError, DataError, RunExistsError
@@ -22,6 +23,7 @@ from layermix.models.loading import load_classifier
 from layermix.runs.layout import PREDICTIONS, RESULT
 from layermix.runs.pipeline import distill_from, teach_from
 from layermix.runs.schema import read_result
+from layermix.runs.soft_labels import soft_fingerprint
 
 Probabilities = NDArray[np.float64]
 """(N, C)."""
@@ -64,12 +66,14 @@ def audit(config: AuditConfig, out: Path, ending: str, reporter: Reporter | None
     reporter = reporter or Reporter(quiet=True)
     if config.model is None:
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
-    texts = _with_all_rows(load_texts(config.data, soft_labels=True))
+    texts = _with_all_rows(load_texts(config.data, soft_labels="beside"), config.data.train_rows)
+    _check_columns(texts)
     rows = texts.splits["train"]
     folds = np.asarray(folds_of(rows, config.folds))
     _check_folds(texts, folds, config.folds)
     work = out.with_name(f"{out.name}.folds")
-    _begin(work, f"{to_yaml(config)}# data: {texts.fingerprint}\n")
+    data = f"{texts.fingerprint} {soft_fingerprint(texts)}"
+    _begin(work, f"{to_yaml(config)}# data: {data}\n")
     answers: Probabilities = np.zeros((len(rows), len(texts.label_names)))
     for fold in range(config.folds):
         reporter.say(f"fold {fold + 1} of {config.folds}")
@@ -88,13 +92,13 @@ def audit(config: AuditConfig, out: Path, ending: str, reporter: Reporter | None
     return Audit(len(rows), other, float(disagreement.mean()))
 
 
-def _with_all_rows(texts: TextData) -> TextData:
-    """The texts with the rows that were split off for validation back in the training rows."""
-    splits = {"train": texts.splits["train"]}
+def _with_all_rows(texts: TextData, rows: int | None) -> TextData:
+    """The training rows, with those that were split off for validation; so many if not all."""
+    train = texts.splits["train"]
     if texts.split_off:
-        train = concatenate_datasets([splits["train"], texts.splits["validation"]])
-        splits["train"] = train.select(np.argsort(train["row_id"][:]))
-    return replace(texts, splits=splits)
+        train = concatenate_datasets([train, texts.splits["validation"]])
+        train = train.select(np.argsort(train["row_id"][:]))
+    return replace(texts, splits={"train": train if rows is None else take(train, rows)})
 
 
 def _check_folds(texts: TextData, folds: NDArray[Any], count: int) -> None:
@@ -105,8 +109,8 @@ def _check_folds(texts: TextData, folds: NDArray[Any], count: int) -> None:
             raise DataError(
                 [
                     f"{texts.source}: {len(labels)} training rows are too few for {count} folds: "
-                    "each fold needs rows, and two classes in the others; give fewer (--folds) or "
-                    "more rows"
+                    "each fold needs rows (with data.group_column a group), and two classes in the "
+                    "others; give fewer (--folds) or more rows"
                 ]
             )
 
@@ -137,8 +141,8 @@ def _fold_answers(
         train, validation = rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
         splits = {"train": train, "validation": validation}
         _train(config, replace(texts, splits=splits), folder, reporter)
-    read_result(folder)
-    table = pq.read_table(folder / PREDICTIONS, filters=[("report", "==", "last")])
+    saved = read_result(folder).metrics.saved_epoch
+    table = pq.read_table(folder / PREDICTIONS, filters=[("report", "==", saved)])
     columns = [np.asarray(table[f"{PREFIX}{name}"]) for name in texts.label_names]
     in_order = np.argsort(np.asarray(table["row_id"]))
     answers: Probabilities = np.stack(columns, 1)[in_order].astype(np.float64)
@@ -148,14 +152,16 @@ def _fold_answers(
 def _train(config: AuditConfig, texts: TextData, folder: Path, reporter: Reporter) -> None:
     assert config.model is not None
     model = load_classifier(config.model, texts.label_names, seed=config.seed)
+    data = DataConfig(max_length=config.data.max_length)
     if texts.soft_labels is None:
-        plain = TeachConfig(seed=config.seed, loss=config.loss, training=config.training)
+        plain = TeachConfig(seed=config.seed, data=data, loss=config.loss, training=config.training)
         teach_from(model, texts, plain, out=folder, resume=True, reporter=reporter)
         return
     soft = DistillConfig.model_validate(
         {
             "preset": "soft",
             "seed": config.seed,
+            "data": data.model_dump(),
             "teacher": {"allow_weak": True},
             "loss": config.loss.model_dump(),
             "training": config.training.model_dump(),
@@ -175,18 +181,22 @@ def _given(texts: TextData) -> Probabilities:
     return given
 
 
+OWN_COLUMNS = ("row", "answer", "answer_probability", "label_probability", "disagreement")
+
+
 def _columns(texts: TextData) -> list[str]:
     soft = [] if texts.soft_labels is None else [f"{PREFIX}{name}" for name in texts.label_names]
-    return [
-        *texts.text_columns,
-        "label",
-        *soft,
-        "row",
-        "answer",
-        "answer_probability",
-        "label_probability",
-        "disagreement",
-    ]
+    return [*texts.text_columns, "label", *soft, *OWN_COLUMNS]
+
+
+def _check_columns(texts: TextData) -> None:
+    """Raise a ConfigError if a text column has the name of a column that the table adds."""
+    names = Counter(_columns(texts))
+    if repeated := [name for name in texts.text_columns if names[name] > 1]:
+        raise ConfigError(
+            f"the text column {repeated[0]!r} has the name of a column of the table that audit "
+            "writes; rename it in the file"
+        )
 
 
 def _row(texts: TextData, row: int, answers: Any, disagreement: float) -> list[Any]:

@@ -79,11 +79,16 @@ def _validation(scores: ScoresBySplit | None) -> Mapping[str, float]:
 def _metadata(record: RunRecord, role: Role, title: str) -> list[str]:
     """The block that the hub reads; the owner adds licence and language."""
     data = _name(record.data.place or "")
-    numbers = [
-        {"type": name, "value": round(value, 4)}
-        for name, value in _validation(record.metrics.saved).items()
-        if name in ("accuracy", "f1", "matthews")
-    ]
+    guessed = (record.data.guessed or {}).get("validation")
+    numbers = (
+        []
+        if guessed
+        else [
+            {"type": name, "value": round(value, 4)}
+            for name, value in _validation(record.metrics.saved).items()
+            if name in ("accuracy", "f1", "matthews")
+        ]
+    )
     task = {"type": "text-classification", "name": "Text classification"}
     result = {"task": task, "dataset": {"name": data, "type": data}, "metrics": numbers}
     block = {
@@ -110,6 +115,8 @@ def _scores(record: RunRecord) -> list[str]:
         other = f" {teacher[name]:.4f} |" if name in teacher else " |" * bool(teacher)
         lines.append(f"| {name} | {value:.4f} |{other}")
     lines.append("")
+    if about := guessed_note(record):
+        lines += [about, ""]
     if interval := record.interval:
         about = f"95 % interval of {interval.metric} over the {interval.rows} rows"
         lines += [f"{about}: {interval.low:.4f} to {interval.high:.4f}."]
@@ -122,6 +129,17 @@ def _scores(record: RunRecord) -> list[str]:
             ]
         lines += ["Another seed would give another score; this is one run.", ""]
     return lines
+
+
+def guessed_note(record: RunRecord) -> str:
+    """A sentence on validation rows whose label is that of the soft labels; empty if none is."""
+    if not (guessed := (record.data.guessed or {}).get("validation")):
+        return ""
+    return (
+        f"{guessed} of {record.data.rows.get('validation')} validation rows have no label: the "
+        "most probable class of their soft labels stands for it, so on them the scores say how "
+        "often the model agrees with the soft labels, not how often it is right."
+    )
 
 
 def _alpha(record: RunRecord) -> list[str]:

@@ -43,7 +43,14 @@ from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import choose_rows, prepare, tokenize_for
-from layermix.runs.schema import MixRecord, ModelRecord, RunRecord, ScoresBySplit, StartRecord
+from layermix.runs.schema import (
+    SOFT_LABELS,
+    MixRecord,
+    ModelRecord,
+    RunRecord,
+    ScoresBySplit,
+    StartRecord,
+)
 from layermix.runs.soft_labels import (
     check_probabilities_suffice,
     prepare_mean,
@@ -86,6 +93,9 @@ def distill(
     texts, teachers, student = _loaded(config)
     if not all(_holds_out_the_same_rows(config, model) for model in config.teacher.models):
         reporter.warn(HOLDOUT_WARNING)
+    for teacher in teachers:
+        if _was_split_otherwise(teacher, texts):
+            reporter.warn(Note("teacher-saw-validation", OTHER_GROUPS.format(teacher.source)))
     if len(teachers) > 1:
         prepared = prepare_mean(teachers, student, texts, config, reporter)
         return distill_prepared(prepared, None, student, config, run=run, reporter=reporter)
@@ -99,7 +109,7 @@ def _distill_soft(config: DistillConfig, run: RunFolder | None, reporter: Report
     if model is None:
         raise ConfigError(f"{NO_TEACHER}; or, for data with {SOFT}, the model to train: --student")
     check_probabilities_suffice(config)
-    texts = load_texts(config.data, soft_labels=True)
+    texts = load_texts(config.data, soft_labels="beside")
     if texts.soft_labels is None:
         raise ConfigError(f"{NO_TEACHER}; or data with {SOFT}, and {texts.source} has none")
     student = make_student(config, None, texts)
@@ -184,8 +194,8 @@ def _loaded(config: DistillConfig) -> tuple[TextData, list[Classifier], Classifi
 def _only(teachers: Sequence[Classifier]) -> Classifier:
     if len(teachers) > 1:
         raise CacheError(
-            "found several teachers, wanted one: give them one at a time; `layermix distill` with "
-            "all of them then finds their signals in the cache"
+            "found several teachers, wanted one: give them one at a time, or none: `layermix "
+            "distill` stores what it asks them"
         )
     return teachers[0]
 
@@ -218,7 +228,14 @@ def _supervised(prepared: PreparedData, loss: LabelLossConfig, weight: float = 1
     """L_sup for the training rows."""
     labels = np.asarray(prepared.splits["train"]["labels"])
     names = prepared.texts.label_names
-    return prepared.problem.supervised_term(loss, weight, labels, names)
+    if prepared.problem.labelled(labels).any():
+        return prepared.problem.supervised_term(loss, weight, labels, names)
+    if loss.class_weights is not None or loss.label_smoothing:
+        raise ConfigError(
+            "loss.class_weights and loss.label_smoothing act on labels, and no training row has "
+            "one; leave them out"
+        )
+    return prepared.problem.supervised_term(loss, 0.0, labels, names)
 
 
 def _open(
@@ -250,6 +267,9 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
     wanted = config.student
     if wanted.model is not None:
         student = load_classifier(wanted.model, texts.label_names, seed=config.seed)
+        if wanted.layers is not None or wanted.blocks is not None:
+            spread = wanted.copied == "spread"
+            student = copy_blocks(student, wanted.layers, wanted.blocks, spread=spread)
     elif teacher is None:
         raise ConfigError("without a teacher model the student must be one: give --student MODEL")
     elif wanted.sizes:
@@ -274,14 +294,29 @@ def _holds_out_the_same_rows(config: DistillConfig, model: str) -> bool:
     if wanted.selection == "none":
         return True
     try:
-        teacher = read_yaml(Path(model) / CONFIG)[0].get("training")
+        whole = read_yaml(Path(model) / CONFIG)[0]
     except ConfigError:  # no run folder
         return False
+    teacher, data = whole.get("training"), whole.get("data") or {}
     return (
         isinstance(teacher, Mapping)
         and teacher.get("selection") == wanted.selection
         and teacher.get("holdout_fraction") == wanted.holdout_fraction
+        and data.get("group_column") == config.data.group_column
     )
+
+
+OTHER_GROUPS = (
+    "{}: was trained on rows that are validation rows here, where it then looks better than it is: "
+    "it was given another --data.group_column; fine-tune it with the same one"
+)
+
+
+def _was_split_otherwise(teacher: Classifier, texts: TextData) -> bool:
+    """Whether a teacher of the same training file had other validation rows split off from it."""
+    entry = getattr(teacher.model.config, "layermix", None) or {}
+    same = texts.split_off and entry.get("taught") == texts.train_hash
+    return bool(same and entry.get("group_column") != texts.group_column)
 
 
 # -- compute on objects ----------------------------------------------------------------------------
@@ -335,7 +370,7 @@ def distill_from(
     elif texts.soft_labels is None:
         raise ConfigError(
             f"found neither a teacher nor {SOFT}; give a teacher, or read the data with "
-            "soft_labels=True"
+            "soft_labels='beside'"
         )
     else:
         prepared = prepare_soft(student, texts, config)
@@ -493,7 +528,7 @@ def _speed(prepared: PreparedData, classifiers: Mapping[str, Classifier]) -> dic
 def _kind_of(signals: Teacher | None) -> str | None:
     """Where the teacher's signals come from, for the record; None if they are not needed."""
     if isinstance(signals, SoftLabelTeacher):
-        return "soft labels"
+        return SOFT_LABELS
     if not isinstance(signals, CachedTeacher):
         return None if signals is None else "live"
     identity = signals.store.identity

@@ -113,16 +113,15 @@ def answered(
         prepared,
         teacher_fingerprint=fingerprint(teacher.model),
         teacher_logits=logits,
-        teacher_scores=scores_of(prepared, logits),
+        teacher_scores=scores_of(prepared, logits, labels),
         notes=(*prepared.notes, *teacher.notes, *student.notes),
     )
 
 
 def scores_of(
-    prepared: PreparedData, logits: Mapping[str, Logits]
+    prepared: PreparedData, logits: Mapping[str, Logits], labels: Mapping[str, Labels]
 ) -> dict[str, Mapping[str, float]]:
-    """The scores of a teacher's logits, (N, C), on each of these splits that has labels."""
-    labels = {name: np.asarray(prepared.splits[name]["labels"]) for name in logits}
+    """The scores of a teacher's logits, (N, C), on each split that has labels, (N,)."""
     return {
         name: prepared.problem.scores(found, labels[name])
         for name, found in logits.items()

@@ -51,6 +51,9 @@ def run_record(
         calibration: Of the saved model.
     """
     texts = prepared.texts
+    scored = (split for split in texts.splits if split not in ("train", "unlabeled"))
+    counts = {split: int(prepared.guessed(split).sum()) for split in scored}
+    guessed = {split: count for split, count in counts.items() if count}
     trained = ModelRecord.model_validate(
         {
             **model.start,
@@ -80,6 +83,7 @@ def run_record(
             rows={split: len(rows) for split, rows in prepared.splits.items()},
             max_length=prepared.max_length,
             cut=dict(prepared.cut),
+            guessed=guessed or None,
         ),
         pair=len(texts.text_columns) == 2,
         notes=prepared.notes,

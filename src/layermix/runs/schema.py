@@ -22,6 +22,8 @@ FORMAT = 2
 """The version of the layout that this code writes; it reads this one and all older ones."""
 
 
+SOFT_LABELS = "soft labels"
+"""The source of signals where it is no teacher model."""
 CLASSES = "classification"
 """The kind of label in records that do not name one."""
 
@@ -247,6 +249,8 @@ class DataRecord(Part):
         rows: By split.
         max_length: In tokens.
         cut: Share of rows that `max_length` cut, by split.
+        guessed: Number of scored rows without a label, by split: their most probable class by the
+            soft labels stands for it.
     """
 
     place: str | None = Field(None, alias="from")
@@ -254,6 +258,7 @@ class DataRecord(Part):
     rows: dict[str, int] = {}
     max_length: int | None = None
     cut: dict[str, float] = {}
+    guessed: dict[str, int] | None = None
 
 
 class Interval(Part):

@@ -15,7 +15,7 @@ from layermix.data.prepared import Logits, PreparedData
 from layermix.data.splits import PROBABILITIES, with_soft_labels, without_guessed_labels
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, Note
-from layermix.evaluation.metrics import softmax
+from layermix.evaluation.metrics import UNLABELLED, softmax
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.soft_label_teacher import SoftLabelTeacher, logits_from
@@ -120,7 +120,7 @@ def prepare_mean(
     config, texts = with_new_rows_at_share(config, texts, teachers[0])
     objective = Objective(HFEncoder(student.model), terms_of(config.loss, learns_mix=False))
     means: dict[str, Logits] = {}
-    notes: list[Note] = []
+    notes, fingerprints = list[Note](), list[str]()
     for teacher in teachers:
         prepared = answered(teacher, student, texts, config, reporter)
         found = dict(prepared.teacher_logits)
@@ -129,6 +129,7 @@ def prepare_mean(
         for split, logits in found.items():
             means[split] = means.get(split, 0) + softmax(logits) / len(teachers)
         notes += teacher.notes
+        fingerprints.append(str(prepared.teacher_fingerprint))
     splits = dict(texts.splits)
     if "train" in means and "unlabeled" in splits:  # they are trained on after the labelled rows
         own = len(splits["train"])
@@ -138,7 +139,12 @@ def prepare_mean(
     names = ", ".join(Path(teacher.source).name for teacher in teachers)
     texts = replace(texts, splits=splits, soft_labels=f"the mean of {names}")
     prepared = _prepared(student, texts, config)
-    return replace(prepared, notes=(*prepared.notes, *notes, *student.notes))
+    return replace(
+        prepared,
+        # Their weights, not what they answer here: sums differ by threads and machine.
+        teacher_fingerprint=" ".join(fingerprints),
+        notes=(*prepared.notes, *notes, *student.notes),
+    )
 
 
 def _train_logits(
@@ -183,11 +189,15 @@ def _prepared(student: Classifier, texts: TextData, config: DistillConfig) -> Pr
     texts = replace(texts, splits={**texts.splits, "train": train})
     prepared = tokenize_for(texts, config, student.max_length, student.tokenizer)
     logits = {name: logits_from(values) for name, values in of_scored.items()}
-    if "validation" in logits:
+    labels = {
+        name: np.where(prepared.guessed(name), UNLABELLED, prepared.splits[name]["labels"][:])
+        for name in logits
+    }
+    if "validation" in logits and prepared.problem.labelled(labels["validation"]).any():
         check_knows_more(
             f"{texts.source}: the soft labels have",
             logits["validation"],
-            np.asarray(prepared.splits["validation"]["labels"]),
+            labels["validation"],
             prepared.metric,
             f"Check that the probabilities are those of the classes {list(texts.label_names)}",
             allow_weak=config.teacher.allow_weak,
@@ -195,13 +205,13 @@ def _prepared(student: Classifier, texts: TextData, config: DistillConfig) -> Pr
         )
     return replace(
         prepared,
-        teacher_fingerprint=_fingerprint(texts),
+        teacher_fingerprint=soft_fingerprint(texts),
         teacher_logits=logits,
-        teacher_scores=scores_of(prepared, logits),
+        teacher_scores=scores_of(prepared, logits, labels),
     )
 
 
-def _fingerprint(texts: TextData) -> str:
+def soft_fingerprint(texts: TextData) -> str:
     """A sha256 of the soft labels of all splits."""
     digest = hashlib.sha256()
     for name, rows in texts.splits.items():

@@ -26,6 +26,7 @@ from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
@@ -60,6 +61,8 @@ from layermix.runs.schema import (
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
+CALIBRATED = ("nll", "ece")
+"""Scores that a temperature changes."""
 
 
 def _state(checkpoint: Path | None) -> TrainerState | None:
@@ -257,7 +260,7 @@ class Training:
         if (ended := reports["last"]["epoch"]) < self.config.epochs:
             text = (
                 f"stopped after epoch {ended} of {self.config.epochs}: {self.prepared.metric} on "
-                f"the held-out rows has not risen for {self.config.patience} epochs"
+                f"the held-out rows is no better than {self.config.patience} epoch(s) before"
             )
             reporter.say(Note("stopped-early", text))
         self._warn_of_one_class(recorder, reports, reporter)
@@ -306,6 +309,8 @@ class Training:
         """The interval of the saved model's score over rows; None if there is none for it."""
         logits, labels = recorder.logits("validation", _saved(reports)["epoch"])
         teacher = self.prepared.teacher_logits.get("validation")
+        if self.prepared.guessed("validation").any():
+            teacher = None  # it would be compared with itself
         interval = self.problem.interval(self.prepared.metric, logits, labels, teacher)
         return None if interval is None else Interval.model_validate(interval)
 
@@ -317,8 +322,11 @@ class Training:
             return None
         epoch = _saved(reports)["epoch"]
         logits, labels = recorder.logits("holdout", epoch)
+        labels = np.where(self.prepared.guessed("holdout"), UNLABELLED, labels)
         temperature = self.problem.temperature(logits, labels)
         if temperature is None:
+            text = "no temperature is fitted: the labels of the held-out rows do not say which one"
+            reporter.say(Note("no-temperature", text))
             return None
         logits, labels = recorder.logits("validation", epoch)
         plain, cooled = (
@@ -326,13 +334,16 @@ class Training:
         )
         calibration = Calibration(
             temperature=temperature,
-            scores={name: plain[name] for name in ("nll", "ece")},
-            calibrated={name: cooled[name] for name in ("nll", "ece")},
+            scores={name: plain[name] for name in CALIBRATED if name in plain},
+            calibrated={name: cooled[name] for name in CALIBRATED if name in cooled},
+        )
+        on_validation = ", ".join(
+            f"{name} {after:.3f} with it, {calibration.scores[name]:.3f} without"
+            for name, after in calibration.calibrated.items()
         )
         text = (
-            f"temperature {temperature:.2f} suits the held-out rows: on the validation rows the "
-            f"calibration error (ece) is {cooled['ece']:.3f} with it, {plain['ece']:.3f} without "
-            "(`layermix predict --calibrated`)"
+            f"temperature {temperature:.2f} suits the {int((labels != UNLABELLED).sum())} held-out "
+            f"rows best; on the validation rows: {on_validation} (`layermix predict --calibrated`)"
         )
         reporter.say(Note("temperature", text))
         return calibration

@@ -23,7 +23,7 @@ from layermix.runs.environment import environment
 from layermix.runs.layout import BENCH, CARD
 from layermix.runs.model_card import bench_note, bench_section, bench_tables, with_section
 from layermix.runs.reader import RunFiles
-from layermix.runs.schema import FORMAT, BenchRecord, BenchRow, Speedup, Speedups
+from layermix.runs.schema import FORMAT, SOFT_LABELS, BenchRecord, BenchRow, Speedup, Speedups
 from layermix.serving.evaluation_rows import EvaluationRows, evaluation_rows, run_of
 from layermix.serving.predictor import ONNX_FILES, OnnxRunner, Predictor, open_predictor
 
@@ -143,6 +143,8 @@ def _with_teacher(models: Sequence[str], reporter: Reporter) -> list[str]:
     result = None if run is None else RunFiles(run).result
     if len(models) > 1 or result is None or result.student is None or not result.teacher.place:
         return list(models)
+    if result.signals == SOFT_LABELS:
+        return list(models)  # there is no one teacher model
     teacher = result.teacher.place
     if not Path(teacher).is_dir():  # not looked for on the hub, where the name may be another model
         reporter.say(

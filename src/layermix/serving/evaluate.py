@@ -1,6 +1,7 @@
 """Scores of a saved model on labelled data."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.columns import columns_for_model
-from layermix.data.texts import TextData, load_texts
+from layermix.data.texts import GUESSED, TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import Note
 from layermix.models.inference import finite, logits_of
@@ -23,6 +24,7 @@ def evaluate(
     *,
     runtime: Runtime = "auto",
     batch_size: int = 32,
+    calibrated: bool = False,
     reporter: Reporter | None = None,
     problem: Problem | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -33,6 +35,7 @@ def evaluate(
         data: As for `labelled_texts`.
         runtime: What runs the model.
         batch_size: Rows per forward pass.
+        calibrated: Score calibrated probabilities (`Predictor.calibrated`).
         reporter: Where progress is shown; quiet if None.
         problem: The kind of its labels, if it is not one of layermix's own.
 
@@ -44,6 +47,8 @@ def evaluate(
     """
     reporter = reporter or Reporter(quiet=True)
     predictor = open_predictor(model, runtime, problem)
+    if calibrated:
+        predictor = predictor.calibrated()
     problem = predictor.problem
     texts, names = labelled_texts(data, predictor, reporter)
     predictor = predictor.in_order(texts.label_names)
@@ -109,6 +114,12 @@ def labelled_texts(
     Raises:
         LayermixError: If they cannot be used.
     """
+    read = partial(
+        load_texts,
+        classes=predictor.label_names,
+        problem=predictor.problem,
+        soft_labels="instead",
+    )
     names = {"validation": "validation", "test": "test"}
     alone = data.validation is None and data.test is None
     one_file = alone and data.path is not None and Path(data.path).is_file()
@@ -117,26 +128,25 @@ def labelled_texts(
         if data.path is not None and one_file:
             # The same file twice: of a single file, a tenth would be split off for validation.
             twice = {"path": None, "train": data.path, "validation": data.path}
-            texts = load_texts(
-                data.model_copy(update=twice), predictor.label_names, problem=predictor.problem
-            )
+            texts = read(data.model_copy(update=twice))
             trained = f"this model was trained on {data.path}, so"
             if texts.train_hash != predictor.taught:
                 names = {"validation": Path(data.path).name}
             elif predictor.split_off:
-                text = f"{trained} only the tenth that was held out for validation is scored"
+                text = f"{trained} only the rows that were held out for validation are scored"
                 reporter.warn(Note("trained-on-this-file", text))
                 grouped = data.model_copy(update={"group_column": predictor.group_column})
-                texts = load_texts(grouped, predictor.label_names, problem=predictor.problem)
+                texts = read(grouped)
             else:
                 text = f"{trained} the scores do not show how it does on new texts"
                 reporter.warn(Note("trained-on-this-file", text))
                 names = {"validation": Path(data.path).name}
         else:
-            texts = load_texts(data, predictor.label_names, problem=predictor.problem)
+            texts = read(data)
             if texts.split_off and texts.train_hash == predictor.taught:  # the same rows again
                 grouped = data.model_copy(update={"group_column": predictor.group_column})
-                texts = load_texts(grouped, predictor.label_names, problem=predictor.problem)
-    for note in texts.source_notes if one_file else texts.notes:
+                texts = read(grouped)
+    of_file = (*texts.source_notes, *(note for note in texts.split_notes if note.code == GUESSED))
+    for note in of_file if one_file else texts.notes:
         reporter.say(note)
     return texts, names

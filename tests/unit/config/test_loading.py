@@ -127,9 +127,9 @@ def test_for_a_key_like_no_other_the_keys_of_its_section_are_listed(yaml: Any) -
 
 
 def test_contradicting_places_are_both_named(yaml: Any) -> None:
-    message = problems(DistillConfig, yaml("seed: 1\nstudent: m"), {"student.layers": "2"})
-    assert "--student.layers" in message
-    assert "c.yaml:2: student: model and layers contradict each other" in message
+    message = problems(DistillConfig, yaml("seed: 1\nstudent: m"), {"student.hidden": "8"})
+    assert "--student.hidden" in message
+    assert "c.yaml:2: student: model and hidden contradict each other" in message
 
 
 def test_a_section_that_is_none_is_told_though_a_flag_is_for_it(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from layermix.config import AuditConfig
+from layermix.console import Reporter
 from layermix.data.splits import folds_of
 from layermix.data.texts import TextData, from_splits
 from layermix.errors import ConfigError, DataError, RunExistsError
@@ -123,7 +124,7 @@ def test_soft_labels_are_compared_where_there_is_no_label(model: str, tmp_path: 
         given = asked["p_early"] if "label" not in asked else float(asked["label"] == "early")
         assert float(row["disagreement"]) == pytest.approx(abs(given - early), abs=2e-6)
     # The table itself can be trained on, with labels that were filled in by hand.
-    again = from_splits({"train": written, "validation": written}, soft_labels=True)
+    again = from_splits({"train": written, "validation": written}, soft_labels="beside")
     assert again.splits["train"]["has_label"][:].count(True) == 26
 
 
@@ -141,4 +142,50 @@ def test_what_cannot_be_audited(model: str, data: Path, tmp_path: Path) -> None:
     many = config(model, data).model_copy(update={"folds": 60})
     with pytest.raises(DataError, match="52 training rows are too few for 60 folds"):
         audit(many, out, "csv")
+    renamed = tmp_path / "renamed.jsonl"
+    renamed.write_text(data.read_text().replace('"text"', '"answer"'))
+    named = config(model, renamed)
+    named = named.model_copy(
+        update={"data": named.data.model_copy(update={"text_columns": ("answer",)})}
+    )
+    with pytest.raises(ConfigError, match="the text column 'answer' has the name of a column of"):
+        audit(named, out, "csv")
     assert not (tmp_path / "audit.csv.folds").exists()
+
+
+def test_the_length_and_the_number_of_rows_are_those_of_the_config(
+    model: str, data: Path, tmp_path: Path
+) -> None:
+    quick = config(model, data, epochs=1)
+    short = quick.data.model_copy(update={"max_length": 4, "train_rows": 20})
+    out, seen = tmp_path / "audit.csv", list[str]()
+    reporter = Reporter(quiet=True)
+    reporter.say = lambda note, style=None: seen.append(str(note))  # type: ignore[method-assign]
+    found = audit(quick.model_copy(update={"data": short}), out, "csv", reporter)
+    assert found.rows == 20
+    assert any("at most 4 tokens per row" in text for text in seen)
+
+
+def test_other_soft_labels_are_another_audit(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "soft.jsonl", tmp_path / "audit.jsonl"
+
+    def write(early: float) -> None:
+        soft = [
+            {"text": row["text"]} | {"p_early": one, "p_late": round(1 - one, 6)}
+            for row in rows()
+            for one in [early if row["label"] == "early" else 0.2]
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in soft))
+
+    def stops(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    write(0.9)
+    monkeypatch.setattr(module, "_train", stops)
+    with pytest.raises(KeyboardInterrupt):
+        audit(config(model, file), out, "jsonl")
+    write(0.8)  # the most probable classes are the same
+    with pytest.raises(RunExistsError, match="with other settings or data"):
+        audit(config(model, file), out, "jsonl")

@@ -90,7 +90,7 @@ def data(texts: Callable[..., TextData]) -> TextData:
 
 @pytest.fixture
 def soft(teacher: Classifier, data: TextData) -> TextData:
-    return from_splits(rows_with(data, of_teacher(teacher, data)), soft_labels=True)
+    return from_splits(rows_with(data, of_teacher(teacher, data)), soft_labels="beside")
 
 
 def losses(result: pipeline.Result, part: str = "loss_logit") -> list[float]:
@@ -143,10 +143,17 @@ def test_rows_without_a_label_are_skipped_by_the_loss_on_labels(
     teacher: Classifier, data: TextData
 ) -> None:
     rows = rows_with(data, of_teacher(teacher, data), labels=False)
-    texts = from_splits(rows, soft_labels=True)
+    texts = from_splits(rows, soft_labels="beside")
     result = pipeline.distill_from(None, student_of(teacher), texts, config())
-    assert set(losses(result, "loss_supervised")) == {0.0}
+    assert losses(result, "loss_supervised") == []
+    assert result.record.formula == "L = 1·L_logit[soft_cross_entropy]"
     assert min(losses(result)) > 0
+    assert result.record.data.guessed == {"validation": 10}
+    assert result.record.interval.difference is None
+    assert result.record.teacher.score("accuracy") is None  # it would be right by construction
+    for options in ({"class_weights": "balanced"}, {"label_smoothing": 0.1}):
+        with pytest.raises(ConfigError, match="act on labels, and no training row has one"):
+            pipeline.distill_from(None, student_of(teacher), texts, config(loss=options))
     prepared = prepare_soft(student_of(teacher), texts, config())
     assert set(prepared.splits["train"]["labels"]) == {UNLABELLED}
     # A held-out row is scored, so its most probable class stands for its label.
@@ -173,7 +180,7 @@ def test_resumed_with_other_soft_labels(
         ]
         for split, texts in soft.splits.items()
     }
-    changed = from_splits(rows, soft_labels=True)
+    changed = from_splits(rows, soft_labels="beside")
     again = {"out": out, "resume": True}
     with pytest.raises(ResumeError, match="or the soft labels"):
         pipeline.distill_from(None, student_of(teacher), changed, saving, **again)
@@ -217,7 +224,7 @@ def test_new_rows_and_rows_without_probabilities_need_a_teacher_model(
     rows = {split: list(texts) for split, texts in soft.splits.items()}
     for row in (row for split in rows.values() for row in split):
         row["p_0"], row["p_1"] = row.pop("probabilities")
-    texts = from_splits(rows | {"unlabeled": [{"text": "a b"}]}, soft_labels=True)
+    texts = from_splits(rows | {"unlabeled": [{"text": "a b"}]}, soft_labels="beside")
     share = config(training={"unlabeled_share": 0.5})
     prepared = prepare_soft(student_of(teacher), texts, share)
     assert len(prepared.splits["train"]) == len(soft.splits["train"])
@@ -230,7 +237,7 @@ def test_soft_labels_that_are_no_better_than_one_class(teacher: Classifier, data
         split: [[row["label"], 1 - row["label"]] for row in rows]
         for split, rows in data.splits.items()
     }
-    texts = from_splits(rows_with(data, wrong), soft_labels=True)
+    texts = from_splits(rows_with(data, wrong), soft_labels="beside")
     strict = config(teacher={"allow_weak": False})
     with pytest.raises(WeakTeacherError, match=r"memory: the soft labels have accuracy 0\.0000 on"):
         pipeline.distill_from(None, student_of(teacher), texts, strict)
@@ -284,3 +291,48 @@ def test_several_teachers_by_name(
     assert [*again.history] == [*result.history]
     with pytest.raises(pipeline.CacheError, match="found several teachers, wanted one"):
         pipeline.build_cache(wanted)
+
+
+def test_blocks_of_a_model_without_a_teacher(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    teacher.model.save_pretrained(tmp_path / "model")
+    teacher.tokenizer.save_pretrained(tmp_path / "model")
+    for given, blocks in (({"layers": 2}, 2), ({"blocks": [3]}, 1), ({}, 4)):
+        student = {"model": str(tmp_path / "model"), **given}
+        made = pipeline.make_student(config(student=student), None, data)
+        assert made.model.config.num_hidden_layers == blocks
+    with pytest.raises(ConfigError, match="without a teacher model the student must be one"):
+        pipeline.make_student(config(student={"layers": 2}), None, data)
+
+
+def test_only_labels_say_how_good_the_soft_labels_are(teacher: Classifier, data: TextData) -> None:
+    """Most validation rows have no label, and where they have one the soft labels are wrong."""
+    sides = {
+        split: [[0.9, 0.1] if n % 2 else [0.2, 0.8] for n in range(len(texts))]
+        for split, texts in data.splits.items()
+    }
+    rows = rows_with(data, sides, labels=False)
+    for row in rows["validation"][:4]:
+        row["label"] = int(row["p_0"] > row["p_1"])
+    texts = from_splits(rows, soft_labels="beside")
+    assert len(set(texts.splits["validation"]["label"][:4])) == 2
+    with pytest.raises(WeakTeacherError, match=r"the soft labels have accuracy 0\.0000 on 4 valid"):
+        prepare_soft(student_of(teacher), texts, config(teacher={"allow_weak": False}))
+    prepared = prepare_soft(student_of(teacher), texts, config())
+    assert prepared.teacher_scores["validation"]["accuracy"] == 0
+    assert prepared.guessed("validation").sum() == 6
+
+
+def test_a_mean_is_known_by_its_teachers(
+    teacher: Classifier, other: Classifier, data: TextData
+) -> None:
+    """Not by its numbers, which differ by the number of threads."""
+    quiet, student = pipeline.Reporter(quiet=True), student_of(teacher)
+    wanted = config(data={"augment": None})
+    one, two, alone = (
+        prepare_mean(teachers, student, data, wanted, quiet).teacher_fingerprint
+        for teachers in ([teacher, other], [teacher, other], [teacher, teacher])
+    )
+    assert one == two != alone
+    assert str(one).split()[0] == str(alone).split()[1]

@@ -75,7 +75,7 @@ def test_evaluate_of_the_file_that_was_trained_on_scores_what_was_split_off(
         assert {name: one["rows"] for name, one in scores.items()} == {
             "validation": len(trained.splits["validation"])
         }
-    assert "so only the tenth that was held out for validation is scored" in reporter[1].getvalue()
+    assert "so only the rows that were held out for validation are scored" in reporter[1].getvalue()
     beside = load_texts(DataConfig(path=file, validation=file))  # all of it is trained on
     assert beside.train_hash == trained.train_hash
     entries["layermix"] = {"taught": beside.train_hash, "split_off": beside.split_off}
