@@ -10,6 +10,7 @@ from layermix.cli.command import command
 from layermix.cli.options import (
     BATCH_SIZE,
     DATA,
+    FORCE,
     JSON,
     MODEL,
     READING,
@@ -79,7 +80,7 @@ def evaluate_command(
     metavar="FILE",
     help="The file to write: .jsonl, .csv or .tsv.  [default: standard output, as JSONL]",
 )
-@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@FORCE
 @click.option(
     "--format",
     "input_format",

@@ -128,6 +128,7 @@ RESUME = click.option("--resume", is_flag=True, help="If --out has an unfinished
 RESTART = click.option(
     "--restart", is_flag=True, help="If --out has an unfinished run, delete it and start over."
 )
+FORCE = click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
 JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."
 )

@@ -11,6 +11,7 @@ from layermix.atomic import check_out_file
 from layermix.cli.command import command
 from layermix.cli.options import (
     CONFIG_FILE,
+    FORCE,
     JSON,
     READING,
     RESTART,
@@ -126,7 +127,7 @@ def distill_command(
     type=click.Path(path_type=Path),
     help="The file to write, a JSON object for each row.",
 )
-@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@FORCE
 @config_options(DistillConfig, only=AUGMENTED)
 def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write the new rows that `distill` would make, to look at or to edit.
@@ -155,7 +156,7 @@ def augment_command(out: Path, force: bool, quiet: bool, **options: Any) -> None
     type=click.Path(path_type=Path),
     help="The table to write: .csv, .tsv or .jsonl.",
 )
-@click.option("--force", is_flag=True, help="If the --out file exists, replace it.")
+@FORCE
 @JSON
 @config_options(AuditConfig)
 def audit_command(

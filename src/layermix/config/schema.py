@@ -95,8 +95,10 @@ def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
     Raises:
         ValueError: If it is neither, or a weight is not positive.
     """
-    if value is None or value == "balanced":
-        return value  # type: ignore[no-any-return]  # see the line before
+    if value is None:
+        return None
+    if value == "balanced":
+        return "balanced"
     given = value
     if isinstance(value, Mapping):  # YAML reads the names of numbered classes as numbers
         given = {str(name): weight for name, weight in value.items()}

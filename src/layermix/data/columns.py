@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from itertools import product
 from typing import Any
 
+from layermix.data.labels import is_missing
+from layermix.data.soft_labels import LIST_COLUMN, probability_columns
 from layermix.data.tables import Table, listed, short
 from layermix.errors import ConfigError, DataError
 
@@ -49,7 +51,7 @@ def find_label_column(table: Table, given: str | None, *, optional: bool = False
         return None
     fault = f"several label columns, {listed(names)}" if names else "no label column found"
     hint = table.hint
-    if any(name.lower().startswith("p_") or name == "probabilities" for name in table.columns):
+    if probability_columns(table) or LIST_COLUMN in table.columns:
         hint += (
             " (if the data have probabilities in place of labels, they can be learned without a "
             "teacher: layermix distill --student MODEL)"
@@ -131,7 +133,7 @@ def check_groups(table: Table, column: str) -> list[str]:
         return []
     groups: list[str] = []
     for row, value in enumerate(table.columns[column]()):
-        missing = value is None or value != value or str(value).strip() == ""
+        missing = is_missing(value) or str(value).strip() == ""
         if missing:
             table.add_problem(f"the group is missing (column {column!r})", row)
         groups.append("" if missing else str(value).strip())

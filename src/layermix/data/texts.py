@@ -384,8 +384,10 @@ def _find_columns(
 
 def _find_soft(train: Table, label_column: str | None, wanted: SoftLabels) -> SoftColumns | None:
     """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
+    if wanted == "never":
+        return None
     has_label = find_label_column(train, label_column, optional=True) in train.columns
-    if wanted == "never" or (wanted == "instead" and has_label):
+    if wanted == "instead" and has_label:
         return None
     if has_label and len(probability_columns(train)) == 1 and LIST_COLUMN not in train.columns:
         return None  # `p_id` and the like

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from layermix.config import LabelLossConfig
@@ -90,9 +91,11 @@ class Classification:
         """
         weights: Tensor | None = None
         if loss.class_weights == "balanced":
-            counts = np.bincount(labels[self.labelled(labels)], minlength=len(names))
-            found = np.where(counts > 0, counts.sum() / (counts > 0).sum() / counts.clip(1), 1.0)
-            weights = torch.tensor(found, dtype=torch.float32)
+            known = labels[self.labelled(labels)]
+            present = np.unique(known)
+            weights = torch.ones(len(names))
+            balanced = compute_class_weight("balanced", classes=present, y=known)
+            weights[present] = torch.tensor(balanced, dtype=torch.float32)
         elif loss.class_weights is not None:
             if unknown := sorted(loss.class_weights.keys() - set(names)):
                 raise ConfigError(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,10 @@ def audit(config: AuditConfig, out: Path, ending: str, reporter: Reporter | None
         )
     found = _given(texts)
     disagreement = np.abs(found - answers).sum(1) / 2
-    order = np.argsort(-disagreement, kind="stable")
     with whole_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         write = row_writer(file, ending, _columns(texts))
-        for row in order:
-            write(_row(texts, int(row), answers[row], float(disagreement[row])))
+        for values in _rows(texts, answers, disagreement):
+            write(values)
     shutil.rmtree(work)
     other = int((found.argmax(1) != answers.argmax(1)).sum())
     return Audit(len(rows), other, float(disagreement.mean()))
@@ -199,20 +199,24 @@ def _check_columns(texts: TextData) -> None:
         )
 
 
-def _row(texts: TextData, row: int, answers: Any, disagreement: float) -> list[Any]:
-    """The values of a row of the table, in the order of `_columns`."""
+def _rows(
+    texts: TextData, answers: Probabilities, disagreement: NDArray[np.float64]
+) -> Iterator[list[Any]]:
+    """Yields the rows of the table, the most doubtful first, in the order of `_columns`."""
     rows: Dataset = texts.splits["train"]
-    values = rows[row]
-    soft = values.get(PROBABILITIES) or []
-    labelled = values.get(HAS_LABEL, True)
-    answer = int(answers.argmax())
-    return [
-        *texts_of(rows.select([row]))[0],
-        texts.label_names[values["label"]] if labelled else None,
-        *(round(value, 6) for value in soft),
-        values["row_id"] + 1,
-        texts.label_names[answer],
-        round(float(answers[answer]), 6),
-        round(float(answers[values["label"]]), 6),
-        round(disagreement, 6),
-    ]
+    texts_of_rows, labels, row_ids = texts_of(rows), rows["label"][:], rows["row_id"][:]
+    is_soft = texts.soft_labels is not None
+    soft = rows[PROBABILITIES][:] if is_soft else [[]] * len(rows)
+    labelled = rows[HAS_LABEL][:] if is_soft else [True] * len(rows)
+    for row in np.argsort(-disagreement, kind="stable").tolist():
+        label, answer = labels[row], int(answers[row].argmax())
+        yield [
+            *texts_of_rows[row],
+            texts.label_names[label] if labelled[row] else None,
+            *(round(value, 6) for value in soft[row]),
+            row_ids[row] + 1,
+            texts.label_names[answer],
+            round(float(answers[row, answer]), 6),
+            round(float(answers[row, label]), 6),
+            round(float(disagreement[row]), 6),
+        ]

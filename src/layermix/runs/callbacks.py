@@ -89,8 +89,7 @@ class EpochRecorder(TrainerCallback):
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
         metric = self.prepared.metric
-        key = f"eval_holdout_{metric}"
-        by_epoch = {round(line["epoch"]): line[key] for line in log_history if key in line}
+        by_epoch = _held_out_scores(log_history, metric)
         return _best(by_epoch, self.prepared.problem.higher_is_better[metric]) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
@@ -171,10 +170,7 @@ class EarlyStopping(TrainerCallback):
         """Whether a run with these logs ends here."""
         if self.patience is None:
             return False
-        key = f"eval_holdout_{self.metric}"
-        by_epoch: dict[int, float] = {
-            round(line["epoch"]): line[key] for line in log_history if key in line
-        }
+        by_epoch = _held_out_scores(log_history, self.metric)
         if not by_epoch:
             return False
         return max(by_epoch) - _best(by_epoch, self.higher_is_better) >= self.patience
@@ -269,6 +265,12 @@ def reported_epochs(
         report: {"epoch": epoch, **by_epoch[epoch]}
         for report, epoch in (("last", max(by_epoch)), (name, best))
     }
+
+
+def _held_out_scores(log_history: Sequence[Line], metric: str) -> dict[int, float]:
+    """Epoch -> score on the held-out rows, of the epochs that are scored so far."""
+    key = f"eval_holdout_{metric}"
+    return {round(line["epoch"]): line[key] for line in log_history if key in line}
 
 
 def _best(by_epoch: Mapping[int, float], higher_is_better: bool) -> int:

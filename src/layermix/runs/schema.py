@@ -15,7 +15,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from layermix.errors import Note
-from layermix.evaluation.metrics import HIGHER_IS_BETTER
 from layermix.runs.layout import RESULT
 
 FORMAT = 2
@@ -378,8 +377,12 @@ class RunRecord(Record):
     @property
     def prefers_more(self) -> bool:
         """Whether more of the primary score is better."""
-        known = self.higher_is_better
-        return HIGHER_IS_BETTER.get(self.metric, True) if known is None else known
+        if self.higher_is_better is not None:
+            return self.higher_is_better
+        # Only here: it takes a second or two to import what the scores need.
+        from layermix.evaluation.metrics import HIGHER_IS_BETTER
+
+        return HIGHER_IS_BETTER.get(self.metric, True)
 
     @property
     def score(self) -> float | None:

@@ -169,8 +169,9 @@ class Predictor:
         temperature = self.temperature
         if temperature is None:
             raise ModelError(
-                f"{self.source}: no temperature was fitted for it, which takes held-out rows; "
-                "train it with --training.selection holdout, or leave out --calibrated"
+                f"{self.source}: no temperature was fitted for it, which takes held-out rows, some "
+                "of them answered wrongly; train it with --training.selection holdout, or leave "
+                "out --calibrated"
             )
         run = self.run
         return replace(self, run=lambda batch: run(batch) / temperature)

@@ -154,13 +154,13 @@ def test_what_cannot_be_audited(model: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_the_length_and_the_number_of_rows_are_those_of_the_config(
-    model: str, data: Path, tmp_path: Path
+    model: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = config(model, data, epochs=1)
     short = quick.data.model_copy(update={"max_length": 4, "train_rows": 20})
     out, seen = tmp_path / "audit.csv", list[str]()
     reporter = Reporter(quiet=True)
-    reporter.say = lambda note, style=None: seen.append(str(note))  # type: ignore[method-assign]
+    monkeypatch.setattr(reporter, "say", lambda note, style=None: seen.append(str(note)))
     found = audit(quick.model_copy(update={"data": short}), out, "csv", reporter)
     assert found.rows == 20
     assert any("at most 4 tokens per row" in text for text in seen)
