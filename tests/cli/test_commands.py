@@ -236,7 +236,7 @@ def test_calibrated_probabilities(
     assert abs(temperature - 1) > 0.05
     done = cli("predict", teacher, data / "validation.csv", "--calibrated")
     assert (done.code, done.out) == (2, "")
-    assert "no temperature was fitted for it, which takes held-out rows" in done.err
+    assert "nothing was fitted for it, which takes held-out rows" in done.err
 
 
 def test_rows_of_a_group_are_scored_on_the_side_they_were(

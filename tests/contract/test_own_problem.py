@@ -20,6 +20,7 @@ from layermix.config import DataConfig, DistillConfig, LabelLossConfig, TeachCon
 from layermix.core.terms import ForwardPass, Term
 from layermix.data.texts import TextData, from_splits
 from layermix.errors import ConfigError, ModelError, WeakTeacherError
+from layermix.evaluation.forms import Form
 from layermix.models.encoder import Classifier
 from layermix.models.students import copy_blocks
 from layermix.problems.problem import Problem
@@ -69,16 +70,28 @@ class Median:
         return f"distance {own:.4f}; always answering the middle has {self.value:.4f}"
 
 
-class Ordinal:
+class Ordinal(Problem):
     """One of several ordered levels for each row."""
 
     name = "ordinal"
+    form: Form = "class"  # as labels are read
     supervised = "ranked probability"
+    logit_losses = soft_losses = ("soft_cross_entropy", "kl")
     default_scores = ("distance", "agreement")
+    config: Mapping[str, Any] = {"problem_type": "single_label_classification"}
     higher_is_better: Mapping[str, bool] = {"distance": False, "agreement": True}
+
+    def missing(self, outputs: int) -> int:
+        return -100
 
     def labelled(self, labels: Any) -> Any:
         return labels >= 0
+
+    def values(self, logits: Any) -> Any:
+        return torch.as_tensor(logits).double().softmax(-1).numpy()
+
+    def logits_of(self, values: Any) -> Any:
+        return np.log(np.maximum(values, 1e-7)).astype(np.float32)
 
     def supervised_term(
         self, loss: LabelLossConfig, weight: float, labels: Any, names: Sequence[str]
@@ -120,9 +133,6 @@ class Ordinal:
         return None
 
     def interval(self, score: str, logits: Any, labels: Any, teacher_logits: Any) -> None:
-        return None
-
-    def temperature(self, logits: Any, labels: Any) -> None:
         return None
 
     def trivial(self, labels: Any, score: str) -> Median:

@@ -15,7 +15,6 @@ from layermix.data.columns import Text
 from layermix.data.splits import make_split, texts_of
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, Note
-from layermix.evaluation.metrics import UNLABELLED
 from layermix.models.encoder import Classifier
 
 PAIRS, SINGLES = ("neighbours", "words"), ("neighbours", "words", "crops")
@@ -87,7 +86,8 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
             "choose other ways (--data.augment_ways), or leave it out",
         )
     first = 1 + max(max(rows["row_id"][:]) for rows in splits.values())
-    rows = make_split(new, [UNLABELLED] * len(new), first)
+    missing = texts.problem.missing(len(texts.label_names))
+    rows = make_split(new, [missing] * len(new), first)
     if "unlabeled" in splits:
         rows = concatenate_datasets([splits["unlabeled"], rows])
     by_way = ", ".join(f"{len(rows):,} by {way}" for way, rows in made.items())

@@ -27,6 +27,7 @@ from layermix.config.schema import LossConfig as LossConfig
 from layermix.config.schema import MixConfig as MixConfig
 from layermix.config.schema import MixName as MixName
 from layermix.config.schema import Precision as Precision
+from layermix.config.schema import ProblemName as ProblemName
 from layermix.config.schema import Section as Section
 from layermix.config.schema import Source as Source
 from layermix.config.schema import StudentConfig as StudentConfig

@@ -170,9 +170,10 @@ WEIGHT_ROUNDING = 0.02
 MixName = Literal["fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random"]
 HiddenReduction = Literal["mean", "token_norm", "literal_sum", "tinybert_mean"]
 AttentionReduction = Literal["mean", "tinybert_mean"]
-LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse"]
+LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse", "bce"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
 PresetName = Literal["default", "quick", "soft", "paper", "tinybert"]
+ProblemName = Literal["classification", "multi_label", "regression", "relevance"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -286,6 +287,15 @@ class DataConfig(OneWord):
     """One text column, or two for text pairs. By default found by common names, such as text."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
     """The label column. By default found by common names, such as label."""
+    problem: ProblemName | None = None
+    """What a label is: one of several classes (classification), several labels at once
+    (multi_label), a number (regression), or a number from 0 to 1, as rerankers give it (relevance).
+    By default that of the model or the task, else classification."""
+    label_columns: Words | None = None
+    """Several labels per row: a column of 0 and 1 for each label, such as toxic,insult."""
+    label_separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """Several labels per row: what stands between them in a cell of the label column. By default
+    the first of ; | # and the comma that occurs."""
     label_names: Words | None = None
     """Names of the labels: in the order of the integers 0, 1, …, such as bad,good, or as
     LABEL=CLASS for each label, such as 1=bad,2=good."""
@@ -380,12 +390,14 @@ class LossConfig(LabelLossConfig):
     supervised_weight: Weight = 1.0
     """Weight of L_sup, the loss on the labels."""
     supervised: SupervisedLoss | None = None
-    """L_sup: cross entropy (classes), mse (regression) or bce (multi-label). By default the one for
-    the kind of label."""
+    """Formula of L_sup. By default the one for the kind of label: cross_entropy (one class), bce
+    (several labels, or a number from 0 to 1), mse (a number)."""
     logit_weight: Weight = 1.0
     """λ_logit, the weight of L_logit, the loss between student and teacher logits."""
-    logit: LogitLoss = "soft_cross_entropy"
-    """Formula of L_logit; `layermix list` explains each one."""
+    logit: LogitLoss | None = None
+    """Formula of L_logit; `layermix list` explains each one. By default the one for the kind of
+    label: soft_cross_entropy (one class), bce (several labels, or a number from 0 to 1), mse (a
+    number)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Temperature T: L_logit divides all logits by T; the loss is multiplied by T²."""
     hidden_weight: Weight = 1.0

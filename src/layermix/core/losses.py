@@ -54,20 +54,33 @@ def cross_entropy(
     return loss if class_weights is None else loss * class_weights[labels.clamp(min=0)]
 
 
-def regression(logits: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> PerExample:
-    """L_sup for a number: the squared error; a NaN label counts as none."""
+def squared_error(logits: Float[Tensor, "B 1"], labels: Float[Tensor, " B"]) -> PerExample:
+    """L_sup for a number: the squared error; a NaN label counts as none.
+
+    Examples:
+        >>> squared_error(torch.tensor([[1.0], [1.0]]), torch.tensor([3.0, float("nan")]))
+        tensor([4., 0.])
+    """
     known = ~labels.isnan()
     return (logits.squeeze(-1) - labels.where(known, 0)).square() * known
 
 
-def binary_cross_entropy(logits: Logits, labels: Float[Tensor, "B C"]) -> PerExample:
-    """L_sup for several labels at once, mean over classes; `IGNORED` in a row: none."""
-    known = (labels != IGNORED).all(-1)
-    target = labels.where(known[:, None], 0)
-    return (
-        functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
-        * known
-    )
+def binary_cross_entropy(
+    logits: Logits, labels: Float[Tensor, "B C"] | Int[Tensor, "B C"] | Float[Tensor, " B"]
+) -> PerExample:
+    """L_sup for several labels, each 0 or 1, or one number from 0 to 1: mean over the labels.
+
+    `IGNORED` (or NaN) in a row counts as no label of the row.
+
+    Examples:
+        >>> binary_cross_entropy(torch.zeros(2, 2), torch.tensor([[1, 0], [IGNORED, IGNORED]]))
+        tensor([0.6931, 0.0000])
+    """
+    given = labels.to(logits.dtype).reshape(logits.shape)
+    known = ((given != IGNORED) & ~given.isnan()).all(-1, keepdim=True)
+    target = given.where(known, 0)
+    loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (loss * known).mean(-1)
 
 
 def soft_cross_entropy(student: Logits, teacher: Logits, temperature: float = 1.0) -> PerExample:
@@ -99,6 +112,24 @@ def kl_divergence(student: Logits, teacher: Logits, temperature: float = 1.0) ->
     target = (teacher / temperature).log_softmax(-1)
     log_probabilities = (student / temperature).log_softmax(-1)
     return (target.exp() * (target - log_probabilities)).sum(-1) * temperature**2
+
+
+def soft_binary_cross_entropy(
+    student: Logits, teacher: Logits, temperature: float = 1.0
+) -> PerExample:
+    """L_logit for labels that do not exclude each other: binary cross entropy, times T².
+
+    With the teacher's probability of each label, sigmoid(logit / T); mean over the labels.
+
+    Examples:
+        >>> soft_binary_cross_entropy(torch.zeros(1, 2), torch.tensor([[9.0, -9.0]]))
+        tensor([0.6931])
+    """
+    target = (teacher / temperature).sigmoid()
+    loss = functional.binary_cross_entropy_with_logits(
+        student / temperature, target, reduction="none"
+    )
+    return loss.mean(-1) * temperature**2
 
 
 def logit_mse(student: Logits, teacher: Logits, temperature: float = 1.0) -> PerExample:
@@ -212,9 +243,9 @@ SUPERVISED: Mapping[str, LossRow] = {
     "cross_entropy": LossRow(
         cross_entropy, "cross entropy with the labels", "Yun and Moon, equation (4)"
     ),
-    "mse": LossRow(regression, "squared error of a number (Python only)", "–"),
+    "mse": LossRow(squared_error, "squared error of a number", "–"),
     "bce": LossRow(
-        binary_cross_entropy, "binary cross entropy, several labels at once (Python only)", "–"
+        binary_cross_entropy, "binary cross entropy of each label, or of a number from 0 to 1", "–"
     ),
 }
 LOGIT: Mapping[str, LossRow] = {
@@ -224,6 +255,9 @@ LOGIT: Mapping[str, LossRow] = {
     "tinybert_mean": LossRow(soft_cross_entropy_mean, "the same, ÷ number of classes", TINYBERT),
     "kl": LossRow(kl_divergence, "KL(teacher ‖ student), × T²", HINTON),
     "mse": LossRow(logit_mse, "squared difference of logits", "Ba and Caruana, arXiv 1312.6184"),
+    "bce": LossRow(
+        soft_binary_cross_entropy, "binary cross entropy with soft labels, × T²", HINTON
+    ),
 }
 HIDDEN: Mapping[str, LossRow] = {
     "mean": LossRow(hidden_mean, "mean over real tokens and width, sum over layers", YUN),

@@ -270,7 +270,7 @@ def terms_of(loss: LossConfig, learns_mix: bool, supervised: Term | None = None)
     """
     terms: Iterable[Term] = (
         supervised or Supervised(float(loss.supervised_weight), loss.supervised or "cross_entropy"),
-        Logit(float(loss.logit_weight), loss.logit, loss.temperature),
+        Logit(float(loss.logit_weight), loss.logit or "soft_cross_entropy", loss.temperature),
         Hidden(float(loss.hidden_weight), loss.hidden),
         Entropy(-loss.entropy_weight if learns_mix else 0.0),
         Embedding(float(loss.embedding_weight), loss.hidden),

@@ -172,15 +172,15 @@ def _no_classes(
         or_decimal = " or a number with decimals" if _is_number(label) else ""
         return (
             f"the label {short(label)} looks like a list of labels{how}{or_decimal}; wanted one "
-            "class per row (several labels per row are not supported). If it is one class, name "
-            "it: --data.label_names LABEL=CLASS,… for each label"
+            "class per row. For several labels per row give --data.problem multi_label; if it is "
+            "one class, name it: --data.label_names LABEL=CLASS,… for each label"
         ), labels.index(label)
     decimals = {label for label in present if not re.fullmatch("[+-]?[0-9]+", label)}
     if decimals and all(map(_is_number, present)):
         row = next(row for row, label in enumerate(labels) if label in decimals)
         return (
-            f"the label {labels[row]} has decimals; wanted classes, as text or integers "
-            "(regression is not supported yet)"
+            f"the label {labels[row]} has decimals; wanted classes, as text or integers. For a "
+            "number per row give --data.problem regression"
         ), row
     if len(present) > max(MANY, len(labels) / 2):
         return (

@@ -4,13 +4,15 @@ import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from layermix.data.labels import is_missing
-from layermix.data.soft_labels import LIST_COLUMN, probability_columns
+from layermix.data.soft_labels import LIST_COLUMN, SoftColumns, probability_columns
 from layermix.data.tables import Table, listed, short
-from layermix.errors import ConfigError, DataError
+from layermix.errors import ConfigError, DataError, Note
+from layermix.evaluation.forms import Form
 
 Text = tuple[str, ...]
 """The one or two texts of a row."""
@@ -33,18 +35,128 @@ TEXT_COLUMNS = (
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 """Names by which the label column is found."""
 
+NUMBER_COLUMNS = ("score", "similarity", "similarity_score", "relevance", "rating")
+"""Names by which a column of numbers is found, where there is none of `LABEL_COLUMNS`."""
+
+SoftLabels = Literal["never", "beside", "instead"]
+"""Whether probabilities in the data are read: never, beside labels, or where there are none."""
+
 _MISSING = "missing_text_column"
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's control and format characters, and spaces
 
 
-def find_label_column(table: Table, given: str | None, *, optional: bool = False) -> str | None:
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the data are used.
+
+    Attributes:
+        texts: One or two.
+        label: The label column; None if there are soft labels only, or several columns.
+        sets: Columns of 0 and 1, one for each of several labels; empty if they are in one column.
+        soft: The columns with soft labels; None if there are none, or they are not wanted.
+        group: The column that says which rows stay together, if there is one.
+    """
+
+    texts: tuple[str, ...]
+    label: str | None
+    soft: SoftColumns | None
+    group: str | None
+    sets: tuple[str, ...] = ()
+
+    def is_soft(self, split: str, table: Table) -> bool:
+        """Returns whether the rows of a split must have soft labels."""
+        return self.soft is not None and (split == "train" or not self.soft.is_missing_in(table))
+
+    def note(self, train: Table) -> Note:
+        """Returns a note on which columns of the training rows are used, and which are not."""
+        told = f"columns: text {listed(self.texts)}, "
+        one = "no labels" if self.label is None else f"label {self.label!r}"
+        told += f"labels {listed(self.sets)}" if self.sets else one
+        used = [*self.texts, self.label, self.group, *self.sets]
+        if self.soft is not None:
+            told += f", soft labels {listed(self.soft.columns)}"
+            used += self.soft.columns
+        if self.group is not None:
+            told += f", groups {self.group!r}"
+        if unused := [name for name in train.columns if name not in used]:
+            told += f", not used {listed(unused)}"
+        return Note("columns", told)
+
+
+def find_columns(
+    headed: Sequence[Table],
+    form: Form,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+    label_columns: Sequence[str] | None,
+    soft_labels: SoftLabels,
+    group_column: str | None,
+) -> Columns | None:
+    """Returns the columns, given or found by name; None, and a problem, if they are unclear.
+
+    Args:
+        headed: The tables with named columns, the training rows first.
+        form: What a label is.
+        text_columns: As given.
+        label_column: As given.
+        label_columns: As given: one for each of several labels.
+        soft_labels: Whether to look for probabilities.
+        group_column: As given.
+    """
+    train = headed[0]
+    if label_columns is not None and form != "labels":
+        train.add_problem(
+            "--data.label_columns is for several labels per row, each 0 or 1; give --data.problem "
+            "multi_label with it, or --data.label_column NAME"
+        )
+        return None
+    if label_columns is not None and label_column is not None:
+        train.add_problem(
+            "--data.label_column and --data.label_columns contradict each other; give one of them"
+        )
+        return None
+    soft = _find_soft(train, label_column, soft_labels)
+    label: str | None = None
+    if label_columns is not None:
+        soft = None
+    elif soft is None:
+        label = find_label_column(train, label_column, form)
+    else:  # only the rows that are scored may have labels
+        found = (find_label_column(table, label_column, form, optional=True) for table in headed)
+        label = next(filter(None, found), None)
+        if label is not None and all(label not in table.columns for table in headed):
+            train.add_problem(f"no column {label!r}; {train.column_names()}{train.hint}")
+    sets = tuple(label_columns or ())
+    texts = find_text_columns(train, text_columns, label, sets)
+    if texts is None or (label is None and soft is None and not sets):
+        return None
+    return Columns(texts, label, soft, group_column, sets)
+
+
+def _find_soft(train: Table, label_column: str | None, wanted: SoftLabels) -> SoftColumns | None:
+    """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
+    if wanted == "never":
+        return None
+    has_label = find_label_column(train, label_column, optional=True) in train.columns
+    if wanted == "instead" and has_label:
+        return None
+    if has_label and len(probability_columns(train)) == 1 and LIST_COLUMN not in train.columns:
+        return None  # `p_id` and the like
+    return SoftColumns.find(train)
+
+
+def find_label_column(
+    table: Table, given: str | None, form: Form = "class", *, optional: bool = False
+) -> str | None:
     """Returns the label column, given or found by name; None, and a problem, if it is unclear.
 
     Where it is `optional`, that there is none is no problem.
     """
     if given is not None:
         return given
-    names = [name for name in table.columns if name.lower() in LABEL_COLUMNS]
+    names: list[str] = []
+    for usual in (LABEL_COLUMNS, NUMBER_COLUMNS if form == "number" else ()):
+        names = names or [name for name in table.columns if name.lower() in usual]
     if len(names) == 1:
         return names[0]
     if optional and not names:
@@ -63,11 +175,12 @@ def find_label_column(table: Table, given: str | None, *, optional: bool = False
 
 
 def find_text_columns(
-    table: Table, given: Sequence[str] | None, label: str | None
+    table: Table, given: Sequence[str] | None, label: str | None, sets: Sequence[str] = ()
 ) -> tuple[str, ...] | None:
     """Returns the text columns, given or found by name; None, and a problem, if unclear."""
+    labels = {label, *sets}
     if given is not None:
-        if len(given) not in (1, 2) or len({*given, label}) != len(given) + 1:
+        if len(given) not in (1, 2) or len({*given} - labels) != len(given):
             table.add_problem(
                 "wanted one or two text columns, different from each other and from the label's, "
                 f"found {listed(given)}; name them with --data.text_columns A,B"
@@ -80,7 +193,7 @@ def find_text_columns(
     paired: set[str] = set()
     for usual in TEXT_COLUMNS:
         matches = [
-            [name for name in table.columns if name.lower() == wanted and name != label]
+            [name for name in table.columns if name.lower() == wanted and name not in labels]
             for wanted in usual
         ]
         if len(usual) == 2 and all(matches):

@@ -748,10 +748,14 @@ def _parquet(source: str, file: BinaryIO, diagnostics: Diagnostics) -> Reader:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """Returns the names of the classes of each `ClassLabel` column that has some."""
+    """Returns the names of the classes of each `ClassLabel` column, or list of them, with some."""
+    inner = {
+        column: feature.feature if isinstance(feature, datasets.List) else feature
+        for column, feature in features.items()
+    }
     return {  # one that was given only a number of classes calls them "0", "1", …
         column: feature.names
-        for column, feature in features.items()
+        for column, feature in inner.items()
         if isinstance(feature, datasets.ClassLabel)
         and feature.names != [str(index) for index in range(len(feature.names))]
     }

@@ -47,8 +47,8 @@ def label_text(value: Any) -> str:
         raise ValueError("the label is missing")
     if isinstance(value, list | tuple | set | dict):
         raise ValueError(
-            f"found a {type(value).__name__} as label, wanted one text or integer (several labels "
-            "per row are not supported)"
+            f"found a {type(value).__name__} as label, wanted one text or integer; for several "
+            "labels per row give --data.problem multi_label"
         )
     raise ValueError(f"found a {type(value).__name__} as label, wanted one text or integer")
 

@@ -17,8 +17,8 @@ from layermix.problems.problem import Problem
 Logits = NDArray[np.floating[Any]]
 """(N, C)."""
 
-Labels = NDArray[np.integer[Any]]
-"""Class indices, (N,)."""
+Labels = NDArray[Any]
+"""As the kind of label has them, one for each row: class indices, (N,), if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,13 @@ class PreparedData:
             return np.zeros(len(rows), dtype=bool)
         without: NDArray[np.bool_] = ~np.asarray(rows[HAS_LABEL][:])
         return without
+
+    def own_labels(self, split: str) -> Labels:
+        """Returns the labels of a split, without those that were guessed from soft labels."""
+        labels = np.array(self.splits[split]["labels"][:])
+        if (guessed := self.guessed(split)).any():
+            labels[guessed] = self.problem.missing(len(self.texts.label_names))
+        return labels
 
     @property
     def evaluated(self) -> dict[str, Any]:

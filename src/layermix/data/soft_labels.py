@@ -197,7 +197,12 @@ def _names_of_list(
 
 
 def read_probabilities(
-    table: Table, soft: SoftColumns, order: Sequence[int], labels: Sequence[int] = ()
+    table: Table,
+    soft: SoftColumns,
+    order: Sequence[int],
+    certain: Sequence[tuple[float, ...] | None] = (),
+    *,
+    sums_to_1: bool = True,
 ) -> list[tuple[float, ...]]:
     """Returns the probabilities of each row in the order of the classes; bad ones are problems.
 
@@ -205,11 +210,11 @@ def read_probabilities(
         table: The rows.
         soft: The columns, as in the training rows.
         order: For each class the place of its probability.
-        labels: Class indices of the rows, if a row with a label may have no probabilities: that
-            of its label is then 1.
+        certain: If a row with a label may have no probabilities: what stands for them in each row.
+        sums_to_1: Whether a row has one of the classes, so that its probabilities sum to 1.
 
     Returns:
-        (N, C), each row with the sum 1; zeros for a row with a problem.
+        (N, C); zeros for a row with a problem.
     """
     if missing := [name for name in soft.columns if name not in table.columns]:
         table.add_problem(
@@ -217,16 +222,18 @@ def read_probabilities(
         )
         return []
     columns = [table.columns[name]() for name in soft.columns]
-    if fault := _fault_of_all(columns):
+    if sums_to_1 and (fault := _fault_of_all(columns)):
         table.add_problem(fault)
         return []
     rows: list[tuple[float, ...]] = []
     for number, values in enumerate(zip(*columns, strict=True)):
-        if labels and labels[number] >= 0 and all(map(is_missing, values)):
-            rows.append(tuple(float(index == labels[number]) for index in range(soft.count)))
+        known = certain[number] if certain else None
+        if known is not None and all(map(is_missing, values)):
+            rows.append(known)
             continue
         try:
-            given = _checked(values if len(soft.columns) > 1 else _one_list(values[0], soft), soft)
+            in_row = values if len(soft.columns) > 1 else _one_list(values[0], soft)
+            given = _checked(in_row, soft, sums_to_1)
         except ValueError as error:
             table.add_problem(str(error), number)
             given = (0.0,) * soft.count
@@ -296,8 +303,8 @@ def _unpacked(value: Any) -> Any:
     return None if missing else value
 
 
-def _checked(values: Sequence[Any], soft: SoftColumns) -> tuple[float, ...]:
-    """Returns probabilities as numbers with the sum 1.
+def _checked(values: Sequence[Any], soft: SoftColumns, sums_to_1: bool) -> tuple[float, ...]:
+    """Returns probabilities as numbers, with the sum 1 where they are of one class.
 
     Raises:
         ValueError: If one is missing, is no number or not from 0 to 1, or the sum is not 1.
@@ -317,6 +324,8 @@ def _checked(values: Sequence[Any], soft: SoftColumns) -> tuple[float, ...]:
                 f"{column!r})"
             )
         numbers.append(number)
+    if not sums_to_1:
+        return tuple(numbers)
     total = sum(numbers)
     if abs(total - 1) > SUM_ROUNDING:
         raise ValueError(

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from layermix.data.columns import Text
 from layermix.errors import DataError
-from layermix.evaluation.metrics import UNLABELLED
+from layermix.problems.problem import Problem
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -35,15 +35,28 @@ GROUP = "group"
 """The column of a split that says which rows belong together, if the user named one."""
 
 
-def make_split(texts: Sequence[Text], labels: Sequence[int], first_id: int) -> Dataset:
-    """Returns a split of `TextData`; its rows are numbered from `first_id`."""
+def make_split(texts: Sequence[Text], labels: Sequence[Any], first_id: int) -> Dataset:
+    """Returns a split of `TextData`; its rows are numbered from `first_id`.
+
+    Args:
+        texts: One or two for each row, all alike.
+        labels: Of the rows: integers, floats, or lists of integers.
+        first_id: The number of the first row.
+    """
     columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
     if texts and len(texts[0]) == 2:
         columns["text_pair"] = [text[1] for text in texts]
+    types: dict[str, Any] = {name: datasets.Value("string") for name in columns}
     columns |= {"label": list(labels), "row_id": list(range(first_id, first_id + len(texts)))}
-    types = {name: "string" if name.startswith("text") else "int64" for name in columns}
-    features = datasets.Features({name: datasets.Value(kind) for name, kind in types.items()})
-    return Dataset.from_dict(columns, features=features)
+    types |= {"label": _feature(next(iter(labels), 0)), "row_id": datasets.Value("int64")}
+    return Dataset.from_dict(columns, features=datasets.Features(types))
+
+
+def _feature(label: Any) -> Any:
+    """Returns how a label is stored."""
+    if isinstance(label, Sequence):
+        return datasets.List(datasets.Value("int64"))
+    return datasets.Value("float64" if isinstance(label, float) else "int64")
 
 
 def with_soft_labels(split: Dataset, probabilities: Sequence[Sequence[float]]) -> Dataset:
@@ -57,24 +70,25 @@ def with_soft_labels(split: Dataset, probabilities: Sequence[Sequence[float]]) -
     return _changed(split, {PROBABILITIES: (list(map(list, probabilities)), kind)})
 
 
-def with_guessed_labels(split: Dataset) -> Dataset:
-    """Returns a split with soft labels in which the most probable class stands for no label."""
+def with_guessed_labels(split: Dataset, problem: Problem) -> Dataset:
+    """Returns a split with soft labels in which the most probable answer stands for no label."""
     labels, probabilities = np.asarray(split["label"][:]), np.asarray(split[PROBABILITIES][:])
-    known = labels != UNLABELLED
-    filled = np.where(known, labels, probabilities.argmax(1)).tolist()
+    known = problem.labelled(labels)
+    labels[~known] = problem.answers(problem.logits_of(probabilities))[~known]
     columns = {
-        "label": (filled, split.features["label"]),
+        "label": (labels.tolist(), split.features["label"]),
         HAS_LABEL: (known.tolist(), datasets.Value("bool")),
     }
     return _changed(split, columns)
 
 
-def without_guessed_labels(split: Dataset) -> Dataset:
+def without_guessed_labels(split: Dataset, problem: Problem) -> Dataset:
     """Returns a split in which rows without a label of their own have none, as L_sup wants it."""
     if HAS_LABEL not in split.column_names:
         return split
+    outputs = len(split[PROBABILITIES][0])
     pairs = zip(split["label"][:], split[HAS_LABEL][:], strict=True)
-    labels = [label if own else UNLABELLED for label, own in pairs]
+    labels = [label if own else problem.missing(outputs) for label, own in pairs]
     return _changed(split, {"label": (labels, split.features["label"])})
 
 

@@ -15,6 +15,7 @@ class Task:
         label_names: Class names in label order; None where a task does not fix them.
         text_columns: The one or two columns that hold the texts.
         summary: One line for `layermix list`.
+        problem: What its labels are: a row of `problems.kinds.PROBLEMS`.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Task:
     label_names: tuple[str, ...] | None
     text_columns: tuple[str, ...]
     summary: str
+    problem: str = "classification"
 
 
 _SENTENCES = ("sentence1", "sentence2")
@@ -86,6 +88,14 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 ("not_entailment", "entailment"),
                 _SENTENCES,
                 "does the second sentence replace the pronoun correctly?",
+            ),
+            Task(
+                "stsb",
+                ("pearson", "spearman"),
+                None,
+                _SENTENCES,
+                "how alike are the two sentences, from 0 to 5?",
+                "regression",
             ),
             Task(
                 "docstrings",

@@ -1,35 +1,28 @@
-"""Labelled data: checked texts and class indices by split, or one error that lists every problem.
+"""Labelled data: checked texts and labels by split, or one error that lists every problem.
 
 It puts together the steps: `sources.py` reads tables, `columns.py` finds texts and labels,
-`labels.py` reads labels, `soft_labels.py` probabilities in their place, `classes.py` makes class
-indices, `splits.py` holds out rows.
+`label_forms.py` reads labels of every kind, `soft_labels.py` probabilities in their place,
+`splits.py` holds out rows.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from layermix.config import DataConfig
-from layermix.data.classes import class_indices, find_classes
 from layermix.data.columns import (
+    SoftLabels,
     check_groups,
     check_texts,
-    find_label_column,
-    find_text_columns,
+    find_columns,
     has_text_columns,
 )
-from layermix.data.labels import LabelNames, lacks_labels, read_labels, without_labels
-from layermix.data.soft_labels import (
-    LIST_COLUMN,
-    SoftColumns,
-    probability_columns,
-    read_probabilities,
-    soft_classes,
-)
+from layermix.data.label_forms import READERS, Given
+from layermix.data.labels import LabelNames, without_labels
+from layermix.data.soft_labels import read_probabilities
 from layermix.data.sources import Tables, read_tables, tables_of
 from layermix.data.splits import (
     GROUP,
@@ -46,15 +39,12 @@ from layermix.data.splits import (
     with_guessed_labels,
     with_soft_labels,
 )
-from layermix.data.tables import NO_ROWS, Diagnostics, Table, joined, listed
+from layermix.data.tables import NO_ROWS, Diagnostics, Table
+from layermix.data.tasks import TASKS
 from layermix.errors import Note
-from layermix.evaluation.metrics import UNLABELLED
 from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
-
-SoftLabels = Literal["never", "beside", "instead"]
-"""Whether probabilities in the data are read: never, beside labels, or where there are none."""
-
 
 GUESSED = "labels-from-probabilities"
 """The code of a note on scored rows whose label is their most probable class."""
@@ -66,12 +56,13 @@ class TextData:
 
     Attributes:
         splits: `train`, `validation`, perhaps `test` and `unlabeled`, with the columns `text`,
-            `text_pair` (if there are two), `label` (class index; `UNLABELLED` in `unlabeled` and in
-            test rows that came with -1) and `row_id` (unique over all splits). With soft labels
+            `text_pair` (if there are two), `label` (as the kind of label has it: a class index, a
+            number, or 0 and 1 for each label; missing in `unlabeled` and in test rows that came
+            with -1) and `row_id` (unique over all splits). With soft labels
             also `probabilities` (C numbers) and `has_label`: where it is false, `label` is the
             most probable class. Rows that are to stay together have one `group`.
         text_columns: The one or two original names of the text columns.
-        label_names: Class index -> name.
+        label_names: Output of a model -> its name.
         task: The task, if named or found; found ones are rows of `TASKS`.
         source: What the user named.
         fingerprint: sha256 of the splits' names, texts and class indices: independent of place and
@@ -111,7 +102,7 @@ def load_texts(
     classes: Sequence[str] = (),
     *,
     soft_labels: SoftLabels = "never",
-    problem: Problem = CLASSIFICATION,
+    problem: Problem | None = None,
 ) -> TextData:
     """Reads and checks what a config names: a folder, files, a saved data set, or the hub.
 
@@ -121,7 +112,7 @@ def load_texts(
             these, or indices into them, the data have these classes, in this order.
         soft_labels: Whether to read probabilities of the classes as well, if the training rows have
             any (`beside`), or only if they have no labels (`instead`); rows may then lack a label.
-        problem: The kind of label, where it is not one of layermix's own.
+        problem: The kind of label; by default `DataConfig.problem`, or that of the task.
 
     Returns:
         The checked data. Without a validation split a tenth of the training rows, chosen by a hash
@@ -146,7 +137,9 @@ def load_texts(
         model_classes=classes,
         soft_labels=soft_labels,
         group_column=config.group_column,
-        problem=problem,
+        label_columns=config.label_columns,
+        label_separator=config.label_separator,
+        problem=problem or (PROBLEMS[config.problem] if config.problem else None),
     )
 
 
@@ -161,7 +154,9 @@ def from_splits(
     source: str = "memory",
     soft_labels: SoftLabels = "never",
     group_column: str | None = None,
-    problem: Problem = CLASSIFICATION,
+    label_columns: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    problem: Problem | None = None,
 ) -> TextData:
     """Checks data that are in memory already.
 
@@ -175,7 +170,9 @@ def from_splits(
         source: What to call the data.
         soft_labels: As for `load_texts`.
         group_column: As `DataConfig.group_column`.
-        problem: As for `load_texts`.
+        label_columns: As `DataConfig.label_columns`.
+        label_separator: As `DataConfig.label_separator`.
+        problem: The kind of label; by default that of the task, or classification.
 
     Raises:
         DataError: Listing every problem of every split.
@@ -198,6 +195,8 @@ def from_splits(
         source=source,
         soft_labels=soft_labels,
         group_column=group_column,
+        label_columns=label_columns,
+        label_separator=label_separator,
         problem=problem,
     )
 
@@ -216,7 +215,9 @@ def _check(
     model_classes: Sequence[str] = (),
     soft_labels: SoftLabels = "never",
     group_column: str | None = None,
-    problem: Problem = CLASSIFICATION,
+    label_columns: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    problem: Problem | None = None,
 ) -> TextData:
     given = None if label_names is None else LabelNames.parse(label_names)
     readable = {split: table for split in SPLIT_NAMES if (table := tables.get(split)) is not None}
@@ -227,11 +228,25 @@ def _check(
     headed = [table for table in readable.values() if not table.plain]
     if not headed:
         diagnostics.stop()
-    columns = _find_columns(headed, text_columns, label_column, soft_labels, group_column)
+    problem = problem or _problem(task, guess)
+    columns = find_columns(
+        headed,
+        problem.form,
+        text_columns,
+        label_column,
+        label_columns,
+        soft_labels,
+        group_column,
+    )
     if columns is None:
         diagnostics.stop()
     label, soft = columns.label, columns.soft
-    if skip_labels and label is not None:
+    if skip_labels and problem.form != "class":
+        headed[0].add_problem(
+            "--data.skip_labels leaves out rows of a class, and the labels are for "
+            f"{problem.name}; leave it out"
+        )
+    elif skip_labels and label is not None:
         readable = {
             split: without_labels(table, label, skip_labels) for split, table in readable.items()
         }
@@ -243,168 +258,79 @@ def _check(
         split: check_texts(table, columns.texts) if has_text_columns(table, columns.texts) else []
         for split, table in readable.items()
     }
-    labels = {
-        split: _labels_of(split, table, columns, given, len(texts[split]))
+    labelled = {
+        split: table
         for split, table in readable.items()
         if split != "unlabeled" and not table.plain
     }
-    classes, order = None, list[int]()
-    if soft is not None and "train" in labels:
-        found = soft_classes(
-            readable["train"],
-            soft,
-            labels["train"],
-            column=label,
-            given=given,
-            task=task,
-            guess=guess,
-        )
-        classes, order = found or (None, order)
-    elif label is not None and labels.get("train"):
-        classes = find_classes(
-            readable["train"],
-            labels["train"],
-            column=label,
-            given=given,
-            model_classes=model_classes,
-            task=task,
-            guess=guess,
-        )
-    if classes is None:
+    wanted = Given(labelled, columns, problem, given, model_classes, task, guess, label_separator)
+    labels = READERS[problem.form].read(wanted)
+    if labels is None:
         diagnostics.stop()
-    indices = {
-        split: class_indices(readable[split], labels[split], classes, split) for split in labels
-    }
+    missing = problem.missing(len(labels.names))
     probabilities = {
         split: read_probabilities(
-            readable[split], soft, order, indices[split] if split == "train" else ()
+            labelled[split],
+            soft,
+            labels.order,
+            labels.certain if split == "train" else (),
+            sums_to_1=problem.form == "class",
         )
-        for split in labels
+        for split in labelled
         if soft is not None and columns.is_soft(split, readable[split])
     }
-    if "validation" in labels and label is None and "validation" not in probabilities:
-        readable["validation"].add_problem(
+    is_bare = columns.label is None and not columns.sets and "validation" not in probabilities
+    if "validation" in labelled and is_bare:
+        labelled["validation"].add_problem(
             "found neither labels nor probabilities, and the validation rows need one of the two"
         )
     groups = {
-        split: check_groups(readable[split], group_column)
-        for split in labels
-        if group_column is not None
-        and (split == "train" or group_column in readable[split].columns)
+        split: check_groups(table, group_column)
+        for split, table in labelled.items()
+        if group_column is not None and (split == "train" or group_column in table.columns)
     }
     diagnostics.raise_problems()
 
     splits, first_id = dict[str, Dataset](), 0
     for split, rows in texts.items():
-        splits[split] = make_split(rows, indices.get(split, [UNLABELLED] * len(rows)), first_id)
+        of_split = labels.by_split.get(split, [missing] * len(rows))
+        splits[split] = make_split(rows, of_split, first_id)
         if split in probabilities:
             soft_split = with_soft_labels(splits[split], probabilities[split])
-            splits[split] = with_guessed_labels(soft_split)
+            splits[split] = with_guessed_labels(soft_split, problem)
         if split in groups:
             splits[split] = with_groups(splits[split], groups[split])
         first_id += len(rows)
     train_hash, split_off = texts_hash(splits["train"]), "validation" not in splits
     if split_off:
-        splits = _split_off_validation(splits, readable["train"])
+        splits = _split_off_validation(splits, labelled["train"], problem)
     diagnostics.notes.append(columns.note(readable["train"]))
     return TextData(
         splits=splits,
         text_columns=columns.texts,
-        label_names=classes.names,
-        task=classes.task,
+        label_names=labels.names,
+        task=labels.task,
         source=source,
         fingerprint=fingerprint(splits),
         train_hash=train_hash,
         split_off=split_off,
         source_notes=tuple(diagnostics.notes),
-        split_notes=tuple(_split_notes(splits, classes.names)),
+        split_notes=tuple(_split_notes(splits, labels.names, problem)),
         soft_labels=None if soft is None else soft.described(),
         group_column=group_column,
         problem=problem,
     )
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns of the data are used.
-
-    Attributes:
-        texts: One or two.
-        label: The label column; None if there are soft labels only.
-        soft: The columns with soft labels; None if there are none, or they are not wanted.
-        group: The column that says which rows stay together, if there is one.
-    """
-
-    texts: tuple[str, ...]
-    label: str | None
-    soft: SoftColumns | None
-    group: str | None
-
-    def is_soft(self, split: str, table: Table) -> bool:
-        """Returns whether the rows of a split must have soft labels."""
-        return self.soft is not None and (split == "train" or not self.soft.is_missing_in(table))
-
-    def note(self, train: Table) -> Note:
-        """Returns a note on which columns of the training rows are used, and which are not."""
-        told = f"columns: text {listed(self.texts)}, "
-        told += "no labels" if self.label is None else f"label {self.label!r}"
-        used = [*self.texts, self.label, self.group]
-        if self.soft is not None:
-            told += f", soft labels {listed(self.soft.columns)}"
-            used += self.soft.columns
-        if self.group is not None:
-            told += f", groups {self.group!r}"
-        if unused := [name for name in train.columns if name not in used]:
-            told += f", not used {listed(unused)}"
-        return Note("columns", told)
+def _problem(task: str | None, guess: str) -> Problem:
+    """Returns the kind of label of a task that is named or guessed, else classification."""
+    known = TASKS.get(task or guess.lower())
+    return PROBLEMS[known.problem] if known else CLASSIFICATION
 
 
-def _find_columns(
-    headed: Sequence[Table],
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
-    soft_labels: SoftLabels,
-    group_column: str | None,
-) -> _Columns | None:
-    """Returns the columns, given or found by name; None, and a problem, if they are unclear."""
-    soft = _find_soft(headed[0], label_column, soft_labels)
-    if soft is None:
-        label = find_label_column(headed[0], label_column)
-    else:  # only the rows that are scored may have labels
-        found = (find_label_column(table, label_column, optional=True) for table in headed)
-        label = next(filter(None, found), None)
-        if label is not None and all(label not in table.columns for table in headed):
-            names = headed[0].column_names()
-            headed[0].add_problem(f"no column {label!r}; {names}{headed[0].hint}")
-    texts = find_text_columns(headed[0], text_columns, label)
-    if texts is None or (label is None and soft is None):
-        return None
-    return _Columns(texts, label, soft, group_column)
-
-
-def _find_soft(train: Table, label_column: str | None, wanted: SoftLabels) -> SoftColumns | None:
-    """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
-    if wanted == "never":
-        return None
-    has_label = find_label_column(train, label_column, optional=True) in train.columns
-    if wanted == "instead" and has_label:
-        return None
-    if has_label and len(probability_columns(train)) == 1 and LIST_COLUMN not in train.columns:
-        return None  # `p_id` and the like
-    return SoftColumns.find(train)
-
-
-def _labels_of(
-    split: str, table: Table, columns: _Columns, given: LabelNames | None, rows: int
-) -> list[str | None]:
-    """Returns the labels of a split as text; a row that needs one and has none is a problem."""
-    label, is_soft = columns.label, columns.is_soft(split, table)
-    if label is None or (lacks_labels(table, label) and (is_soft or split == "test")):
-        return [None] * rows
-    return read_labels(table, label, given, optional=is_soft)
-
-
-def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[str, Dataset]:
+def _split_off_validation(
+    splits: Mapping[str, Dataset], table: Table, problem: Problem
+) -> dict[str, Dataset]:
     """Returns the splits with a tenth of the training rows, read from `table`, as validation."""
     train, validation = hold_out(splits["train"], VALIDATION_SHARE, "validation")
     text = (
@@ -413,7 +339,7 @@ def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[s
         "split off as validation"
     )
     table.diagnostics.notes.append(Note("validation-split-off", text))
-    if len(set(train["label"][:])) < 2:
+    if problem.trivial(np.asarray(train["label"][:]), problem.default_scores[0]).perfect:
         table.diagnostics.fail(
             table.source,
             "once a tenth is split off as validation, the training rows have one label only; "
@@ -423,12 +349,13 @@ def _split_off_validation(splits: Mapping[str, Dataset], table: Table) -> dict[s
     return {split: with_validation[split] for split in SPLIT_NAMES if split in with_validation}
 
 
-def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[Note]:
-    counts = Counter(splits["train"]["label"][:])
-    classes = (f"{number} = {name} ({counts[number]} rows)" for number, name in enumerate(names))
-    notes = [Note("label-counts", f"labels in train: {joined(classes)}")]
+def _split_notes(
+    splits: Mapping[str, Dataset], names: Sequence[str], problem: Problem
+) -> list[Note]:
+    counts = READERS[problem.form].describe(names, splits["train"]["label"][:])
+    notes = [Note("label-counts", f"labels in train: {counts}")]
     for split, rows in splits.items():
-        notes += _guessed_notes(split, rows)
+        notes += _guessed_notes(split, rows, problem)
     train = set(texts_of(splits["train"]))
     for split in ("validation", "test"):
         if split not in splits:
@@ -440,13 +367,14 @@ def _split_notes(splits: Mapping[str, Dataset], names: Sequence[str]) -> list[No
         if shared := _shared_groups(splits["train"], splits[split]):
             text = f"{split} shares {shared} of its groups with train (data.group_column)"
             notes.append(Note("groups-shared", text))
-        if unlabelled := splits[split]["label"][:].count(UNLABELLED):
+        known = problem.labelled(np.asarray(splits[split]["label"][:]))
+        if unlabelled := rows - int(known.sum()):
             text = f"{split}: {unlabelled} of {rows} rows have no label (-1)"
             notes.append(Note("rows-without-label", text))
     return notes
 
 
-def _guessed_notes(split: str, rows: Dataset) -> list[Note]:
+def _guessed_notes(split: str, rows: Dataset, problem: Problem) -> list[Note]:
     """Returns notes on rows whose label is their most probable class, or is another one."""
     if HAS_LABEL not in rows.column_names:
         return []
@@ -461,7 +389,8 @@ def _guessed_notes(split: str, rows: Dataset) -> list[Note]:
         )
         text = f"{split}: {without} of {len(rows)} rows have probabilities and no label; {use}"
         notes.append(Note("rows-not-in-l-sup" if split == "train" else GUESSED, text))
-    other = np.asarray(rows[PROBABILITIES][:]).argmax(1) != np.asarray(rows["label"][:])
+    most = problem.answers(problem.logits_of(np.asarray(rows[PROBABILITIES][:])))
+    other = (most != np.asarray(rows["label"][:])).reshape(len(rows), -1).any(1)
     if contradict := int((other & has_label).sum()):
         text = (
             f"{split}: {contradict} of {int(has_label.sum())} labels are not the most probable "

@@ -228,11 +228,13 @@ class Collator:
 
         Returns:
             `input_ids`, `attention_mask` and, if the tokenizer makes them, `token_type_ids`: (B, T)
-            int64; `labels` and `row_id`: (B,) int64; with a teacher tokenizer also
-            `teacher_inputs`, its own `input_ids` and so on.
+            int64; `row_id`: (B,) int64; `labels`: (B,) int64 or float32, or (B, C) int64, as the
+            kind of label has them; with a teacher tokenizer also `teacher_inputs`, its own
+            `input_ids` and so on.
         """
         batch: dict[str, Any] = _pad(self.tokenizer, rows, "", self.length)
-        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
+        labels = torch.tensor([row["labels"] for row in rows])
+        batch["labels"] = labels.float() if labels.is_floating_point() else labels
         batch["row_id"] = torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)
         if self.teacher_tokenizer is not None:
             batch["teacher_inputs"] = _pad(self.teacher_tokenizer, rows, _TEACHER, self.length)

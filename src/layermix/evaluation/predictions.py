@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
 
 MOST_CLASSES = 1_000
@@ -21,20 +23,22 @@ UNKNOWN = -1
 class Rows:
     """One run's predictions at one reported epoch, in the order of the row numbers, each (N,).
 
+    Labels, predictions and the teacher's are class indices, numbers, or (N, C) 0 and 1.
+
     Attributes:
         row_id: Which rows.
-        label: Class indices, −100 where a row has none.
-        prediction: Class indices.
-        confidence: The probability of the prediction.
-        teacher: Class indices, `UNKNOWN` where they are not on record.
-        teacher_confidence: The probability of the teacher's prediction.
+        label: −100, or NaN, where a row has none.
+        prediction: The model's answers.
+        confidence: The probability of a predicted class; NaN for other kinds of label.
+        teacher: The teacher's answers, `UNKNOWN` or NaN where they are not on record.
+        teacher_confidence: The probability of the teacher's class.
     """
 
     row_id: NDArray[np.integer[Any]]
-    label: NDArray[np.integer[Any]]
-    prediction: NDArray[np.integer[Any]]
+    label: NDArray[Any]
+    prediction: NDArray[Any]
     confidence: NDArray[np.floating[Any]]
-    teacher: NDArray[np.integer[Any]]
+    teacher: NDArray[Any]
     teacher_confidence: NDArray[np.floating[Any]]
 
 
@@ -42,31 +46,43 @@ class Rows:
 class Predictions:
     """The predictions of one or several seeds on the same rows.
 
+    Answers are class indices, numbers, or 0 and 1 in one more dimension, (…, C).
+
     Attributes:
         row_ids: (N,).
-        labels: (N,), −100 where a row has none.
-        predicted: (S, N), class indices.
-        confidence: (S, N), the probability of the prediction.
-        teacher: (S, N), the predictions of the teacher of each seed, `UNKNOWN` if not on record.
+        labels: (N,), −100 or NaN where a row has none.
+        predicted: (S, N).
+        confidence: (S, N), the probability of a predicted class.
+        teacher: (S, N), the answers of the teacher of each seed, `UNKNOWN` or NaN if not on record.
         teacher_confidence: (S, N).
     """
 
     row_ids: NDArray[np.integer[Any]]
-    labels: NDArray[np.integer[Any]]
-    predicted: NDArray[np.integer[Any]]
+    labels: NDArray[Any]
+    predicted: NDArray[Any]
     confidence: NDArray[np.floating[Any]]
-    teacher: NDArray[np.integer[Any]]
+    teacher: NDArray[Any]
     teacher_confidence: NDArray[np.floating[Any]]
+
+    @property
+    def form(self) -> Form:
+        """What a label is, by how it is kept."""
+        if self.labels.ndim > 1:
+            return "labels"
+        return "number" if np.issubdtype(self.labels.dtype, np.floating) else "class"
 
     @property
     def known(self) -> NDArray[np.bool_]:
         """(N,), rows that have a label."""
-        return self.labels >= 0
+        has_label = ~((self.labels == UNLABELLED) | np.isnan(self.labels))
+        known: NDArray[np.bool_] = has_label.reshape(len(self.labels), -1).all(1)
+        return known
 
     @property
     def has_teacher(self) -> NDArray[np.bool_]:
         """(S,), seeds whose teacher's predictions are on record."""
-        on_record: NDArray[np.bool_] = (self.teacher != UNKNOWN).all(1)
+        absent = np.isnan(self.teacher) if self.form == "number" else self.teacher == UNKNOWN
+        on_record: NDArray[np.bool_] = ~absent.reshape(len(absent), -1).any(1)
         return on_record
 
 
@@ -81,19 +97,24 @@ def read_rows(file: Path) -> dict[str, Rows]:
         ValueError, KeyError: If it is not what a run writes.
     """
     table = pq.read_table(file)
-    columns = {name: np.asarray(table[name]) for name in table.column_names}
-    for name in ("row_id", "label", "prediction", *({"teacher"} & columns.keys())):
-        if not np.issubdtype(columns[name].dtype, np.integer):
-            raise ValueError(f"the column {name} holds values that are not integers")
+    columns = {name: _array(table[name]) for name in table.column_names}
     probabilities = [values for name, values in columns.items() if name.startswith("p_")]
     count = len(columns["row_id"])
-    columns["confidence"] = (
-        np.max(probabilities, axis=0) if probabilities else np.full(count, np.nan)
-    )
-    if count:
-        _check_classes(columns, max(len(probabilities), MOST_CLASSES))
-    if not {"teacher", "teacher_confidence"} <= columns.keys():
-        columns["teacher"] = np.full(count, UNKNOWN)
+    columns["confidence"] = np.full(count, np.nan)
+    if columns["prediction"].ndim > 1:
+        _check_sets(columns)
+    elif np.issubdtype(columns["prediction"].dtype, np.floating):
+        _check_numbers(columns)
+    else:
+        for name in ("row_id", "label", "prediction", *({"teacher"} & columns.keys())):
+            if not np.issubdtype(columns[name].dtype, np.integer):
+                raise ValueError(f"the column {name} holds values that are not integers")
+        if probabilities:
+            columns["confidence"] = np.max(probabilities, axis=0)
+        if count:
+            _check_classes(columns, max(len(probabilities), MOST_CLASSES))
+    columns.setdefault("teacher", np.full_like(columns["prediction"], UNKNOWN))
+    if "teacher_confidence" not in columns:
         columns["teacher_confidence"] = np.full(count, np.nan)
     by_report = {}
     for report in dict.fromkeys(columns["report"].tolist()):
@@ -103,6 +124,35 @@ def read_rows(file: Path) -> dict[str, Rows]:
             *(half_width(columns[column.name][kept][order]) for column in fields(Rows))
         )
     return by_report
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column as an array; lists become rows of two dimensions."""
+    if pa.types.is_list(column.type):
+        return np.array(column.to_pylist())
+    return np.asarray(column)
+
+
+def _check_numbers(columns: dict[str, NDArray[Any]]) -> None:
+    """Raise a ValueError if what was answered is no number; a teacher that is absent is NaN."""
+    columns.setdefault("teacher", np.full(len(columns["label"]), np.nan))
+    for name in ("label", "teacher"):
+        if not np.issubdtype(columns[name].dtype, np.floating):
+            raise ValueError(
+                f"the column {name} holds values that are not numbers, as predictions are"
+            )
+    if not np.isfinite(columns["prediction"]).all():
+        raise ValueError("the column prediction holds values that are not finite")
+
+
+def _check_sets(columns: Mapping[str, NDArray[Any]]) -> None:
+    """Raise a ValueError if labels or answers are not 0 and 1 for the same labels."""
+    for name, others in {"label": (UNLABELLED,), "prediction": (), "teacher": (UNKNOWN,)}.items():
+        found = columns.get(name)
+        if found is None:
+            continue
+        if found.shape != columns["prediction"].shape or not np.isin(found, (0, 1, *others)).all():
+            raise ValueError(f"the column {name} holds values that are not 0 or 1 for each label")
 
 
 def _check_classes(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
@@ -136,7 +186,7 @@ def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | No
     first = by_seed[0]
     for other in by_seed[1:]:
         is_same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
-            first.label, other.label
+            first.label, other.label, equal_nan=True
         )
         if not is_same:
             return None

@@ -10,17 +10,18 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, nct, norm, t
 
+from layermix.evaluation.weighted_scores import ratio, weighted_score
+
 Array = NDArray[np.float64]
-Integers = NDArray[np.integer[Any]]
+Values = NDArray[Any]
 Numbers = Sequence[float] | NDArray[np.floating[Any]]
-Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
 
 LEVEL = 0.05
 """Default significance level of a family of verdicts."""
@@ -169,10 +170,10 @@ def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> float:
 
 
 def multi_bootstrap(
-    first: Integers,
-    second: Integers,
-    labels: Integers,
-    score: Score,
+    first: Values,
+    second: Values,
+    labels: Values,
+    score: str,
     draws: int = 2000,
     seed: int = 0,
 ) -> Bootstrap:
@@ -184,42 +185,46 @@ def multi_bootstrap(
     interval is too narrow: n resampled seeds vary (n − 1) / n as much as new ones.
 
     Args:
-        first: (seeds, examples), class indices predicted by the first arm.
+        first: (seeds, examples), class indices or numbers that the first arm predicts; or (seeds,
+            examples, C), 0 or 1 for each of several labels.
         second: The same of the second arm, seed by seed.
-        labels: (examples,), class indices; leave out rows without a label.
-        score: As in `layermix.evaluation.metrics.scores`, 0 where undefined.
+        labels: (examples,) or (examples, C) of the same kind; leave out rows without a label.
+        score: A name of `layermix.evaluation.weighted_scores.WEIGHTED`, 0 where undefined. A
+            difference is first minus second, also where lower is better (`mae`).
         draws: Bootstrap samples.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: Shapes do not fit, fewer than two seeds, a value is no class index, the score
-            is unknown, or the score is `f1` and there are more than two classes.
+        ValueError: Shapes do not fit, fewer than two seeds, a value is not what the score needs,
+            the score is unknown, or the score is `f1` and there are more than two classes.
     """
     first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
-    fits = first.ndim == 2 and first.shape == second.shape and first.shape[1:] == labels.shape
+    dimensions, rows = _row_shape(labels)
+    fits = first.ndim == dimensions + 1 and first.shape == second.shape
+    fits = fits and first.shape[1:] == labels.shape
     if not fits or len(first) < 2 or not labels.size:
         raise ValueError(
             f"found arms of shapes {first.shape} and {second.shape} and labels of shape "
-            f"{labels.shape}, wanted (seeds, examples) twice and (examples,), with at least two "
-            "seeds; give all runs on the same rows, and for two single runs use row_bootstrap"
+            f"{labels.shape}, wanted (seeds, {rows}) twice and {_as_shape(rows)}, with at least "
+            "two seeds; give all runs on the same rows, and for two single runs use row_bootstrap"
         )
     return _bootstrap(first, second, labels, score, draws, seed)
 
 
 def row_bootstrap(
-    first: Integers,
-    second: Integers,
-    labels: Integers,
-    score: Score,
+    first: Values,
+    second: Values,
+    labels: Values,
+    score: str,
     draws: int = 2000,
     seed: int = 0,
 ) -> Bootstrap:
     """Paired bootstrap of two single runs over examples; it does not cover other seeds.
 
     Args:
-        first: (examples,), class indices predicted by the first run.
+        first: (examples,) or (examples, C), what the first run predicts, as in `multi_bootstrap`.
         second: The same of the second run.
-        labels: (examples,), class indices; leave out rows without a label.
+        labels: The same of the labels; leave out rows without a label.
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
         seed: Seed of the draws.
@@ -228,25 +233,30 @@ def row_bootstrap(
         ValueError: As `multi_bootstrap`.
     """
     first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
-    if first.ndim != 1 or not first.shape == second.shape == labels.shape or not labels.size:
+    dimensions, rows = _row_shape(labels)
+    same = first.ndim == dimensions and first.shape == second.shape == labels.shape
+    if not same or not labels.size:
         raise ValueError(
             f"found runs of shapes {first.shape} and {second.shape} and labels of shape "
-            f"{labels.shape}, wanted (examples,) three times; give both runs on the same rows"
+            f"{labels.shape}, wanted {_as_shape(rows)} three times; give both runs on the same rows"
         )
     return _bootstrap(first[None], second[None], labels, score, draws, seed)
 
 
 def score_interval(
-    predicted: Integers, labels: Integers, score: Score, draws: int = 2000, seed: int = 0
+    predicted: Values, labels: Values, score: str, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of one run's score over examples; it does not cover other seeds.
 
     Args:
-        predicted: (examples,), class indices.
-        labels: (examples,), class indices; leave out rows without a label.
+        predicted: (examples,) or (examples, C), as in `multi_bootstrap`.
+        labels: The same of the labels; leave out rows without a label.
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
         seed: Seed of the draws.
+
+    Raises:
+        ValueError: As `multi_bootstrap`.
 
     Examples:
         >>> import numpy as np
@@ -255,38 +265,39 @@ def score_interval(
         >>> round(low, 2), round(high, 2)
         (0.71, 0.79)
     """
-    rows = np.stack([predicted, labels])
+    runs, labels = np.asarray(predicted)[None], np.asarray(labels)
+    weighted = weighted_score(score, runs, labels)
     drawn_scores = np.concatenate(
         [
-            _weighted_scores(rows, counts.astype(float), score)[:, 0]
-            for _, counts in _parts(draws, 1, rows.shape[1], seed)
+            weighted.function(runs, labels, counts.astype(float))[:, 0]
+            for _, counts in _parts(draws, 1, len(labels), seed)
         ]
     )
     low, high = np.quantile(drawn_scores, TAILS).tolist()
     return low, high
 
 
+def _row_shape(labels: Values) -> tuple[int, str]:
+    """Number and names of the dimensions of labels: several of a row have a second one."""
+    return (2, "examples, labels") if labels.ndim == 2 else (1, "examples")
+
+
+def _as_shape(names: str) -> str:
+    return f"({names})" if "," in names else f"({names},)"
+
+
 def _bootstrap(
-    first: Integers, second: Integers, labels: Integers, score: Score, draws: int, seed: int
+    first: Values, second: Values, labels: Values, score: str, draws: int, seed: int
 ) -> Bootstrap:
-    """Resample seeds and examples alike for both arms; (seeds, examples) twice, (examples,)."""
-    rows = np.concatenate([first, second, labels[None]])
-    if not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0:
-        raise ValueError(
-            f"found {rows.dtype} with least value {rows.min()} as predictions and labels, wanted "
-            "class indices from 0; take argmax of logits and leave out rows without a label"
-        )
-    if score not in get_args(Score) or (score == "f1" and rows.max() > 1):
-        raise ValueError(
-            f"found score {score!r} for {rows.max() + 1} classes, wanted one of "
-            f"{', '.join(get_args(Score))}, and f1 only for two classes"
-        )
+    """Resample seeds and examples alike for both arms; (seeds, examples[, C]) twice."""
+    runs = np.concatenate([first, second])
+    weighted = weighted_score(score, runs, labels)
     check_between(draws, 0, math.inf, "number of draws")
-    seeds, examples = first.shape
+    seeds, examples = first.shape[:2]
 
     def differences(weights: Array) -> Array:
         """(draws, examples) -> (draws, seeds)."""
-        arms = _weighted_scores(rows, weights, score)
+        arms = weighted.function(runs, labels, weights)
         return arms[:, :seeds] - arms[:, seeds:]
 
     is_small = draws * examples <= CACHED_WEIGHTS
@@ -484,38 +495,6 @@ def _drawn(generator: np.random.Generator, draws: int, items: int) -> Array:
     return np.bincount(picked.ravel(), minlength=draws * items).reshape(draws, items).astype(float)
 
 
-def _weighted_scores(rows: Integers, weights: Array, score: Score) -> Array:
-    """Predictions of runs, then a row of labels; weights (draws, examples) -> (draws, runs)."""
-    if score == "accuracy":  # needs no counts by class
-        hits = (rows[:-1] == rows[-1]).T.astype(float)
-        return _ratio(weights @ hits, weights.sum(-1, keepdims=True))
-    classes = np.arange(max(rows.max(), 1) + 1)
-    chosen = rows[:, None] == classes[:, None]
-
-    def counts(true: NDArray[np.bool_]) -> Array:
-        """(rows, classes, examples) -> (draws, rows, classes)."""
-        flat: Array = weights @ true.reshape(-1, true.shape[-1]).T.astype(float)
-        return flat.reshape(len(weights), *true.shape[:-1])
-
-    given, correct = counts(chosen), counts(chosen[:-1] & chosen[-1])
-    predicted, true = given[:, :-1], given[:, -1:]
-    total = true.sum(-1)
-    if score == "matthews":
-        covariance = correct.sum(-1) * total - (predicted * true).sum(-1)
-        spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (true**2).sum(-1))
-        return _ratio(covariance, np.sqrt(spread))
-    f1 = _ratio(2 * correct, predicted + true)
-    # as in scikit-learn, the mean is over the classes that occur
-    return f1[..., 1] if score == "f1" else _ratio(f1.sum(-1), (predicted + true > 0).sum(-1))
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    """Part / whole, of shapes that broadcast to that of part; 0 where whole is 0."""
-    quotient = np.zeros(part.shape)
-    np.divide(part, whole, out=quotient, where=whole > 0)
-    return quotient
-
-
 def _violation(first: Array, second: Array) -> Array:
     """Violation ratios of samples (…, n) and (…, m): shape (…,)."""
     n, m = first.shape[-1], second.shape[-1]
@@ -524,7 +503,7 @@ def _violation(first: Array, second: Array) -> Array:
     starts, widths = edges[:-1], np.diff(edges)
     gap = np.sort(second)[..., starts // n] - np.sort(first)[..., starts // m]
     worse, better = (np.maximum(side, 0) ** 2 @ widths for side in (gap, -gap))
-    return np.where(worse == better, 0.5, _ratio(worse, worse + better))
+    return np.where(worse == better, 0.5, ratio(worse, worse + better))
 
 
 def checked_numbers(values: Numbers, name: str, least: int = 1) -> Array:

@@ -13,6 +13,8 @@ from layermix.data.labels import WAYS, is_numbered, match_labels
 from layermix.data.tables import is_integer, joined, listed, short
 from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier
+from layermix.problems.kinds import PROBLEMS, problem_of
+from layermix.problems.problem import Problem
 
 
 def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
@@ -58,7 +60,7 @@ def class_order(
     if matched is None:
         raise ModelError(unequal_classes(source, own, names))
     order, how = matched
-    if tuple(own) == tuple(names):
+    if tuple(own) == tuple(names) or len(names) == 1:  # one output, whatever it is called
         return order, None
     if how:
         pairs = joined(f"{short(own[order[at]])} = {short(name)}" for at, name in enumerate(names))
@@ -78,6 +80,8 @@ def _matched(own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str] 
     """Returns each data class's index in the model, and in words how names that differ match."""
     if len(own) != len(names) or len(set(own)) < len(own):
         return None
+    if len(names) == 1:
+        return [0], ""
     match = match_labels(names, own)
     if not match.unmatched and len(set(match.index.values())) == len(names):
         return [match.index[name] for name in names], " and ".join(WAYS[way] for way in match.ways)
@@ -90,6 +94,39 @@ def name_classes(config: Any, names: Sequence[str]) -> None:
     """Writes class names, in order, into a model's config."""
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def write_kind(config: Any, problem: Problem) -> None:
+    """Writes into a model's config how other programs are to read its logits."""
+    for name, value in problem.config.items():
+        setattr(config, name, value)
+
+
+def is_head_for(config: Any, problem: Problem) -> bool:
+    """Returns whether a classifier was trained on this kind of label, by its config."""
+    entry = getattr(config, "layermix", None) or {}
+    if "problem" in entry:
+        return bool(entry["problem"] == problem.name)
+    try:
+        found = problem_of(config)
+    except KeyError:
+        return False
+    of_user = problem.name not in PROBLEMS
+    return found.name == problem.name or (of_user and found.form == problem.form)
+
+
+def other_head(source: str, config: Any, problem: Problem) -> str:
+    """Returns the message that a model was trained on another kind of label."""
+    try:
+        found = problem_of(config).name
+    except KeyError:
+        entry = getattr(config, "layermix", None) or {}
+        found = str(entry.get("problem") or config.problem_type)
+    return (
+        f"{source}: has a head for {found} with {config.num_labels} output(s), and the labels of "
+        f"the data are for {problem.name}; fine-tune it on these data first (`layermix teach`), or "
+        "say what the labels are with --data.problem"
+    )
 
 
 def check_class_names(source: str, names: Sequence[str]) -> None:

@@ -34,10 +34,16 @@ from layermix.models.labels import (
     check_class_names,
     classes_match,
     found_classes,
+    is_head_for,
     name_classes,
+    other_head,
     restart_head,
     unequal_classes,
+    write_kind,
 )
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS, problem_of
+from layermix.problems.problem import Problem
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -143,7 +149,11 @@ def _check_weights(folder: Path) -> None:
 
 
 def load_classifier(
-    source: str, names: Sequence[str] | None = None, *, seed: int | None = None
+    source: str,
+    names: Sequence[str] | None = None,
+    *,
+    seed: int | None = None,
+    problem: Problem = CLASSIFICATION,
 ) -> Classifier:
     """Loads a classifier and puts its classes into the order of the data.
 
@@ -154,6 +164,7 @@ def load_classifier(
         names: The data's class names in the order of their indices; None keeps the model's own.
         seed: Of the new head that is made if the model has none for these classes; None makes that
             an error.
+        problem: The kind of the data's labels.
 
     Raises:
         ModelError: If the folder or hub id cannot be loaded, its weights do not belong to it, or
@@ -165,13 +176,9 @@ def load_classifier(
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = read_class_names(config.id2label) if with_head else ()
     new_head = not own if names is None else not classes_match(own, names)
-    kind = config.problem_type or "single_label_classification"
-    if names is not None and own and kind != "single_label_classification":
+    if names is not None and own and not is_head_for(config, problem):
         if seed is None:
-            raise ModelError(
-                f"{source}: found a head for {kind}, wanted one that chooses one of the classes; "
-                "fine-tune it on these data first (`layermix teach`)"
-            )
+            raise ModelError(other_head(source, config, problem))
         new_head = True
     if seed is None or not new_head:
         check_class_names(source, own)
@@ -179,7 +186,8 @@ def load_classifier(
         raise ModelError(unequal_classes(source, own, names))
     if new_head and names is not None:
         name_classes(config, names)
-        config.problem_type = "single_label_classification"
+        config.layermix = None  # what was written about its former head
+        write_kind(config, problem)
     with _loading(source, folder), seeded(seed or 0, "head"):
         if Path(folder).is_dir():
             check_size(source, Path(folder), config)
@@ -202,6 +210,27 @@ def load_classifier(
     classes = list(label_names(model))
     text = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
     return Classifier(model, tokenizer, source, start, (*notes, Note("new-head", text)))
+
+
+def problem_of_model(source: str) -> Problem | None:
+    """Returns the kind of label that a saved classifier was trained on; None if it is none.
+
+    Raises:
+        ModelError: As `load_classifier`, or if layermix has no such kind.
+    """
+    quiet()
+    folder = resolve_source(source)
+    with _loading(source, folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if not any("ForSequenceClassification" in name for name in config.architectures or []):
+        return None
+    try:
+        return problem_of(config)
+    except KeyError as error:
+        raise ModelError(
+            f"{source}: its labels are of the kind {error.args[0]!r}, wanted one of "
+            f"{', '.join(PROBLEMS)}; use it in Python, with problem= that kind"
+        ) from None
 
 
 def described(source: str, folder: str) -> tuple[Any, PreTrainedTokenizerBase, tuple[Note, ...]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,13 @@ from layermix.config import LabelLossConfig
 from layermix.core.terms import Supervised
 from layermix.errors import ConfigError
 from layermix.evaluation import metrics
+from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
-from layermix.evaluation.statistics import Score, row_bootstrap, score_interval
-from layermix.problems.problem import Array
+from layermix.problems.intervals import interval_over_rows
+from layermix.problems.problem import Array, Problem
+
+SMALLEST = 1e-7
+"""A probability of 0 counts as this: `layermix predict` rounds to six decimals."""
 
 ROUNDING = 1e-9
 """By how much two equal scores of other rows may differ."""
@@ -68,13 +72,26 @@ class OneClass:
         )
 
 
-class Classification:
+class Classification(Problem):
     """The problem of choosing one of several classes for each row."""
 
     name = "classification"
+    form: Form = "class"
     supervised = "cross_entropy"
+    logit_losses: tuple[str, ...] = ("soft_cross_entropy", "tinybert_mean", "kl", "mse")
+    soft_losses: tuple[str, ...] = logit_losses[:-1]
     default_scores: tuple[str, ...] = ("accuracy", "f1_macro")
+    calibrated_scores: tuple[str, ...] = ("nll", "ece")
     higher_is_better: Mapping[str, bool] = metrics.HIGHER_IS_BETTER
+    config: Mapping[str, Any] = {"problem_type": "single_label_classification"}
+
+    def missing(self, outputs: int) -> int:
+        """Return −100."""
+        return UNLABELLED
+
+    def outputs_fault(self, outputs: int) -> str:
+        """Return that one output tells no classes apart."""
+        return "" if outputs > 1 else "wanted one that predicts one of two or more classes"
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have a label, (N,)."""
@@ -120,6 +137,24 @@ class Classification:
         answers: Array = logits.argmax(-1)
         return answers
 
+    def values(self, logits: Array) -> Array:
+        """Return the probabilities of the classes, (N, C)."""
+        return metrics.softmax(logits)
+
+    def logits_of(self, values: Array) -> Array:
+        """Return the logarithms of probabilities, at least that of `SMALLEST`.
+
+        Any constant could be added to the logits of a row, so only losses that compare
+        probabilities can use them.
+
+        Examples:
+            >>> CLASSIFICATION.logits_of(np.array([[1.0, 0.0]])).round(2)
+            array([[  0.  , -16.12]], dtype=float32)
+        """
+        clipped = np.maximum(np.asarray(values, dtype=np.float64), SMALLEST)
+        logits: Array = np.log(clipped).astype(np.float32)
+        return logits
+
     def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return `prediction` and a probability for each class, `p_CLASS`."""
         probabilities = metrics.softmax(logits)
@@ -156,23 +191,9 @@ class Classification:
         self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
     ) -> dict[str, Any] | None:
         """Return a bootstrap interval over rows, paired with the teacher's answers."""
-        known = self.labelled(labels)
-        if score not in get_args(Score) or not known.any():
-            return None
-        metric: Any = score
-        predicted, right = self.answers(logits)[known], labels[known]
-        low, high = score_interval(predicted, right, metric)
-        interval = {"metric": score, "rows": len(right), "low": low, "high": high}
-        if teacher_logits is None:
-            return interval
-        paired = row_bootstrap(predicted, self.answers(teacher_logits)[known], right, metric)
-        return interval | {
-            "difference": paired.difference,
-            "difference_low": paired.low,
-            "difference_high": paired.high,
-        }
+        return interval_over_rows(self, score, logits, labels, teacher_logits)
 
-    def temperature(self, logits: Array, labels: Array) -> float | None:
+    def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
         """Return the temperature of `metrics.fit_temperature`.
 
         None if there is no best one: no row has a label, all answers are right (the surer the
@@ -182,7 +203,13 @@ class Classification:
         if (self.answers(logits) == labels)[known].all():  # also if no row has a label
             return None
         temperature = metrics.fit_temperature(logits, labels)
-        return temperature if temperature < metrics.TEMPERATURES[1] / 1.02 else None
+        is_best = temperature < metrics.TEMPERATURES[1] / 1.02
+        return {"temperature": temperature} if is_best else None
+
+    def calibrated(self, logits: Array, calibration: Mapping[str, Any]) -> Array:
+        """Return the logits divided by the temperature."""
+        cooled: Array = logits / calibration["temperature"]
+        return cooled
 
     def trivial(self, labels: Array, score: str) -> OneClass:
         """Return the best answer that is the same for every row."""

@@ -8,26 +8,49 @@ from numpy.typing import NDArray
 
 from layermix.config import LabelLossConfig
 from layermix.core.terms import Term
+from layermix.evaluation.forms import Form
 
 Array = NDArray[Any]
-"""Logits are (N, C) and labels (N,) for one class per row; other kinds say their own shapes."""
+"""Logits are (N, C); labels and answers (N,) class indices, (N,) numbers or (N, C) 0 and 1."""
 
 
 class Problem(Protocol):
-    """One kind of label.
+    """One kind of label; a kind of your own may inherit from it, to have its defaults.
 
     Attributes:
         name: As records name it.
-        supervised: The default L_sup, as in `loss.supervised` if it is a name of
-            `losses.SUPERVISED`.
+        form: What a label is, whatever is learned from it.
+        supervised: The L_sup, as in `loss.supervised` if it is a name of `losses.SUPERVISED`.
+        logit_losses: Names of `losses.LOGIT` that suit it, the default first.
+        soft_losses: Those of them that need no logits of a teacher, `values` alone.
         default_scores: What is reported for a task that is not known, the main one first.
+        calibrated_scores: Those that a `calibration` changes.
         higher_is_better: Each score that `scores` can give, and the direction that is good.
+        config: What config.json of a saved model says, so that other programs read its logits
+            in the same way: its `problem_type`, and perhaps more.
     """
 
     name: str
+    form: Form
     supervised: str
+    logit_losses: tuple[str, ...]
+    soft_losses: tuple[str, ...]
     default_scores: tuple[str, ...]
+    calibrated_scores: tuple[str, ...] = ()
     higher_is_better: Mapping[str, bool]
+    config: Mapping[str, Any]
+
+    def missing(self, outputs: int) -> Any:
+        """Return the label of a row that has none, for a head with so many outputs."""
+        ...
+
+    def outputs_fault(self, outputs: int) -> str:
+        """Return what number of a model's outputs is wanted, if not this one (default: empty)."""
+        return ""
+
+    def fault(self, label: Any) -> str:
+        """Return why a label that was read cannot be one, in words (default: empty, it can)."""
+        return ""
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have a label, (N,)."""
@@ -63,6 +86,14 @@ class Problem(Protocol):
         """Return what the model answers, one entry for each row."""
         ...
 
+    def values(self, logits: Array) -> Array:
+        """Return what users read in place of logits, (N, C): probabilities, or the number."""
+        ...
+
+    def logits_of(self, values: Array) -> Array:
+        """Return logits with these `values`, (N, C) float32."""
+        ...
+
     def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
         """Return the columns of predictions.parquet that say what a student answered."""
         ...
@@ -92,12 +123,20 @@ class Problem(Protocol):
         """
         ...
 
-    def temperature(self, logits: Array, labels: Array) -> float | None:
-        """Return by what logits are divided so that probabilities suit the labels.
+    def calibration(self, logits: Array, labels: Array) -> Mapping[str, Any] | None:
+        """Return what suits held-out rows: a `temperature`, or `thresholds` (default: nothing).
 
-        None if there are no probabilities, or too few labels.
+        None if nothing is to be fitted, or the labels do not say what.
         """
-        ...
+        return None
+
+    def calibrated(self, logits: Array, calibration: Mapping[str, Any]) -> Array:
+        """Return logits as a `calibration` wants them (default: unchanged)."""
+        return logits
+
+    def doubt(self, logits: Array, labels: Array) -> str:
+        """Return what a user should know of a teacher's logits on labelled rows (default: "")."""
+        return ""
 
     def trivial(self, labels: Array, score: str) -> "Trivial":
         """Return what always answering the same would have of a score."""

@@ -713,6 +713,85 @@ def calibration(name: str, rows: Rows, seeds: int = 1) -> Figure:
     )
 
 
+def numbers(name: str, rows: Rows, seeds: int = 1) -> Figure:
+    """Answers against labels, one picture for each model.
+
+    Args:
+        name: Name of its files.
+        rows: model, row, label, answer.
+        seeds: Largest number of seeds of a model.
+    """
+    ends = [row[side] for row in rows for side in ("label", "answer")]
+    base = _base()
+    even = (
+        base.transform_aggregate(rows="count()")  # one line, not one for each row
+        .mark_rule(color=INK, opacity=QUIET, strokeDash=[10, 4])
+        .encode(
+            x=alt.XDatum(min(ends)),
+            y=alt.YDatum(min(ends)),
+            x2=alt.X2Datum(max(ends)),
+            y2=alt.Y2Datum(max(ends)),
+        )
+    )
+    dots = base.mark_circle(size=18, opacity=0.5, color=PALETTE[0]).encode(
+        x=alt.X("label:Q", title="label", scale=alt.Scale(zero=False)),
+        y=alt.Y("answer:Q", title="answer", scale=alt.Scale(zero=False)),
+        tooltip=[
+            "model:N",
+            "row:O",
+            alt.Tooltip("label:Q", format=".4g"),
+            alt.Tooltip("answer:Q", format=".4g"),
+        ],
+    )
+    return Figure(
+        name,
+        "Answers",
+        f"A dot is a row; on the dashed line the answer is the label{_of_seeds(seeds)}.",
+        alt.layer(even, dots)
+        .properties(width=190, height=190)
+        .facet(facet=_facet("model", rows), columns=3),
+        {"rows": rows},
+        cell=190,
+    )
+
+
+def by_label(name: str, rows: Rows, seeds: int = 1) -> Figure:
+    """F1 of each label.
+
+    Args:
+        name: Name of its files.
+        rows: model, label, f1, rows.
+        seeds: Largest number of seeds of a model.
+    """
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    dots = (
+        _base()
+        .mark_point(filled=True, size=70, opacity=0.8)
+        .encode(
+            x=alt.X("f1:Q", title="F1", scale=alt.Scale(domain=[0, 1])),
+            y=alt.Y("label:N", sort=labels, title=None),
+            color=alt.Color(
+                "model:N", title=None, scale=alt.Scale(domain=models, range=_cycle(PALETTE, models))
+            ),
+            shape=alt.Shape("model:N", title=None, scale=alt.Scale(domain=models)),
+            tooltip=[
+                "label:N",
+                "model:N",
+                alt.Tooltip("f1:Q", format=".4f"),
+                alt.Tooltip("rows:Q", format=",.0f"),
+            ],
+        )
+    )
+    return Figure(
+        name,
+        "F1 of each label",
+        f"Labels in the order of the data{_of_seeds(seeds)}.",
+        dots.properties(width="container", height=26 * len(labels)),
+        {"rows": rows},
+    )
+
+
 def save_all(figures: Iterable[Figure], folder: Path) -> list[Path]:
     """Write every figure as SVG, PDF and PNG, and its data as CSV."""
     folder.mkdir(parents=True, exist_ok=True)

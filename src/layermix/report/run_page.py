@@ -2,23 +2,16 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from layermix.evaluation import metrics
 from layermix.evaluation.predictions import Predictions
-from layermix.evaluation.statistics import Score, row_bootstrap
+from layermix.evaluation.statistics import row_bootstrap
+from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.report import figures
-from layermix.report.charts import (
-    MOST_ROWS,
-    alpha_charts,
-    class_name,
-    loss_rows,
-    prediction_charts,
-    search_note,
-    shown_text,
-)
+from layermix.report.answers import ANSWERS
+from layermix.report.charts import MOST_ROWS, alpha_charts, loss_rows, search_note, shown_text
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.model_card import bench_note, bench_tables, guessed_note
@@ -37,7 +30,7 @@ def run_page(run: RunFiles) -> Page:
     classes = _classes(run)
     if predictions is not None:
         name = "model" if run.result.student is None else "student"
-        charts = prediction_charts({name: predictions}, classes, "")
+        charts = ANSWERS[predictions.form].charts({name: predictions}, classes, "")
         sections.append(Section("Predictions", figures=charts))
         if predictions.has_teacher.all():
             sections.append(
@@ -98,7 +91,7 @@ def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
     lines.append(f"The student has {own}; its teacher has {teacher_score:.4f}{kept}.")
     guessed = guessed_note(result)  # there the teacher is compared with itself
     lines += [guessed] if guessed else _interval(predictions, result.metric)
-    lines += [*_majority(run, predictions), *_size(run)]
+    lines += [*_constant(run, predictions), *_size(run)]
     lines.append(
         "This is one run, and another seed would give another score. To measure what the "
         "distillation gains, and which mix is better, run a study (`layermix study`)."
@@ -106,17 +99,11 @@ def _run_headline(run: RunFiles, predictions: Predictions | None) -> list[str]:
     return lines
 
 
-def _majority(run: RunFiles, predictions: Predictions | None) -> list[str]:
-    """The score of always predicting the most frequent class, for comparison."""
+def _constant(run: RunFiles, predictions: Predictions | None) -> list[str]:
+    """What always answering the same would have, for comparison."""
     if predictions is None or not predictions.known.any():
         return []
-    share = metrics.majority_share(predictions.labels)
-    classes = np.unique(predictions.predicted[0])
-    warning = ""
-    if len(classes) == 1 and len(np.unique(predictions.labels[predictions.known])) > 1:
-        only = class_name(_classes(run), int(classes[0]))
-        warning = f" This student predicts {only} on every row: it has learned nothing yet."
-    return [f"Always predicting the most frequent class is right on {share:.1%}.{warning}"]
+    return ANSWERS[predictions.form].constant(predictions, _classes(run))
 
 
 def _size(run: RunFiles) -> list[str]:
@@ -145,15 +132,14 @@ def _speed(run: RunFiles) -> str:
 
 def _interval(predictions: Predictions | None, metric: str) -> list[str]:
     """The interval of the difference between student and teacher over rows."""
-    if predictions is None or not predictions.has_teacher.all() or metric not in get_args(Score):
+    if predictions is None or not predictions.has_teacher.all() or metric not in WEIGHTED:
         return []
     known = predictions.known
     if not known.any():
         return []
-    score: Any = metric
     student, teacher = predictions.predicted[0], predictions.teacher[0]
-    paired = row_bootstrap(student[known], teacher[known], predictions.labels[known], score)
-    same = float((student == teacher).mean())
+    paired = row_bootstrap(student[known], teacher[known], predictions.labels[known], metric)
+    same = float((~ANSWERS[predictions.form].differ(student, teacher)).mean())
     return [
         f"Student minus teacher: {100 * paired.difference:+.1f} points, 95 % interval over the "
         f"{int(known.sum())} examples {100 * paired.low:+.1f} to {100 * paired.high:+.1f}; their "
@@ -227,9 +213,7 @@ def _run_scores(run: RunFiles) -> list[Figure]:
 def _logged_metric(history: Sequence[Mapping[str, Any]]) -> str:
     """The score that a run without a result shows: the first known one in its history."""
     logged = {key for line in history for key in line}
-    return next(
-        (name for name in get_args(Score) if f"eval_validation_{name}" in logged), "accuracy"
-    )
+    return next((name for name in WEIGHTED if f"eval_validation_{name}" in logged), "accuracy")
 
 
 def _run_learning(run: RunFiles) -> list[Figure]:
@@ -242,18 +226,19 @@ def _run_alpha(run: RunFiles) -> list[Figure]:
 
 
 def _run_disagreements(predictions: Predictions, classes: Sequence[str], texts: Texts) -> Search:
+    shown = ANSWERS[predictions.form]
     student, confidence = predictions.predicted[0], predictions.confidence[0]
     teacher, teacher_confidence = predictions.teacher[0], predictions.teacher_confidence[0]
-    differ = np.flatnonzero(student != teacher)
-    both = confidence[differ] + teacher_confidence[differ]
-    order = differ[np.argsort(-both, kind="stable")]
+    differ = np.flatnonzero(shown.differ(student, teacher))
+    strength = shown.strength(student, teacher, confidence + teacher_confidence)
+    order = differ[np.argsort(-strength[differ], kind="stable")]
     rows = [
         [
             str(predictions.row_ids[row]),
             shown_text(texts, int(predictions.row_ids[row])),
-            class_name(classes, predictions.labels[row]),
-            f"{class_name(classes, teacher[row])} ({teacher_confidence[row]:.0%})",
-            f"{class_name(classes, student[row])} ({confidence[row]:.0%})",
+            shown.text(classes, predictions.labels[row]),
+            shown.text(classes, teacher[row], teacher_confidence[row]),
+            shown.text(classes, student[row], confidence[row]),
         ]
         for row in order[:MOST_ROWS]
     ]

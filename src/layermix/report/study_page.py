@@ -12,15 +12,8 @@ from layermix.errors import Note
 from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.statistics import summarise
 from layermix.report import figures
-from layermix.report.charts import (
-    MOST_ROWS,
-    alpha_charts,
-    class_name,
-    loss_rows,
-    prediction_charts,
-    search_note,
-    shown_text,
-)
+from layermix.report.answers import ANSWERS
+from layermix.report.charts import MOST_ROWS, alpha_charts, loss_rows, search_note, shown_text
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.reader import Texts, read_texts
@@ -159,7 +152,8 @@ def _task_section(
     if record.split == "validation":
         if by_arm := _study_predictions(arms):
             classes, problems = _study_classes(arms), list[Note]()
-            charts += prediction_charts(by_arm, classes, f"-{slug}")
+            form = next(iter(by_arm.values())).form
+            charts += ANSWERS[form].charts(by_arm, classes, f"-{slug}")
             search = _study_disagreements(by_arm, classes, _study_texts(study, arms, problems))
             text += [f"{problem}." for problem in problems]
         if others := [name for name in arms if name not in by_arm]:
@@ -323,8 +317,10 @@ def _study_disagreements(
     with_teacher = {name: arm for name, arm in by_arm.items() if arm.has_teacher.any()}
     if not with_teacher:
         return None
+    shown = ANSWERS[first.form]
     differs = {
-        name: (arm.predicted != arm.teacher)[arm.has_teacher] for name, arm in with_teacher.items()
+        name: shown.differ(arm.predicted, arm.teacher)[arm.has_teacher]
+        for name, arm in with_teacher.items()
     }  # (S, N), each seed against its own teacher
     shares = np.stack([seeds.mean(0) for seeds in differs.values()])
     teachers = np.unique(
@@ -336,8 +332,8 @@ def _study_disagreements(
         [
             str(first.row_ids[row]),
             shown_text(texts, int(first.row_ids[row])),
-            class_name(classes, first.labels[row]),
-            ", ".join(class_name(classes, index) for index in dict.fromkeys(teachers[:, row])),
+            shown.text(classes, first.labels[row]),
+            ", ".join(dict.fromkeys(shown.text(classes, one) for one in teachers[:, row])),
             *(f"{int(seeds[:, row].sum())} of {len(seeds)}" for seeds in differs.values()),
         ]
         for row in order[:MOST_ROWS]

@@ -68,6 +68,11 @@ def audit(config: AuditConfig, out: Path, ending: str, reporter: Reporter | None
     if config.model is None:
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
     texts = _with_all_rows(load_texts(config.data, soft_labels="beside"), config.data.train_rows)
+    if texts.problem.form != "class":
+        raise ConfigError(
+            f"{texts.source}: its labels are for {texts.problem.name}, wanted one class for each "
+            "row; an audit of other labels is not supported"
+        )
     _check_columns(texts)
     rows = texts.splits["train"]
     folds = np.asarray(folds_of(rows, config.folds))

@@ -145,9 +145,12 @@ class EpochRecorder(TrainerCallback):
                 **teacher,
                 **student,
             }
-            stored_as = {
+            halved = {
                 name: half_width(values) if np.issubdtype(values.dtype, np.number) else values
                 for name, values in columns.items()
+            }
+            stored_as = {
+                name: list(values) if values.ndim > 1 else values for name, values in halved.items()
             }
             tables.append(pa.table({"report": [report] * rows, **stored_as}))
         with whole_file(self.work / PREDICTIONS) as temporary:

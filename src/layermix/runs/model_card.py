@@ -7,10 +7,12 @@ that a person has written elsewhere in the card stays.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from layermix.escaping import markdown, markdown_code
+from layermix.evaluation.forms import Form
 from layermix.runs.schema import (
     BenchRecord,
     ExportRecord,
@@ -29,6 +31,18 @@ CITATION = """@misc{yun-moon-layerwise,
 }"""
 
 
+PUBLISHED: Mapping[str, str] = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "f1_micro": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mae": "mae",
+}
+"""Scores in the block that the hub reads -> their names there."""
+
+
 def model_card(record: RunRecord, role: Role) -> str:
     """README.md for a model folder, with the hub's metadata block.
 
@@ -39,7 +53,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         role: Of the model.
     """
     model, data = record.trained, record.data
-    source = _name(data.place or "")
+    source, outputs = _name(data.place or ""), WORDS[record.form or "class"].outputs
     title = f"{role.capitalize()} for {record.task or source}"
     made = (
         f"Distilled with {markdown_code(record.formula or '')} from "
@@ -52,7 +66,8 @@ def model_card(record: RunRecord, role: Role) -> str:
         f"# {markdown(title)}",
         "",
         f"{made} on {data.rows.get('train')} rows of {markdown_code(source)}, at most "
-        f"{data.max_length} tokens. {model.parameters:,} parameters; classes: {_classes(model)}.",
+        f"{data.max_length} tokens. {model.parameters:,} parameters; "
+        f"{outputs}: {_classes(model)}.",
         "",
         *_scores(record),
         *_alpha(record),
@@ -65,7 +80,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         *_call(record),
         "```",
         "",
-        *_limits(model),
+        *_limits(record),
         *(["## Citation", "", "```bibtex", CITATION, "```", ""] if role == "student" else []),
     ]
     return "\n".join(lines)
@@ -84,9 +99,9 @@ def _metadata(record: RunRecord, role: Role, title: str) -> list[str]:
         []
         if guessed
         else [
-            {"type": name, "value": round(value, 4)}
+            {"type": PUBLISHED[name], "value": round(value, 4)}
             for name, value in _validation(record.metrics.saved).items()
-            if name in ("accuracy", "f1", "matthews")
+            if name in PUBLISHED
         ]
     )
     task = {"type": "text-classification", "name": "Text classification"}
@@ -171,15 +186,51 @@ def _classes(model: ModelRecord) -> str:
     return ", ".join(markdown(name) for name in model.classes)
 
 
-def _limits(model: ModelRecord) -> list[str]:
+class FormWords(NamedTuple):
+    """What a card says of models whose labels have one form.
+
+    Attributes:
+        outputs: What its outputs are, before their names.
+        use: What it does with a text, before the names of its outputs.
+        limits: What it does with every text.
+    """
+
+    outputs: str
+    use: str
+    limits: str
+
+
+WORDS: Mapping[Form, FormWords] = {
+    "class": FormWords(
+        "classes",
+        "assigns texts like its training texts to one of these classes",
+        "and it assigns every text to one of the classes. `ece` above says how far its "
+        "probabilities can be trusted.",
+    ),
+    "labels": FormWords(
+        "labels, of which a text may have several",
+        "gives texts like its training texts any of these labels, each with a probability of its "
+        "own",
+        "and it may give a text none of the labels. A label counts as given from a probability of "
+        ".5 on; `thresholds` in config.json, if they are there, suit each label better.",
+    ),
+    "number": FormWords(
+        "output, a number",
+        "gives texts like its training texts a number",
+        "and it gives every text a number. `mae` above is the mean error.",
+    ),
+}
+"""Form of a label -> its words."""
+
+
+def _limits(record: RunRecord) -> list[str]:
+    words = WORDS[record.form or "class"]
     return [
         "## Intended use and limits",
         "",
-        "The model assigns texts like its training texts to one of these classes: "
-        f"{_classes(model)}. It was not tested on other languages, other kinds of text, or texts "
-        "of other times, and it assigns every text to one of the classes. `ece` above says how far "
-        "its probabilities can be trusted. Any bias in the training texts, or in the teacher, is "
-        "in the model too.",
+        f"The model {words.use}: {_classes(record.trained)}. It was not tested on other languages, "
+        f"other kinds of text, or texts of other times, {words.limits} Any bias in the training "
+        "texts, or in the teacher, is in the model too.",
         "",
     ]
 

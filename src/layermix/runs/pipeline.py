@@ -37,9 +37,10 @@ from layermix.hardware.precision import choose_precision
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
-from layermix.models.loading import load_classifier
+from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
+from layermix.problems.problem import Problem
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import choose_rows, prepare, tokenize_for
@@ -108,7 +109,8 @@ def _distill_soft(config: DistillConfig, run: RunFolder | None, reporter: Report
     model = config.student.model
     if model is None:
         raise ConfigError(f"{NO_TEACHER}; or, for data with {SOFT}, the model to train: --student")
-    check_probabilities_suffice(config)
+    if config.data.problem is None:  # before the data are read
+        check_probabilities_suffice(config)
     texts = load_texts(config.data, soft_labels="beside")
     if texts.soft_labels is None:
         raise ConfigError(f"{NO_TEACHER}; or data with {SOFT}, and {texts.source} has none")
@@ -181,8 +183,13 @@ def _loaded_texts(config: DistillConfig) -> tuple[TextData, list[Classifier]]:
     """Data and teachers as the config names them."""
     if not config.teacher.models:
         raise ConfigError(NO_TEACHER)
-    texts = load_texts(config.data)
-    return texts, [load_classifier(model, texts.label_names) for model in config.teacher.models]
+    problem = None if config.data.problem else problem_of_model(config.teacher.models[0])
+    texts = load_texts(config.data, problem=problem)
+    teachers = [
+        load_classifier(model, texts.label_names, problem=texts.problem)
+        for model in config.teacher.models
+    ]
+    return texts, teachers
 
 
 def _loaded(config: DistillConfig) -> tuple[TextData, list[Classifier], Classifier]:
@@ -266,7 +273,9 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
     """
     wanted = config.student
     if wanted.model is not None:
-        student = load_classifier(wanted.model, texts.label_names, seed=config.seed)
+        student = load_classifier(
+            wanted.model, texts.label_names, seed=config.seed, problem=texts.problem
+        )
         if wanted.layers is not None or wanted.blocks is not None:
             spread = wanted.copied == "spread"
             student = copy_blocks(student, wanted.layers, wanted.blocks, spread=spread)
@@ -403,12 +412,7 @@ def distill_prepared(
         extensions: Objects of the caller's own.
     """
     reporter = reporter or Reporter(quiet=True)
-    if config.loss.supervised not in (None, prepared.problem.supervised):
-        raise ConfigError(
-            f"loss.supervised is {config.loss.supervised}, but the labels of these data are for "
-            f"{prepared.problem.name}; set it to {prepared.problem.supervised} (the others are for "
-            "an Objective of your own in Python)"
-        )
+    config = _with_losses_for(prepared.problem, config)
     for note in prepared.notes:
         reporter.say_once(note)
     if extensions.mix is None and (unused := _unused_settings(config)):
@@ -465,6 +469,29 @@ def distill_prepared(
         extensions,
     )
     return training.run(name, "student", known, run, start, reporter)
+
+
+def _with_losses_for(problem: Problem, config: DistillConfig) -> DistillConfig:
+    """The config with the formulas of the losses that suit a kind of label.
+
+    Raises:
+        ConfigError: If it names one that does not.
+    """
+    loss, about = config.loss, f"but the labels of these data are for {problem.name}"
+    problems = []
+    if loss.supervised not in (None, problem.supervised):
+        problems.append(
+            f"loss.supervised is {loss.supervised}, {about}; set it to {problem.supervised}"
+        )
+    if loss.logit not in (None, *problem.logit_losses) and loss.logit_weight:
+        problems.append(
+            f"loss.logit is {loss.logit}, {about}; set it to {' or '.join(problem.logit_losses)}, "
+            "or leave it out"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+    chosen = loss.model_copy(update={"logit": loss.logit or problem.logit_losses[0]})
+    return config.model_copy(update={"loss": chosen})
 
 
 def _start(
@@ -552,7 +579,9 @@ def teach(
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
     _open(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
-    model = load_classifier(config.model, texts.label_names, seed=config.seed)
+    model = load_classifier(
+        config.model, texts.label_names, seed=config.seed, problem=texts.problem
+    )
     return teach_from(
         model, texts, config, out=out, resume=resume, restart=restart, reporter=reporter
     )

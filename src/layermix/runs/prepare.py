@@ -109,12 +109,17 @@ def answered(
         allow_weak=config.teacher.allow_weak,
         problem=prepared.problem,
     )
+    notes = [*prepared.notes, *teacher.notes, *student.notes]
+    if config.loss.supervised_weight and (
+        doubt := prepared.problem.doubt(logits["validation"], labels["validation"])
+    ):
+        notes.append(Note("teacher-on-another-scale", f"{teacher.source}: {doubt}"))
     return replace(
         prepared,
         teacher_fingerprint=fingerprint(teacher.model),
         teacher_logits=logits,
         teacher_scores=scores_of(prepared, logits, labels),
-        notes=(*prepared.notes, *teacher.notes, *student.notes),
+        notes=tuple(notes),
     )
 
 

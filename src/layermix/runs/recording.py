@@ -67,6 +67,7 @@ def run_record(
         format=FORMAT,
         status="ok",
         problem=prepared.problem.name,
+        form=prepared.problem.form,
         task=texts.task,
         metric=prepared.metric,
         higher_is_better=prepared.problem.higher_is_better[prepared.metric],
@@ -113,4 +114,5 @@ def saved_model_entry(
         group_column=prepared.texts.group_column,
         problem=prepared.problem.name,
         temperature=None if calibration is None else calibration.temperature,
+        thresholds=None if calibration is None else calibration.thresholds,
     )

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
 from layermix.errors import Note
+from layermix.evaluation.forms import Form
 from layermix.runs.layout import RESULT
 
 FORMAT = 2
@@ -283,15 +284,17 @@ class Interval(Part):
 
 
 class Calibration(Part):
-    """The temperature of a saved classifier's logits, fitted on the held-out rows.
+    """What was fitted to a saved classifier on the held-out rows.
 
     Attributes:
         temperature: By which logits are divided.
-        scores: `nll` and `ece` on the validation rows without it.
+        thresholds: The probability from which on each of several labels is given.
+        scores: Those that it changes, on the validation rows, without it.
         calibrated: The same with it.
     """
 
-    temperature: float = Field(gt=0)
+    temperature: float | None = Field(None, gt=0)
+    thresholds: tuple[float, ...] | None = None
     scores: dict[str, float] = {}
     calibrated: dict[str, float] = {}
 
@@ -327,6 +330,7 @@ class RunRecord(Record):
         status: How the run ended.
         error: Why it failed.
         problem: The kind of label.
+        form: What a label is; None, a class, in records of older versions.
         task: A known task's name.
         metric: The score by which epochs are compared.
         higher_is_better: Whether more of it is; None in records of older versions.
@@ -350,6 +354,7 @@ class RunRecord(Record):
     status: Status = "unfinished"
     error: str | None = None
     problem: str = CLASSES
+    form: Form | None = None
     task: str | None = None
     metric: str = ""
     higher_is_better: bool | None = None
@@ -674,6 +679,7 @@ class SavedModelEntry(Part):
         split_off: Whether a tenth of those rows was kept for validation.
         group_column: The column by whose values it was chosen, if not by text.
         temperature: That of `Calibration`, if it was fitted.
+        thresholds: Those of `Calibration`, if they were fitted.
         problem: The kind of its labels.
     """
 
@@ -683,4 +689,5 @@ class SavedModelEntry(Part):
     split_off: bool = False
     group_column: str | None = None
     temperature: float | None = Field(None, gt=0)
+    thresholds: tuple[float, ...] | None = None
     problem: str = CLASSES

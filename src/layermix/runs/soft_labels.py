@@ -15,10 +15,11 @@ from layermix.data.prepared import Logits, PreparedData
 from layermix.data.splits import PROBABILITIES, with_soft_labels, without_guessed_labels
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, Note
-from layermix.evaluation.metrics import UNLABELLED, softmax
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
-from layermix.models.soft_label_teacher import SoftLabelTeacher, logits_from
+from layermix.models.soft_label_teacher import SoftLabelTeacher
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 from layermix.runs.prepare import (
     answered,
     check_knows_more,
@@ -31,8 +32,12 @@ from layermix.teacher_cache.cached_teacher import CachedTeacher
 from layermix.teacher_cache.choose import signals_for
 
 
-def check_probabilities_suffice(config: DistillConfig) -> None:
+def check_probabilities_suffice(config: DistillConfig, problem: Problem = CLASSIFICATION) -> None:
     """Check that every term of the loss can do with probabilities alone.
+
+    Args:
+        config: Its section loss is read.
+        problem: The kind of label.
 
     Raises:
         ConfigError: With every term that cannot.
@@ -49,10 +54,10 @@ def check_probabilities_suffice(config: DistillConfig) -> None:
         for name, what in needs.items()
         if getattr(loss, name)
     ]
-    if loss.logit_weight and loss.logit == "mse":
+    if loss.logit_weight and loss.logit not in (None, *problem.soft_losses):
         problems.append(
-            "loss.logit is mse, which compares logits, but probabilities give logits only up to a "
-            "constant; use soft_cross_entropy or kl"
+            f"loss.logit is {loss.logit}, which compares logits, but probabilities give logits "
+            f"only up to a constant; use {' or '.join(problem.soft_losses)}"
         )
     if problems:
         raise ConfigError(
@@ -76,7 +81,7 @@ def prepare_soft(student: Classifier, texts: TextData, config: DistillConfig) ->
         ConfigError: If a setting needs more than probabilities, or new rows are asked for.
         WeakTeacherError: If the soft labels are no better than always answering one class.
     """
-    check_probabilities_suffice(config)
+    check_probabilities_suffice(config, texts.problem)
     if config.data.augment not in (None, 0, "auto"):
         raise ConfigError(
             f"data.augment is {config.data.augment}, but without a teacher model nobody can label "
@@ -115,7 +120,8 @@ def prepare_mean(
         ConfigError: If a setting needs more than probabilities.
         WeakTeacherError, ModelError: As `prepare`, for each teacher.
     """
-    check_probabilities_suffice(config)
+    problem = texts.problem
+    check_probabilities_suffice(config, problem)
     texts = choose_rows(texts, config)
     config, texts = with_new_rows_at_share(config, texts, teachers[0])
     objective = Objective(HFEncoder(student.model), terms_of(config.loss, learns_mix=False))
@@ -127,7 +133,7 @@ def prepare_mean(
         if objective.needs_teacher:
             found["train"] = _train_logits(prepared, teacher, objective, config, reporter)
         for split, logits in found.items():
-            means[split] = means.get(split, 0) + softmax(logits) / len(teachers)
+            means[split] = means.get(split, 0) + problem.values(logits) / len(teachers)
         notes += teacher.notes
         fingerprints.append(str(prepared.teacher_fingerprint))
     splits = dict(texts.splits)
@@ -175,7 +181,8 @@ def soft_label_teacher(prepared: PreparedData) -> SoftLabelTeacher:
             texts = prepared.texts.splits[split]
             rows += texts["row_id"][:]
             values += texts[PROBABILITIES][:]
-    return SoftLabelTeacher(np.asarray(rows), np.asarray(values))
+    logits = prepared.problem.logits_of(np.asarray(values))
+    return SoftLabelTeacher(np.asarray(rows), logits)
 
 
 def _prepared(student: Classifier, texts: TextData, config: DistillConfig) -> PreparedData:
@@ -185,14 +192,11 @@ def _prepared(student: Classifier, texts: TextData, config: DistillConfig) -> Pr
         for name, rows in texts.splits.items()
         if PROBABILITIES in rows.column_names and name not in ("train", "unlabeled")
     }
-    train = without_guessed_labels(texts.splits["train"])
+    train = without_guessed_labels(texts.splits["train"], texts.problem)
     texts = replace(texts, splits={**texts.splits, "train": train})
     prepared = tokenize_for(texts, config, student.max_length, student.tokenizer)
-    logits = {name: logits_from(values) for name, values in of_scored.items()}
-    labels = {
-        name: np.where(prepared.guessed(name), UNLABELLED, prepared.splits[name]["labels"][:])
-        for name in logits
-    }
+    logits = {name: texts.problem.logits_of(values) for name, values in of_scored.items()}
+    labels = {name: prepared.own_labels(name) for name in logits}
     if "validation" in logits and prepared.problem.labelled(labels["validation"]).any():
         check_knows_more(
             f"{texts.source}: the soft labels have",

@@ -31,6 +31,7 @@ from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
+from layermix.models.labels import write_kind
 from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.problem import Problem
 from layermix.runs.callbacks import (
@@ -61,8 +62,6 @@ from layermix.runs.schema import (
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
-CALIBRATED = ("nll", "ece")
-"""Scores that a temperature changes."""
 
 
 def _state(checkpoint: Path | None) -> TrainerState | None:
@@ -96,6 +95,14 @@ def _saved(reports: Row) -> Row:
     """The reported epoch whose weights are saved."""
     saved: Row = reports["selected" if "selected" in reports else "last"]
     return saved
+
+
+def _in_words(calibration: Calibration) -> str:
+    """What was fitted, up to the verb."""
+    if calibration.thresholds is None:
+        return f"temperature {calibration.temperature:.2f} suits"
+    low, high = min(calibration.thresholds), max(calibration.thresholds)
+    return f"thresholds from {low:.2f} to {high:.2f} suit"
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,7 @@ class Training:
             reports |= self._test(reporter)
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
         entry = saved_model_entry(self.prepared, calibration)
+        write_kind(self.student.model.config, self.problem)
         self.student.model.config.layermix = entry.model_dump(mode="json", exclude_none=True)
         record = run_record(
             role,
@@ -317,35 +325,39 @@ class Training:
     def _calibration(
         self, recorder: EpochRecorder, reports: Row, reporter: Reporter
     ) -> Calibration | None:
-        """The temperature that suits the held-out rows, and what it does on the validation rows."""
-        if "holdout" not in self.prepared.evaluated:
+        """What suits the held-out rows, and what it does on the validation rows."""
+        names = self.problem.calibrated_scores
+        if "holdout" not in self.prepared.evaluated or not names:
             return None
         epoch = _saved(reports)["epoch"]
         logits, labels = recorder.logits("holdout", epoch)
-        labels = np.where(self.prepared.guessed("holdout"), UNLABELLED, labels)
-        temperature = self.problem.temperature(logits, labels)
-        if temperature is None:
+        if (guessed := self.prepared.guessed("holdout")).any():
+            labels = np.where(guessed, UNLABELLED, labels)
+        found = self.problem.calibration(logits, labels)
+        if found is None:
             text = "no temperature is fitted: the labels of the held-out rows do not say which one"
             reporter.say(Note("no-temperature", text))
             return None
+        judged = int(self.problem.labelled(labels).sum())
         logits, labels = recorder.logits("validation", epoch)
-        plain, cooled = (
-            self.problem.scores(values, labels) for values in (logits, logits / temperature)
+        before, after = (
+            self.problem.scores(values, labels)
+            for values in (logits, self.problem.calibrated(logits, found))
         )
         calibration = Calibration(
-            temperature=temperature,
-            scores={name: plain[name] for name in CALIBRATED if name in plain},
-            calibrated={name: cooled[name] for name in CALIBRATED if name in cooled},
+            **found,
+            scores={name: before[name] for name in names},
+            calibrated={name: after[name] for name in names},
         )
         on_validation = ", ".join(
-            f"{name} {after:.3f} with it, {calibration.scores[name]:.3f} without"
-            for name, after in calibration.calibrated.items()
+            f"{name} {score:.3f} with it, {calibration.scores[name]:.3f} without"
+            for name, score in calibration.calibrated.items()
         )
         text = (
-            f"temperature {temperature:.2f} suits the {int((labels != UNLABELLED).sum())} held-out "
-            f"rows best; on the validation rows: {on_validation} (`layermix predict --calibrated`)"
+            f"{_in_words(calibration)} the {judged} held-out rows best; on the validation rows: "
+            f"{on_validation} (`layermix predict --calibrated`)"
         )
-        reporter.say(Note("temperature", text))
+        reporter.say(Note("temperature" if calibration.temperature else "thresholds", text))
         return calibration
 
     def _test(self, reporter: Reporter) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Rows on which versions of a model are compared: the validation rows of its run, or the user's."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -13,9 +14,11 @@ from layermix.console import Reporter
 from layermix.data.tasks import TASKS
 from layermix.errors import ConfigError, Note
 from layermix.evaluation.metrics import UNLABELLED
-from layermix.evaluation.statistics import Score
+from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.models.labels import class_order
 from layermix.models.loading import model_folder
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 from layermix.runs.layout import PREDICTIONS, RESULT, TEXTS
 from layermix.runs.reader import RunFiles
 from layermix.serving.evaluate import labelled_texts
@@ -31,18 +34,25 @@ class EvaluationRows:
 
     Attributes:
         texts: Columns `text`, perhaps `text_pair`, `label` and `row_id`.
-        metric: The task's first score, or accuracy if that score has no interval.
+        metric: The task's first score, or another one if that score has no interval.
         source: Where they come from, in words.
+        problem: The kind of label.
     """
 
     texts: Dataset
-    metric: Score
+    metric: str
     source: str
+    problem: Problem = CLASSIFICATION
 
     @property
-    def labels(self) -> NDArray[np.integer[Any]]:
-        """(N,), class indices, `UNLABELLED` where a row has none."""
-        return np.asarray(self.texts["label"])
+    def labels(self) -> NDArray[Any]:
+        """One for each row, as the kind of label has them."""
+        return np.asarray(self.texts["label"][:])
+
+    @property
+    def labelled(self) -> NDArray[np.integer[Any]]:
+        """Indices of the rows that have a label."""
+        return np.flatnonzero(self.problem.labelled(self.labels))
 
     @property
     def tuples(self) -> list[tuple[str, ...]]:
@@ -57,7 +67,7 @@ class EvaluationRows:
 
         The two are random halves if each has `ENOUGH` rows. Otherwise both are all labelled rows.
         """
-        labelled = np.flatnonzero(self.labels != UNLABELLED)
+        labelled = self.labelled
         if len(labelled) < 2 * ENOUGH:
             return labelled, labelled
         drawn = np.random.default_rng(seed).permutation(labelled)
@@ -114,8 +124,9 @@ def evaluation_rows(
     }
     return EvaluationRows(
         Dataset.from_dict(columns),
-        _score(files.result.metric, reporter),
+        _score(files.result.metric, predictor.problem, reporter),
         f"validation rows of {run.name}",
+        predictor.problem,
     )
 
 
@@ -126,17 +137,32 @@ def _of_data(
     texts, names = labelled_texts(data, predictor, reporter)
     order, _ = class_order(predictor.source, predictor.label_names, texts.label_names)
     rows = texts.splits["validation"]
-    labels = [order[label] if label != UNLABELLED else label for label in rows["label"]]
-    rows = rows.remove_columns("label").add_column("label", labels)
+    labels = _in_order_of_model(np.asarray(rows["label"][:]), order)
+    rows = rows.remove_columns("label").add_column("label", labels.tolist())
+    problem = predictor.problem
     if not metric:
         task = TASKS.get(texts.task or "")
-        metric = task.metrics[0] if task else "accuracy"
-    return EvaluationRows(rows, _score(metric, reporter), names["validation"])
+        of_task = task is not None and task.problem == problem.name
+        metric = task.metrics[0] if task and of_task else problem.default_scores[0]
+    return EvaluationRows(rows, _score(metric, problem, reporter), names["validation"], problem)
 
 
-def _score(metric: str, reporter: Reporter) -> Score:
-    if metric in get_args(Score):
-        return cast(Score, metric)
-    text = f"{metric or 'the score'} has no interval, so accuracy is compared"
+def _in_order_of_model(labels: NDArray[Any], order: Sequence[int]) -> NDArray[Any]:
+    """Labels with the model's index of each class of the data, which is at its place in `order`."""
+    if labels.ndim > 1:
+        moved = labels.copy()
+        moved[:, list(order)] = labels
+        return moved
+    if np.issubdtype(labels.dtype, np.integer):
+        return np.where(labels == UNLABELLED, labels, np.asarray(order)[labels])
+    return labels
+
+
+def _score(metric: str, problem: Problem, reporter: Reporter) -> str:
+    """The score that is compared: the given one, if it has an interval over rows."""
+    if metric in WEIGHTED:
+        return metric
+    other = next((name for name in problem.default_scores if name in WEIGHTED), "accuracy")
+    text = f"{metric or 'the score'} has no interval, so {other} is compared"
     reporter.say(Note("score-without-interval", text))
-    return "accuracy"
+    return other

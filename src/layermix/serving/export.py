@@ -27,9 +27,8 @@ from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
-from layermix.evaluation import metrics
-from layermix.evaluation.metrics import UNLABELLED, softmax
 from layermix.evaluation.statistics import row_bootstrap
+from layermix.evaluation.weighted_scores import WEIGHTED, weighted_score
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
 from layermix.models.inference import Floats, Runner, finite, logits_of
 from layermix.models.loading import load_classifier, model_folder
@@ -140,7 +139,7 @@ def export(
     classifier = load_classifier(source)
     predictor = predictor_of(classifier)
     rows = evaluation_rows(source, data, predictor, reporter)
-    if int8 and not (rows.labels != UNLABELLED).any():
+    if int8 and not len(rows.labelled):
         raise ConfigError(
             f"{rows.source}: no row has a label, so the cost of int8 cannot be measured; give "
             "--data with labelled rows, or leave out --int8"
@@ -396,7 +395,7 @@ def _quantise(
     Raises:
         ExportError: If it still costs more than `max_drop` points on the rows that judge.
     """
-    classes = before.shape[1]
+    classes, problem = before.shape[1], rows.rows.problem
     steering, judging = rows.rows.steering_and_judging()
     tries: list[QuantizationTry] = []
     with tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
@@ -438,7 +437,8 @@ def _quantise(
             with _silent():
                 quantizer.write(file, (part,))
             after = rows.at(OnnxRunner(file, classes, one_by_one=True), probed.tolist())
-            effect[part] = float(np.abs(softmax(after) - softmax(before[probed])).mean())
+            change = problem.values(after) - problem.values(before[probed])
+            effect[part] = float(np.abs(change).mean())
         kept = -(-len(effect) // KEPT_IN_FLOAT)
         worst = tuple(sorted(effect, key=lambda part: -effect[part])[:kept])
         if chosen and judged_on == "other-rows":  # only the judging rows can have turned it down
@@ -471,29 +471,44 @@ def measure_cost(
         at: Indices of labelled rows; all of them if None.
     """
     if at is None:
-        at = np.flatnonzero(rows.labels != UNLABELLED)
-    labels, first, second = rows.labels[at], before[at].argmax(-1), after[at].argmax(-1)
-    drop = row_bootstrap(first, second, labels, rows.metric)
+        at = rows.labelled
+    problem, metric = rows.problem, rows.metric
+    labels, first, second = rows.labels[at], problem.answers(before[at]), problem.answers(after[at])
+    drop = row_bootstrap(first, second, labels, metric)
+    ends = sorted(100 * _sign(metric) * end for end in (drop.low, drop.high))
     return QuantizationCost(
-        metric=rows.metric,
+        metric=metric,
         rows=len(at),
-        float32=metrics.scores(before[at], labels)[rows.metric],
-        int8=metrics.scores(after[at], labels)[rows.metric],
-        drop=100 * drop.difference,
-        low=100 * drop.low,
-        high=100 * drop.high,
-        same_answers=float((first == second).mean()),
+        float32=_score(first, labels, metric),
+        int8=_score(second, labels, metric),
+        drop=100 * _sign(metric) * drop.difference,
+        low=ends[0],
+        high=ends[1],
+        same_answers=float(problem.same(before[at], after[at]).mean()),
         in_float=in_float,
     )
+
+
+def _score(answers: NDArray[Any], labels: NDArray[Any], metric: str) -> float:
+    """A score of labelled rows, in full precision."""
+    row = weighted_score(metric, answers[None], labels)
+    return float(row.function(answers[None], labels, np.ones((1, len(labels))))[0, 0])
+
+
+def _sign(metric: str) -> int:
+    """1 if more of a score is better, else −1."""
+    return 1 if WEIGHTED[metric].higher_is_better else -1
 
 
 def _drop(
     before: Floats, after: Floats, rows: EvaluationRows, at: NDArray[np.integer[Any]]
 ) -> float:
     """Points that the score loses on labelled rows, given by their indices."""
-    labels = rows.labels[at]
-    first, second = (metrics.scores(one[at], labels)[rows.metric] for one in (before, after))
-    return 100 * (first - second)
+    first, second = (
+        _score(rows.problem.answers(one[at]), rows.labels[at], rows.metric)
+        for one in (before, after)
+    )
+    return 100 * _sign(rows.metric) * (first - second)
 
 
 def _in_batches(
@@ -504,12 +519,13 @@ def _in_batches(
     judging: NDArray[np.integer[Any]],
 ) -> BatchEffect:
     """What batches of rows of like length change in the answers of an int8 file."""
+    problem = rows.rows.problem
     batched = rows.logits(OnnxRunner(quantized, before.shape[1]), "int8 in batches")
     return BatchEffect(
         batch_size=BATCH,
         drop=_drop(before, batched, rows.rows, judging),
-        other_answers=int((batched.argmax(-1) != after.argmax(-1)).sum()),
-        max_change=float(np.abs(softmax(batched) - softmax(after)).max()),
+        other_answers=int((~problem.same(batched, after)).sum()),
+        max_change=float(np.abs(problem.values(batched) - problem.values(after)).max()),
     )
 
 

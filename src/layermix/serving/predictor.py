@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ from layermix.data.labels import read_class_names
 from layermix.errors import ConfigError, ModelError, Note
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
-from layermix.models.labels import check_class_names, class_order
+from layermix.models.labels import check_class_names, class_order, is_head_for
 from layermix.models.loading import described, load_classifier, model_folder
 from layermix.problems.classification import CLASSIFICATION
-from layermix.problems.kinds import PROBLEMS
+from layermix.problems.kinds import PROBLEMS, problem_of
 from layermix.problems.problem import Problem
 from layermix.runs.layout import EXPORT
 from layermix.runs.schema import ExportRecord, SavedModelEntry
@@ -129,8 +129,7 @@ class Predictor:
         split_off: Whether its validation rows were split off from these.
         group_column: The column by whose values they were, if not by text.
         problem: The kind of its labels.
-        temperature: By which its logits are divided for calibrated probabilities; None if none
-            was fitted.
+        calibration: What was fitted for it, as `Problem.calibration` gives it; empty if nothing.
         notes: What was changed to run it, and how its classes were reordered or renamed.
     """
 
@@ -146,7 +145,7 @@ class Predictor:
     split_off: bool = False
     group_column: str | None = None
     problem: Problem = CLASSIFICATION
-    temperature: float | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
 
     def in_order(self, names: Sequence[str]) -> "Predictor":
@@ -161,30 +160,28 @@ class Predictor:
         return replace(self, run=run, label_names=tuple(names), notes=notes)
 
     def calibrated(self) -> "Predictor":
-        """Return it with its logits divided by the temperature that was fitted for it.
+        """Return it with the temperature, or the thresholds, that were fitted for it.
 
         Raises:
             ModelError: If there is none.
         """
-        temperature = self.temperature
-        if temperature is None:
+        if not self.calibration:
             raise ModelError(
-                f"{self.source}: no temperature was fitted for it, which takes held-out rows, some "
-                "of them answered wrongly; train it with --training.selection holdout, or leave "
-                "out --calibrated"
+                f"{self.source}: nothing was fitted for it, which takes held-out rows, some of "
+                "them answered wrongly; train it with --training.selection holdout, or leave out "
+                "--calibrated"
             )
-        run = self.run
-        return replace(self, run=lambda batch: run(batch) / temperature)
+        run, problem, found = self.run, self.problem, self.calibration
+        return replace(self, run=lambda batch: problem.calibrated(run(batch), found))
 
     def cut_note(self, name: str, share: float) -> Note | None:
         """A note on the share of the rows that was cut; None if none was."""
         about = f"{share:.1%} of the rows are longer than {self.max_length} tokens and were cut"
         return Note("rows-cut", f"{name}: {about}") if share else None
 
-    def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[np.intp]:
-        """Class indices (B,) of texts or pairs, in one batch."""
-        classes: NDArray[np.intp] = self.run(self.encode(texts)).argmax(-1)
-        return classes
+    def answer(self, texts: Sequence[tuple[str, ...]]) -> NDArray[Any]:
+        """What it answers to texts or pairs, in one batch: the problem's answers."""
+        return self.problem.answers(self.run(self.encode(texts)))
 
     def encode(self, texts: Sequence[tuple[str, ...]]) -> Batch:
         """Texts or pairs, cut at `max_length`, as one padded batch."""
@@ -228,7 +225,6 @@ def open_predictor(
     config, tokenizer, notes = described(source, str(folder))
     names = read_class_names(config.id2label)
     check_class_names(source, names)
-    _check_head(source, config, names)
     run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
     trained = _trained(source, config, tokenizer, problem)
     return Predictor(source, runtime, run, tokenizer, names, **trained, notes=notes)
@@ -277,7 +273,6 @@ def predictor_of(classifier: Classifier, problem: Problem | None = None) -> Pred
         ModelError: If it is no classifier.
     """
     config, tokenizer = classifier.model.config, classifier.tokenizer
-    _check_head(classifier.source, config, classifier.label_names)
     return Predictor(
         classifier.source,
         "torch",
@@ -289,14 +284,29 @@ def predictor_of(classifier: Classifier, problem: Problem | None = None) -> Pred
     )
 
 
-def _check_head(source: str, config: Any, names: Sequence[str]) -> None:
-    """Raise a ModelError unless the head predicts one of several classes."""
-    kind = config.problem_type or "single_label_classification"
-    if kind != "single_label_classification" or len(names) < 2:
+def _problem(source: str, config: Any, given: Problem | None) -> Problem:
+    """The kind of label of a classifier.
+
+    Raises:
+        ModelError: If layermix has no such kind, or it is not the one that is given.
+    """
+    if given is not None and is_head_for(config, given):
+        return given
+    try:
+        found = problem_of(config)
+        if given is not None:
+            raise KeyError(found.name)
+    except KeyError as error:
+        wanted = ", ".join(PROBLEMS) if given is None else given.name
         raise ModelError(
-            f"{source}: has a head for {kind} with {len(names)} output(s); wanted one that "
-            "predicts one of two or more classes"
+            f"{source}: its labels are of the kind {error.args[0]!r}, wanted one of {wanted}; run "
+            "it in Python, with problem= that kind"
+        ) from None
+    if fault := found.outputs_fault(config.num_labels):
+        raise ModelError(
+            f"{source}: has a head for {found.name} with {config.num_labels} output(s), {fault}"
         )
+    return found
 
 
 def _trained(
@@ -314,13 +324,11 @@ def _trained(
             f"{source}: the entry `layermix` of its config.json is not what a run writes "
             f"({describe_problems(error)}); correct it, or remove it"
         ) from None
-    problem = problem or PROBLEMS.get(entry.problem)
-    if problem is None or problem.name != entry.problem:
-        raise ModelError(
-            f"{source}: its labels are of the kind {entry.problem!r}, wanted one of "
-            f"{', '.join(PROBLEMS)}; run it in Python, with problem= that kind"
-        )
+    problem = _problem(source, config, problem)
     longest = longest_input(config, tokenizer)
     length = min(entry.max_length or longest, longest)
     limits = {"max_length": length, "longest": longest}
-    return entry.model_dump() | limits | {"problem": problem}
+    fields = entry.model_dump()
+    fitted = {name: fields.pop(name) for name in ("temperature", "thresholds")}
+    calibration = {name: value for name, value in fitted.items() if value is not None}
+    return fields | limits | {"problem": problem, "calibration": calibration}

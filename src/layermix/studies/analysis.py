@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from layermix.evaluation.predictions import combine
 from layermix.evaluation.statistics import (
     LEVEL,
     Bootstrap,
-    Score,
     holm,
     multi_bootstrap,
     single_run,
@@ -26,6 +25,7 @@ from layermix.evaluation.statistics import (
     summarise,
 )
 from layermix.evaluation.verdicts import Comparison, Verdict, describe, judge
+from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.runs.schema import FORMAT
 from layermix.studies.cells import Arm, FinishedCells, gather
 from layermix.studies.declarations import read_declarations
@@ -196,7 +196,7 @@ def _comparisons(
             continue
         differences = [first.sign * (scores[0][seed] - scores[1][seed]) for seed in seeds]
         bootstrap = None
-        if len(seeds) > 1 and first.metric in get_args(Score) and first.split == "validation":
+        if len(seeds) > 1 and first.metric in WEIGHTED and first.split == "validation":
             bootstrap = _bootstrap(plan.study.report, first, second, seeds)
             if bootstrap is None:
                 notes.append(
@@ -216,8 +216,8 @@ def _bootstrap(report: str, first: Arm, second: Arm, seeds: Sequence[int]) -> Bo
         return None
     known = predictions.known
     ours, theirs = np.split(predictions.predicted[:, known], 2)
-    score: Any = first.metric
-    return multi_bootstrap(ours, theirs, predictions.labels[known], score)
+    better, other = (ours, theirs) if first.sign > 0 else (theirs, ours)
+    return multi_bootstrap(better, other, predictions.labels[known], first.metric)
 
 
 def _order(first: Arm, second: Arm) -> float | None:
@@ -239,7 +239,7 @@ def _arm_scores(arm: Arm) -> ArmScores:
     return ArmScores(
         seeds=tuple(scores),
         **asdict(summary),
-        of_teacher=summary.mean / teacher if teacher > 0 else None,
+        of_teacher=summary.mean / teacher if teacher > 0 and arm.sign > 0 else None,
         agreement=_agreement(arm),
         best_on_dev=tuple(best.values()) or None,
         optimism=float(np.mean([best[seed] - scores[seed] for seed in best])) if best else None,

@@ -50,8 +50,19 @@ def _or_empty(value: Any) -> Any:
 Overrides = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
 
 
-Score = Literal["accuracy", "f1", "f1_macro", "matthews"]
-"""As in `evaluation.statistics`, whose SciPy would cost every `--help` half a second."""
+Score = Literal[
+    "accuracy",
+    "f1",
+    "f1_macro",
+    "matthews",
+    "pearson",
+    "spearman",
+    "mae",
+    "f1_micro",
+    "f1_samples",
+    "exact_match",
+]
+"""As in `evaluation.weighted_scores`, whose SciPy would cost every `--help` half a second."""
 
 
 MOST_SEEDS = 1_000

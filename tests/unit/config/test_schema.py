@@ -36,9 +36,9 @@ def test_the_paper_preset_is_table_1_and_our_choices() -> None:
     assert (loss.embedding_weight, loss.temperature) == (0, 1)
     assert (loss.supervised, loss.logit, loss.hidden) == (
         None,
-        "soft_cross_entropy",
+        None,
         "mean",
-    )
+    )  # of the kind of label
     assert (loss.projection, loss.projection_bias) == ("shared", False)
     training = config.training
     assert (training.epochs, training.batch_size, training.eval_batch_size) == (10, 16, 32)

@@ -22,9 +22,10 @@ from layermix.core.losses import (
     literal_sum,
     logit_mse,
     paired_heads,
-    regression,
+    soft_binary_cross_entropy,
     soft_cross_entropy,
     soft_cross_entropy_mean,
+    squared_error,
     token_norm,
 )
 from layermix.errors import ModelError
@@ -157,7 +158,7 @@ def test_cross_entropy_with_class_weights_and_smoothing_by_its_formula(
 
 def test_regression_is_0_where_there_is_no_label() -> None:
     logits = torch.tensor([[2.0], [5.0]], requires_grad=True)
-    found = regression(logits, torch.tensor([-1.0, math.nan]))
+    found = squared_error(logits, torch.tensor([-1.0, math.nan]))
     assert found.tolist() == [9, 0]
     found.sum().backward()
     assert logits.grad is not None
@@ -211,3 +212,31 @@ def test_a_student_that_agrees_has_no_gradient(name: str) -> None:
 def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(TypeCheckError):
         hidden_mean(torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 5), REAL)
+
+
+def test_binary_cross_entropy_of_one_number_from_0_to_1() -> None:
+    found = binary_cross_entropy(torch.zeros(3, 1), torch.tensor([0.25, math.nan, 1.0]))
+    assert found.tolist() == pytest.approx([math.log(2), 0, math.log(2)])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_soft_binary_cross_entropy_by_its_formula(temperature: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 3, generator=draw, dtype=torch.double) for _ in range(2))
+    wanted = []
+    for own, other in zip(student.tolist(), teacher.tolist(), strict=True):
+        total = 0.0
+        for s, t in zip(own, other, strict=True):
+            p, q = (1 / (1 + math.exp(-logit / temperature)) for logit in (s, t))
+            total -= q * math.log(p) + (1 - q) * math.log(1 - p)
+        wanted.append(total / 3 * temperature**2)
+    found = soft_binary_cross_entropy(student, teacher, temperature)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.double))
+
+
+def test_soft_binary_cross_entropy_has_its_least_value_at_the_teacher() -> None:
+    teacher = torch.tensor([[1.5, -0.5]])
+    student = teacher.clone().requires_grad_()
+    soft_binary_cross_entropy(student, teacher).sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-7

@@ -118,7 +118,7 @@ def test_numbers_of_any_spelling_are_no_classes(labels: list[str]) -> None:
         assert from_splits({"train": rows, "validation": rows}).label_names == ("0.1", "inf")
         return
     problems = problems_of(lambda: from_splits({"train": rows, "validation": rows}))
-    assert "regression is not supported" in problems[0]
+    assert "give --data.problem regression" in problems[0]
 
 
 def test_a_column_of_ids_is_no_label() -> None:
@@ -183,8 +183,8 @@ def test_test_rows_may_lack_labels_as_on_the_hub_and_others_may_not() -> None:
         (
             [0, 1, [1]],
             None,
-            "memory[train]: row 3: found a list as label, wanted one text or integer (several "
-            "labels per row are not supported) (column 'label')",
+            "memory[train]: row 3: found a list as label, wanted one text or integer; for "
+            "several labels per row give --data.problem multi_label (column 'label')",
         ),
         (
             ["a", "b"],
@@ -199,8 +199,8 @@ def test_test_rows_may_lack_labels_as_on_the_hub_and_others_may_not() -> None:
         (
             [1, 2.5, "3"],
             None,
-            "memory[train]: row 2: the label 2.5 has decimals; wanted classes, as text or integers "
-            "(regression is not supported yet)",
+            "memory[train]: row 2: the label 2.5 has decimals; wanted classes, as text or "
+            "integers. For a number per row give --data.problem regression",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_a_label_that_is_no_unicode_is_refused_before_training(tmp_path: Path) -
         (["1 5", "1", "5"], "'1 5' looks like a list of labels, separated by ' '"),
         (["['joy']", "['joy', 'fear']"], "\"['joy']\" looks like a list of labels; wanted"),
         (["[0, 1]", "[1]"], "'[0, 1]' looks like a list of labels; wanted"),
-        ([["joy"], ["fear"]], "found a list as label, wanted one text or integer (several labels"),
+        ([["joy"], ["fear"]], "found a list as label, wanted one text or integer; for several"),
     ],
 )
 def test_several_labels_in_one_cell_are_refused(labels: list[Any], told: str) -> None:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layermix.evaluation.predictions import UNKNOWN, read_rows
+from layermix.evaluation.predictions import UNKNOWN, combine, read_rows
 
 COLUMNS: dict[str, list[Any]] = {
     "report": ["last"] * 3,
@@ -52,3 +53,82 @@ def test_a_column_that_no_run_writes_is_refused(
         columns = {name: values for name, values in columns.items() if not name.startswith("p_")}
     with pytest.raises(ValueError, match=f"the column {column} holds values that are not"):
         read_rows(written(tmp_path, columns))
+
+
+# -- numbers and several labels --------------------------------------------------------------------
+
+
+def test_numbers_are_read_with_and_without_a_teacher(tmp_path: Path) -> None:
+    columns = {
+        "report": ["last"] * 3,
+        "row_id": [7, 5, 6],
+        "label": [1.5, float("nan"), 3.0],
+        "prediction": [1.0, 2.0, 3.5],
+        "teacher": [1.25, 2.0, 3.0],
+    }
+    rows = read_rows(written(tmp_path, columns))
+    found = combine([rows], "last")
+    assert found is not None
+    assert found.form == "number"
+    assert found.row_ids.tolist() == [5, 6, 7]
+    assert found.known.tolist() == [False, True, True]
+    assert found.predicted.tolist() == [[2, 3.5, 1]]
+    assert found.has_teacher.tolist() == [True]
+    assert combine([rows, rows], "last") is not None  # NaN labels are equal
+    del columns["teacher"]
+    bare = combine([read_rows(written(tmp_path, columns))], "last")
+    assert bare is not None
+    assert bare.has_teacher.tolist() == [False]
+    assert np.isnan(bare.confidence).all()
+
+
+def test_sets_of_labels_are_read_with_and_without_a_teacher(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {
+        "report": ["last"] * 2,
+        "row_id": [1, 0],
+        "label": [[1, 0, 0], [-100, -100, -100]],
+        "prediction": [[1, 1, 0], [0, 0, 0]],
+        "teacher": [[1, 0, 0], [0, 1, 0]],
+        "p_a": [0.9, 0.1],
+    }
+    found = combine([read_rows(written(tmp_path, columns))], "last")
+    assert found is not None
+    assert found.form == "labels"
+    assert found.known.tolist() == [False, True]
+    assert found.predicted.tolist() == [[[0, 0, 0], [1, 1, 0]]]
+    assert found.has_teacher.tolist() == [True]
+    del columns["teacher"]
+    bare = combine([read_rows(written(tmp_path, columns))], "last")
+    assert bare is not None
+    assert bare.has_teacher.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"label": [1, 2]}, "the column label holds values that are not numbers"),
+        ({"teacher": [1, 2]}, "the column teacher holds values that are not numbers"),
+        ({"prediction": [float("nan"), 1.0]}, "the column prediction holds values that are not fi"),
+        ({"prediction": [[0, 2], [1, 0]]}, "the column label holds values that are not 0 or 1"),
+        (
+            {"prediction": [[0, 2], [1, 0]], "label": [[0, 1], [1, 1]]},
+            "the column prediction holds values that are not 0 or 1 for each label",
+        ),
+        (
+            {"prediction": [[0, 1], [1, 0]], "label": [[0, 1], [1, 1]], "teacher": [[1], [0]]},
+            "the column teacher holds values that are not 0 or 1 for each label",
+        ),
+    ],
+)
+def test_other_answers_than_a_run_writes_are_refused(
+    tmp_path: Path, changed: dict[str, Any], told: str
+) -> None:
+    columns = {
+        "report": ["last"] * 2,
+        "row_id": [0, 1],
+        "label": [0.5, 1.5],
+        "prediction": [1.0, 2.0],
+        "teacher": [1.0, 2.0],
+    }
+    with pytest.raises(ValueError, match=told):
+        read_rows(written(tmp_path, {**columns, **changed}))

@@ -154,15 +154,19 @@ def test_other_classes_are_refused_of_a_teacher(
         align_labels(load_classifier(str(path)), names)
 
 
-@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("multi_label_classification", "multi_label"), ("regression", "regression")]
+)
 def test_a_head_that_chooses_no_class_is_no_teacher_and_is_restarted_in_a_student(
-    folder: Callable[..., Path], kind: str
+    folder: Callable[..., Path], kind: str, name: str
 ) -> None:
     saved = folder()
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps(config | {"problem_type": kind}))
     names = [config["id2label"][str(number)] for number in range(len(config["id2label"]))]
-    with pytest.raises(ModelError, match=f"found a head for {kind}, wanted one that chooses"):
+    with pytest.raises(
+        ModelError, match=f"has a head for {name} with 2 output.s., and the labels of the"
+    ):
         load_classifier(str(saved), names)
     student = load_classifier(str(saved), names, seed=1)
     assert student.new_head

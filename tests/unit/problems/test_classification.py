@@ -64,12 +64,15 @@ def test_class_weights_by_name() -> None:
 
 
 def test_a_temperature_needs_labels() -> None:
-    assert CLASSIFICATION.temperature(LOGITS, np.full(4, -100)) is None
+    assert CLASSIFICATION.calibration(LOGITS, np.full(4, -100)) is None
     sure, labels = np.array([[4.0, 0.0]] * 10), np.array([0] * 8 + [1] * 2)
-    assert CLASSIFICATION.temperature(sure, labels) == pytest.approx(4 / math.log(4), rel=1e-3)
+    found = CLASSIFICATION.calibration(sure, labels)
+    assert found == {"temperature": pytest.approx(4 / math.log(4), rel=1e-3)}
+    cooled = CLASSIFICATION.calibrated(sure, found)
+    np.testing.assert_allclose(cooled, sure / found["temperature"])
     # Where all are right there is no best one, nor where the surest are wrong.
-    assert CLASSIFICATION.temperature(sure, np.zeros(10, dtype=int)) is None
-    assert CLASSIFICATION.temperature(sure, np.ones(10, dtype=int)) is None
+    assert CLASSIFICATION.calibration(sure, np.zeros(10, dtype=int)) is None
+    assert CLASSIFICATION.calibration(sure, np.ones(10, dtype=int)) is None
 
 
 def test_rows_without_a_label_count_nowhere() -> None:

@@ -17,8 +17,9 @@ from layermix.errors import ConfigError, ModelError, ResumeError, WeakTeacherErr
 from layermix.evaluation.metrics import UNLABELLED, softmax
 from layermix.models.encoder import Classifier, HFEncoder
 from layermix.models.inference import TorchRunner, logits_of
-from layermix.models.soft_label_teacher import SMALLEST, SoftLabelTeacher, logits_from
+from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks
+from layermix.problems.classification import CLASSIFICATION, SMALLEST
 from layermix.runs import pipeline
 from layermix.runs.reader import RunFiles
 from layermix.runs.schema import read_result
@@ -98,7 +99,9 @@ def losses(result: pipeline.Result, part: str = "loss_logit") -> list[float]:
 
 
 def test_the_signal_of_soft_labels() -> None:
-    given = SoftLabelTeacher(np.array([7, 3]), np.array([[1.0, 0.0], [0.25, 0.75]]))
+    given = SoftLabelTeacher(
+        np.array([7, 3]), CLASSIFICATION.logits_of(np.array([[1.0, 0.0], [0.25, 0.75]]))
+    )
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     signal = given({"row_id": torch.tensor([3, 7]), "attention_mask": mask})
     expected = torch.tensor([[0.25, 0.75], [1, 0]])
@@ -107,7 +110,7 @@ def test_the_signal_of_soft_labels() -> None:
     assert signal.mask.tolist() == mask.bool().tolist()
     with pytest.raises(ModelError, match="row 4 has no soft label"):
         given({"row_id": torch.tensor([4]), "attention_mask": mask[:1]})
-    assert np.isfinite(logits_from(np.eye(3))).all()
+    assert np.isfinite(CLASSIFICATION.logits_of(np.eye(3))).all()
 
 
 def test_soft_labels_of_a_teacher_teach_what_it_teaches(

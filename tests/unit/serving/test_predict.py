@@ -510,8 +510,8 @@ def test_a_carriage_return_within_a_text_ends_no_row(
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
-        ({"problem_type": "multi_label_classification"}, "a head for multi_label_classification"),
-        ({"problem_type": "regression"}, "a head for regression with 3"),
+        ({"problem_type": "regression"}, "a head for regression with 3 output.s., wanted one that"),
+        ({"problem_type": "ranking"}, "its labels are of the kind 'ranking', wanted one of"),
         ({"architectures": ["BertModel"]}, "has no classification head"),
     ],
 )

@@ -1,0 +1,242 @@
+"""Reads the labels of all splits, by the form of a label: a class, several labels, or a number.
+
+To add a form, write a function and its row in `READERS`.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from layermix.data.classes import class_indices, find_classes, refuse_unknown_task
+from layermix.data.columns import Columns
+from layermix.data.label_sets import SetColumns, describe_label_sets, read_label_sets
+from layermix.data.labels import LabelNames, is_missing, lacks_labels, read_labels
+from layermix.data.soft_labels import soft_classes
+from layermix.data.tables import Table, joined, short
+from layermix.data.tasks import TASKS
+from layermix.evaluation.forms import Form
+from layermix.evaluation.metrics import UNLABELLED
+from layermix.problems.problem import Problem
+
+
+@dataclass(frozen=True)
+class Given:
+    """What there is to read labels from.
+
+    Attributes:
+        tables: Split -> its rows, those that may have labels.
+        columns: Where labels stand.
+        problem: What they are.
+        names: The user's names of the labels.
+        model_classes: Those of the model that is scored on the data; they win if they fit.
+        task: The task, if the user named it.
+        guess: What else may name a task.
+        separator: Between several labels in a cell, if the user named it.
+    """
+
+    tables: Mapping[str, Table]
+    columns: Columns
+    problem: Problem
+    names: LabelNames | None
+    model_classes: Sequence[str]
+    task: str | None
+    guess: str
+    separator: str | None = None
+
+    @property
+    def known_task(self) -> str | None:
+        """The task, named or guessed, if its labels are of this kind."""
+        known = TASKS.get(self.task or self.guess.lower())
+        return known.name if known and known.problem == self.problem.name else None
+
+    def has_none(self, split: str) -> bool:
+        """Whether no row of a split needs a label, and none has one."""
+        table, label = self.tables[split], self.columns.label
+        needs_none = self.columns.is_soft(split, table) or split == "test"
+        columns = self.columns.sets or ((label,) if label is not None else ())
+        return not columns or (needs_none and all(lacks_labels(table, one) for one in columns))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a data set.
+
+    Attributes:
+        names: Output of a model -> its name.
+        task: The task, if named or found.
+        by_split: Split -> the label of each row, as the kind of label has it.
+        order: For each output the place of its probability in the soft labels, if there are any.
+        certain: For each training row with a label the probabilities that say the same.
+    """
+
+    names: tuple[str, ...]
+    task: str | None
+    by_split: Mapping[str, list[Any]]
+    order: Sequence[int] = ()
+    certain: Sequence[tuple[float, ...] | None] = ()
+
+
+def read_classes(given: Given) -> Labels | None:
+    """Returns class indices; None, and a problem, if the training rows do not say which classes."""
+    columns, tables = given.columns, given.tables
+    texts = {split: _class_texts(given, split) for split in tables}
+    if "train" not in texts:
+        return None
+    options: dict[str, Any] = {"given": given.names, "task": given.task, "guess": given.guess}
+    order: Sequence[int] = ()
+    if columns.soft is not None:
+        found = soft_classes(
+            tables["train"], columns.soft, texts["train"], column=columns.label, **options
+        )
+        if found is None:
+            return None
+        classes, order = found
+    elif columns.label is not None and texts["train"]:
+        found_classes = find_classes(
+            tables["train"],
+            texts["train"],
+            column=columns.label,
+            model_classes=given.model_classes,
+            **options,
+        )
+        if found_classes is None:
+            return None
+        classes = found_classes
+    else:
+        return None
+    indices = {split: class_indices(tables[split], texts[split], classes, split) for split in texts}
+    count = range(len(classes.names))
+    certain = [
+        None if label < 0 else tuple(float(index == label) for index in count)
+        for label in indices["train"]
+    ]
+    return Labels(classes.names, classes.task, indices, order, certain)
+
+
+def _class_texts(given: Given, split: str) -> list[str | None]:
+    """Returns the labels of a split as text; a row that needs one and has none is a problem."""
+    table, label = given.tables[split], given.columns.label
+    if label is None or given.has_none(split):
+        return [None] * len(table.numbers)
+    return read_labels(table, label, given.names, optional=given.columns.is_soft(split, table))
+
+
+def describe_classes(names: Sequence[str], labels: Sequence[int]) -> str:
+    """Returns how many rows each class has, in words."""
+    counts = Counter(labels)
+    return joined(f"{number} = {name} ({counts[number]} rows)" for number, name in enumerate(names))
+
+
+def read_numbers(given: Given) -> Labels | None:
+    """Returns numbers; a row without one, or with something else, is a problem."""
+    label, train = given.columns.label, given.tables.get("train")
+    if label is None or train is None:
+        return None
+    if given.names is not None:
+        train.add_problem(
+            "--data.label_names names classes, and the labels are numbers; leave it out"
+        )
+    if given.columns.soft is not None:
+        train.add_problem(
+            f"found probabilities ({given.columns.soft.described()}), and the labels are numbers: "
+            "a number from another model is a label already; name its column with "
+            "--data.label_column"
+        )
+    refuse_unknown_task(train, given.task)
+    numbers = {
+        split: [math.nan] * len(table.numbers)
+        if given.has_none(split)
+        else _numbers_of(table, label, given.problem)
+        for split, table in given.tables.items()
+    }
+    known = [number for number in numbers["train"] if not math.isnan(number)]
+    if known and min(known) == max(known):
+        train.add_problem(f"all rows have the label {known[0]:g}; wanted numbers that differ")
+    return Labels((label,), given.known_task, numbers)
+
+
+def _numbers_of(table: Table, column: str, problem: Problem) -> list[float]:
+    if column not in table.columns:
+        table.add_problem(f"no column {column!r}; {table.column_names()}{table.hint}")
+        return []
+    values = table.columns[column]()
+    numbers = []
+    for row, value in enumerate(values):
+        number, fault = math.nan, ""
+        if is_missing(value):
+            fault = "the label is missing"
+        else:
+            with suppress(TypeError, ValueError):
+                number = math.nan if isinstance(value, bool) else float(value)
+            if math.isfinite(number):
+                fault = problem.fault(number)
+            else:
+                fault = f"found {short(value)} as label, wanted a number"
+        if fault:
+            table.add_problem(f"{fault} (column {column!r})", row)
+        numbers.append(number)
+    return numbers
+
+
+def describe_numbers(names: Sequence[str], labels: Sequence[float]) -> str:
+    """Returns the range of numbers, in words."""
+    numbers = np.asarray(labels)
+    numbers = numbers[~np.isnan(numbers)]
+    return (
+        f"{len(numbers)} numbers from {numbers.min():g} to {numbers.max():g}, mean "
+        f"{numbers.mean():.3g}, standard deviation {numbers.std():.3g}"
+    )
+
+
+def read_sets(given: Given) -> Labels | None:
+    """Returns 0 and 1 for each label of each row, as `read_label_sets` does."""
+    tables, columns = given.tables, given.columns
+    if "train" not in tables:
+        return None
+    refuse_unknown_task(tables["train"], given.task)
+    soft, others = columns.soft, tuple(given.model_classes)
+    if soft is not None:
+        others = soft.names or (given.names.names if given.names else ())
+        if len(others) != soft.count or (given.names and set(given.names.names) != set(others)):
+            tables["train"].add_problem(
+                f"there are {soft.count} probabilities ({soft.described()}), and "
+                f"{'--data.label_names names other labels' if given.names else 'no names'}; name "
+                "their labels in this order, with --data.label_names A,B"
+            )
+            return None
+    without = [split for split in tables if given.has_none(split)]
+    may_lack = [split for split in tables if columns.is_soft(split, tables[split])]
+    if soft is not None and len(without) == len(tables):
+        rows = {
+            split: [given.problem.missing(len(others))] * len(tables[split].numbers)
+            for split in tables
+        }
+        return Labels(others, given.known_task, rows, range(len(others)))
+    where = SetColumns(columns.label, columns.sets, given.separator, given.names, others, may_lack)
+    found = read_label_sets(tables, without, where)
+    if found is None:
+        return None
+    names, sets = found
+    order = [others.index(name) for name in names] if soft is not None else ()
+    certain = [None if UNLABELLED in row else tuple(map(float, row)) for row in sets["train"]]
+    return Labels(names, given.known_task, sets, order, certain)
+
+
+class Reader(NamedTuple):
+    """How labels of one form are read, and what is told about those of the training rows."""
+
+    read: Callable[[Given], Labels | None]
+    describe: Callable[[Sequence[str], Sequence[Any]], str]
+
+
+READERS: Mapping[Form, Reader] = {
+    "class": Reader(read_classes, describe_classes),
+    "labels": Reader(read_sets, describe_label_sets),
+    "number": Reader(read_numbers, describe_numbers),
+}
+"""Form of a label -> how it is read."""

@@ -1,0 +1,205 @@
+"""Several labels per row: logits (N, C), labels (N, C) of 0 and 1, −100 where a row has none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from layermix.config import LabelLossConfig
+from layermix.core.terms import Supervised
+from layermix.errors import ConfigError
+from layermix.evaluation import label_set_metrics
+from layermix.evaluation.forms import Form
+from layermix.evaluation.metrics import UNLABELLED
+from layermix.problems.intervals import interval_over_rows
+from layermix.problems.problem import Array, Problem
+
+SEPARATOR = ";"
+"""Between the labels of a row, in what `predict` writes."""
+
+ROUNDING = 1e-9
+"""By how much two equal scores of other rows may differ."""
+
+SMALLEST = 1e-6
+"""The least distance of a probability from 0 and 1, as `layermix predict` rounds."""
+
+
+@dataclass(frozen=True)
+class OneSet:
+    """The best that always answering the same labels can do: some of the most frequent ones.
+
+    Args:
+        labels: Of rows, (N, C); those without are left out.
+        score: A name of `label_set_metrics.scores`, of which more is better.
+    """
+
+    labels: Array
+    score: str
+
+    @cached_property
+    def value(self) -> float:
+        """The score of the best such answer."""
+        known = self._known
+        shares = known.mean(0)
+        probabilities = np.tile(shares, (len(known), 1))
+        by_frequency = shares.argsort()[::-1]
+        tried = []
+        for count in range(known.shape[1] + 1):
+            answer = np.zeros(known.shape, dtype=int)
+            answer[:, by_frequency[:count]] = 1
+            tried.append(label_set_metrics.scores(probabilities, answer, known)[self.score])
+        return max(tried)
+
+    @property
+    def perfect(self) -> bool:
+        """Whether all rows have the same labels."""
+        return len(np.unique(self._known, axis=0)) == 1
+
+    @property
+    def _known(self) -> Array:
+        known: Array = self.labels[MULTI_LABEL.labelled(self.labels)]
+        return known
+
+    def _score_of(self, logits: Array) -> float:
+        return MULTI_LABEL.scores(logits, self.labels)[self.score]
+
+    def beaten_by(self, logits: Array) -> bool:
+        """Whether a model has a higher score."""
+        return self._score_of(logits) > self.value + ROUNDING
+
+    def compared(self, logits: Array) -> str:
+        """Say which score a model has, and which the best constant answer."""
+        return (
+            f"{self.score} {self._score_of(logits):.4f} on {len(self._known)} validation rows; "
+            f"always answering the same labels has {self.value:.4f}"
+        )
+
+
+class MultiLabel(Problem):
+    """The problem of choosing any of several labels for each row."""
+
+    name = "multi_label"
+    form: Form = "labels"
+    supervised = "bce"
+    logit_losses: tuple[str, ...] = ("bce", "mse")
+    soft_losses: tuple[str, ...] = logit_losses
+    default_scores: tuple[str, ...] = ("f1_micro", "f1_macro")
+    calibrated_scores: tuple[str, ...] = ("f1_micro", "f1_macro", "f1_samples")
+    higher_is_better: Mapping[str, bool] = label_set_metrics.HIGHER_IS_BETTER
+    config: Mapping[str, Any] = {"problem_type": "multi_label_classification"}
+
+    def missing(self, outputs: int) -> list[int]:
+        """Return −100 for each label."""
+        return [UNLABELLED] * outputs
+
+    def labelled(self, labels: Array) -> NDArray[np.bool_]:
+        """Return which rows have labels, (N,)."""
+        known: NDArray[np.bool_] = (labels != UNLABELLED).all(-1)
+        return known
+
+    def supervised_term(
+        self, loss: LabelLossConfig, weight: float, labels: Array, names: Sequence[str]
+    ) -> Supervised:
+        """Return binary cross entropy, the mean over the labels.
+
+        Raises:
+            ConfigError: If an option of classes is set.
+        """
+        if loss.class_weights is not None or loss.label_smoothing:
+            raise ConfigError(
+                "loss.class_weights and loss.label_smoothing are for one class per row, and the "
+                "rows have several labels; leave them out"
+            )
+        return Supervised(weight, self.supervised)
+
+    def scores(
+        self, logits: Array, labels: Array, teacher_logits: Array | None = None
+    ) -> dict[str, float]:
+        """Return the scores of `label_set_metrics.scores`."""
+        teacher = None if teacher_logits is None else self.answers(teacher_logits)
+        return label_set_metrics.scores(self.values(logits), self.answers(logits), labels, teacher)
+
+    def details(self, logits: Array, labels: Array, names: Sequence[str]) -> dict[str, Any]:
+        """Return precision, recall, F1 and support of each label, as `per_class`."""
+        return {"per_class": label_set_metrics.per_label(self.answers(logits), labels, names)}
+
+    def answers(self, logits: Array) -> Array:
+        """Return 1 for each label with a probability of at least .5, (N, C)."""
+        answers: Array = (np.asarray(logits) >= 0).astype(np.int64)
+        return answers
+
+    def values(self, logits: Array) -> Array:
+        """Return the probabilities of the labels, (N, C)."""
+        values: Array = expit(np.asarray(logits, dtype=np.float64))
+        return values
+
+    def logits_of(self, values: Array) -> Array:
+        """Return logits of probabilities, which are taken at least `SMALLEST` from 0 and 1."""
+        clipped = np.clip(np.asarray(values, dtype=np.float64), SMALLEST, 1 - SMALLEST)
+        logits: Array = logit(clipped).astype(np.float32)
+        return logits
+
+    def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
+        """Return `prediction`, 0 and 1 for each label, and the probabilities, `p_LABEL`."""
+        probabilities = self.values(logits)
+        by_label = {f"p_{name}": probabilities[:, index] for index, name in enumerate(names)}
+        return {"prediction": self.answers(logits), **by_label}
+
+    def same(self, first: Array, second: Array) -> NDArray[np.bool_]:
+        """Return on which rows both have the same labels."""
+        same: NDArray[np.bool_] = (self.answers(first) == self.answers(second)).all(-1)
+        return same
+
+    def written(self, logits: Array, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
+        """Return `label`, the labels with `SEPARATOR` between them, and each one's probability."""
+        columns = self.columns(logits, names)
+        chosen = columns.pop("prediction").astype(bool)
+        labels = [_joined(names, row) for row in chosen]
+        rounded = {name: [round(float(p), 6) for p in values] for name, values in columns.items()}
+        return {"label": labels, **rounded}
+
+    def teacher_columns(self, logits: Array) -> dict[str, Array]:
+        """Return `teacher`, its labels as 0 and 1."""
+        return {"teacher": self.answers(logits)}
+
+    def only_answer(self, logits: Array, labels: Array, names: Sequence[str]) -> str | None:
+        """Return the labels that are given to every row, if the rows have different ones."""
+        answers = np.unique(self.answers(logits), axis=0)
+        several = len(np.unique(labels[self.labelled(labels)], axis=0)) > 1
+        if len(answers) > 1 or not several:
+            return None
+        return _joined(names, answers[0]) or "none"
+
+    def interval(
+        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+    ) -> dict[str, Any] | None:
+        """Return a bootstrap interval over rows, paired with the teacher's answers."""
+        return interval_over_rows(self, score, logits, labels, teacher_logits)
+
+    def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
+        """Return `thresholds`, from which probability on each label is given; None without rows."""
+        known = self.labelled(labels)
+        if not known.any():
+            return None
+        found = label_set_metrics.fit_thresholds(self.values(logits)[known], labels[known])
+        return {"thresholds": found}
+
+    def calibrated(self, logits: Array, calibration: Mapping[str, Any]) -> Array:
+        """Return logits that are moved so that each label's threshold is at a probability of .5."""
+        return logits - self.logits_of(np.asarray(calibration["thresholds"]))
+
+    def trivial(self, labels: Array, score: str) -> OneSet:
+        """Return the best labels that are the same for every row."""
+        return OneSet(labels, score)
+
+
+def _joined(names: Sequence[str], row: Array) -> str:
+    """The names of the labels that a row has."""
+    return SEPARATOR.join(name for name, has in zip(names, row, strict=True) if has)
+
+
+MULTI_LABEL = MultiLabel()
