@@ -19,7 +19,7 @@ import layermix
 from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
 from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.core.mixing import MIXES, MixRow
-from layermix.data.columns import LABEL_COLUMNS, TEXT_COLUMNS
+from layermix.data.columns import LABEL_COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS
 from layermix.data.files import FORMATS
 from layermix.data.splits import SPLIT_NAMES
 from layermix.data.tasks import TASKS
@@ -126,6 +126,7 @@ def _column_names() -> str:
         ["two texts", "; ".join(pairs)],
         ["one text", _listed(single)],
         ["the label", _listed(LABEL_COLUMNS)],
+        ["a number as label, where there is none of these", _listed(NUMBER_COLUMNS)],
     ]
     return _markdown(["column", "found by the name"], rows)
 

@@ -184,10 +184,11 @@ def l_logit(kind: str, z: Tensor, teacher: Tensor, T: float) -> Tensor:
     if kind == "mse":
         return sum((z[c] - teacher[c]) ** 2 for c in classes) / len(z)
     if kind == "bce":
-        each = [
-            (1 / (1 + torch.exp(-teacher[c] / T)), 1 / (1 + torch.exp(-z[c] / T))) for c in classes
-        ]
-        return -sum(p * torch.log(q) + (1 - p) * torch.log(1 - q) for p, q in each) / len(z) * T**2
+        loss = torch.zeros(())
+        for c in classes:
+            p, q = (1 / (1 + torch.exp(-logits[c] / T)) for logits in (teacher, z))
+            loss = loss - p * torch.log(q) - (1 - p) * torch.log(1 - q)
+        return loss / len(z) * T**2
     p, q = softmax(teacher / T), softmax(z / T)
     cross = -sum(p[c] * torch.log(q[c]) for c in classes) * T**2
     if kind == "tinybert_mean":

@@ -311,8 +311,13 @@ def score_table(record: RunRecord) -> str:
     if record.metrics.test is not None:
         rows["test (the saved model)"] = record.metrics.test.numbers
     names = list(next(reversed(rows.values())))
-    lines = [f"{'validation':<26}" + "".join(f"{name:>11}" for name in names)]
+    widths = {name: max(11, len(name) + 2) for name in names}
+    heads = (f"{name:>{width}}" for name, width in widths.items())
+    lines = [f"{'validation':<26}" + "".join(heads)]
     for title, numbers in rows.items():
-        cells = (f"{numbers[name]:11.4f}" if name in numbers else f"{'–':>11}" for name in names)
+        cells = (
+            f"{numbers[name]:{width}.4f}" if name in numbers else f"{'–':>{width}}"
+            for name, width in widths.items()
+        )
         lines.append(f"{title:<26}" + "".join(cells))
     return "\n".join(lines)

@@ -78,7 +78,7 @@ def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for split, scores in results.items():
         per_class = scores.get("per_class", {})
-        width = max([20, *(len(name) + 2 for name in per_class)])
+        width = max([20, *(len(name) + 2 for name in (*scores, *per_class))])
         lines.append(f"{split} ({scores['rows']} rows)")
         lines += [
             f"  {name:<{width}}{value:10.4f}"

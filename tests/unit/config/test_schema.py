@@ -34,11 +34,8 @@ def test_the_paper_preset_is_table_1_and_our_choices() -> None:
     weights = (loss.supervised_weight, loss.logit_weight, loss.hidden_weight, loss.entropy_weight)
     assert weights == (1, 1, 1, 0.1)
     assert (loss.embedding_weight, loss.temperature) == (0, 1)
-    assert (loss.supervised, loss.logit, loss.hidden) == (
-        None,
-        None,
-        "mean",
-    )  # of the kind of label
+    assert (loss.supervised, loss.logit) == (None, None)  # that of the kind of label
+    assert loss.hidden == "mean"
     assert (loss.projection, loss.projection_bias) == ("shared", False)
     training = config.training
     assert (training.epochs, training.batch_size, training.eval_batch_size) == (10, 16, 32)

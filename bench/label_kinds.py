@@ -1,0 +1,146 @@
+"""Makes small real data sets of several labels and of numbers for the study label-kinds.yaml.
+
+    python bench/label_kinds.py OUT GLUE
+
+needs a Debian whose package lists are at hand (`apt-get update`), the folder `qnli` of GLUE in the
+folder GLUE, and no network. It writes three folders with train.jsonl and validation.jsonl, the same
+for the same lists:
+
+- `tags`: the short description of a Debian package, and those of its debtags that are common
+  (people gave them, up to a dozen to a package);
+- `size`: the same texts, and the logarithm (base 10) of the installed size in kilobytes;
+- `answers`: a question and a sentence of QNLI, and 1 if the sentence answers it, else 0.
+
+Packages are drawn by a hash of their name; those of one source package are on one side of the
+split, since their descriptions are much alike. Questions are drawn by a hash, too.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+FACETS = ("role", "interface", "implemented-in", "use", "field", "works-with", "devel", "admin")
+"""The kinds of debtags that say what a package is, not how it is packaged."""
+
+LEAST = 0.02
+"""A tag is kept if this share of the packages has it."""
+
+ROWS = {"train": 4000, "validation": 1500}
+
+
+def packages() -> Iterator[dict[str, str]]:
+    """Every package that apt knows: its fields by name, lines joined."""
+    text = subprocess.run(
+        ["apt-cache", "dumpavail"], capture_output=True, check=True, text=True
+    ).stdout
+    for block in text.split("\n\n"):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in block.splitlines():
+            if line[:1] in (" ", "\t"):
+                fields[name] += "\n" + line[1:]
+            else:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+        if "Package" in fields:
+            yield fields
+
+
+def draw(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+@cache
+def rows() -> list[dict[str, object]]:
+    """Packages with tags, a description and a size: text, tags, size and source."""
+    found: dict[str, dict[str, object]] = {}
+    for fields in packages():
+        described = fields.get("Description-en") or fields.get("Description") or ""
+        tags = [tag.strip() for tag in fields.get("Tag", "").replace("\n", "").split(",")]
+        size = int(fields.get("Installed-Size") or 0)
+        if not described or not any(tags) or size < 1:
+            continue
+        short, _, long = described.partition("\n")
+        first = long.partition("\n.\n")[0].replace("\n", " ")
+        text = f"{short}. {first}".strip()[:600]
+        found.setdefault(
+            text,
+            {
+                "text": text,
+                "tags": [tag for tag in tags if tag.partition("::")[0] in FACETS],
+                "size": round(math.log10(size), 3),
+                "source": fields.get("Source", fields["Package"]).partition(" ")[0],
+                "name": fields["Package"],
+            },
+        )
+    return sorted(found.values(), key=lambda row: draw(str(row["name"])))
+
+
+def split_of_packages() -> dict[str, list[dict[str, object]]]:
+    """The drawn packages by side."""
+    sides: dict[str, list[dict[str, object]]] = {side: [] for side in ROWS}
+    for row in rows():
+        side = "validation" if draw(f"side of {row['source']}") < 0.25 else "train"
+        sides[side].append(row)
+    return {side: of_side[: ROWS[side]] for side, of_side in sides.items()}
+
+
+def common_tags() -> list[str]:
+    """The tags that are kept, in alphabetical order."""
+    every = [row["tags"] for row in rows()]
+    counts = Counter(tag for tags in every for tag in tags)  # type: ignore[attr-defined]
+    return sorted(tag for tag, count in counts.items() if count >= LEAST * len(every))
+
+
+def answers(glue: Path, side: str) -> list[dict[str, object]]:
+    """Pairs of QNLI with 1 or 0."""
+    name = {"train": "train_partial.tsv", "validation": "validation.tsv"}[side]
+    with (glue / "qnli" / name).open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    lines.sort(key=lambda line: draw(line["question"] + line["sentence"]))
+    return [
+        {
+            "question": line["question"],
+            "sentence": line["sentence"],
+            "score": float(line["label"] in ("entailment", "0")),
+        }
+        for line in lines[: ROWS[side]]
+    ]
+
+
+def write(folder: Path, side: str, lines: list[dict[str, object]]) -> None:
+    """Write one side as JSON lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{side}.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def main() -> None:
+    """Write the folders."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("glue", type=Path)
+    given = parser.parse_args()
+    kept = common_tags()
+    for side, chosen in split_of_packages().items():
+        tags = [
+            {"text": row["text"], "labels": [tag for tag in row["tags"] if tag in kept]}  # type: ignore[attr-defined]
+            for row in chosen
+        ]
+        sizes = [{"text": row["text"], "score": row["size"]} for row in chosen]
+        write(given.out / "tags", side, tags)
+        write(given.out / "size", side, sizes)
+        write(given.out / "answers", side, answers(given.glue, side))
+    print(f"{len(kept)} tags: {', '.join(kept)}")
+
+
+if __name__ == "__main__":
+    main()
