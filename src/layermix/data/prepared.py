@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layermix.data.splits import HAS_LABEL
+from layermix.data.splits import GROUP, HAS_LABEL
 from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
@@ -57,6 +57,13 @@ class PreparedData:
             return np.zeros(len(rows), dtype=bool)
         without: NDArray[np.bool_] = ~np.asarray(rows[HAS_LABEL][:])
         return without
+
+    def groups(self, split: str) -> NDArray[np.integer[Any]] | None:
+        """Returns the number of each row's group, (N,); None if rows do not belong together."""
+        rows = self.texts.splits[split]
+        if GROUP not in rows.column_names:
+            return None
+        return np.unique(np.asarray(rows[GROUP][:]), return_inverse=True)[1]
 
     def own_labels(self, split: str) -> Labels:
         """Returns the labels of a split, without those that were guessed from soft labels."""

@@ -32,6 +32,7 @@ class Rows:
         confidence: The probability of a predicted class; NaN for other kinds of label.
         teacher: The teacher's answers, `UNKNOWN` or NaN where they are not on record.
         teacher_confidence: The probability of the teacher's class.
+        group: The number of the row's group, `UNKNOWN` where rows do not belong together.
     """
 
     row_id: NDArray[np.integer[Any]]
@@ -40,6 +41,7 @@ class Rows:
     confidence: NDArray[np.floating[Any]]
     teacher: NDArray[Any]
     teacher_confidence: NDArray[np.floating[Any]]
+    group: NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Predictions:
         confidence: (S, N), the probability of a predicted class.
         teacher: (S, N), the answers of the teacher of each seed, `UNKNOWN` or NaN if not on record.
         teacher_confidence: (S, N).
+        groups: (N,), the number of each row's group; None where rows do not belong together.
     """
 
     row_ids: NDArray[np.integer[Any]]
@@ -63,6 +66,14 @@ class Predictions:
     confidence: NDArray[np.floating[Any]]
     teacher: NDArray[Any]
     teacher_confidence: NDArray[np.floating[Any]]
+    groups: NDArray[np.integer[Any]] | None = None
+
+    @property
+    def groups_of_known(self) -> NDArray[np.integer[Any]] | None:
+        """The groups of the labelled rows; None if there are none, or one alone."""
+        if self.groups is None or len(np.unique(self.groups[self.known])) < 2:
+            return None
+        return self.groups[self.known]
 
     @property
     def form(self) -> Form:
@@ -116,6 +127,7 @@ def read_rows(file: Path) -> dict[str, Rows]:
     columns.setdefault("teacher", np.full_like(columns["prediction"], UNKNOWN))
     if "teacher_confidence" not in columns:
         columns["teacher_confidence"] = np.full(count, np.nan)
+    columns.setdefault("group", np.full(count, UNKNOWN))
     by_report = {}
     for report in dict.fromkeys(columns["report"].tolist()):
         kept = columns["report"] == report
@@ -190,11 +202,11 @@ def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | No
         )
         if not is_same:
             return None
+    predicted, confidence, teacher, of_teacher = (
+        np.stack([getattr(rows, name) for rows in by_seed])
+        for name in ("prediction", "confidence", "teacher", "teacher_confidence")
+    )
+    groups = None if (first.group == UNKNOWN).all() else first.group
     return Predictions(
-        first.row_id,
-        first.label,
-        *(
-            np.stack([getattr(rows, name) for rows in by_seed])
-            for name in ("prediction", "confidence", "teacher", "teacher_confidence")
-        ),
+        first.row_id, first.label, predicted, confidence, teacher, of_teacher, groups
     )

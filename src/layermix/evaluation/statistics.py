@@ -176,6 +176,7 @@ def multi_bootstrap(
     score: str,
     draws: int = 2000,
     seed: int = 0,
+    groups: NDArray[np.integer[Any]] | None = None,
 ) -> Bootstrap:
     """Multi-Bootstrap (arXiv 2106.16163), paired: seeds and examples are both resampled.
 
@@ -193,10 +194,12 @@ def multi_bootstrap(
             difference is first minus second, also where lower is better (`mae`).
         draws: Bootstrap samples.
         seed: Seed of the draws.
+        groups: (examples,), the number of each example's group: groups are drawn whole, since
+            examples of one document or author are not independent. By default each is its own.
 
     Raises:
-        ValueError: Shapes do not fit, fewer than two seeds, a value is not what the score needs,
-            the score is unknown, or the score is `f1` and there are more than two classes.
+        ValueError: Shapes do not fit, fewer than two seeds or groups, a value is not what the score
+            needs, the score is unknown, or it is `f1` and there are more than two classes.
     """
     first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
     dimensions, rows = _row_shape(labels)
@@ -208,7 +211,7 @@ def multi_bootstrap(
             f"{labels.shape}, wanted (seeds, {rows}) twice and {_as_shape(rows)}, with at least "
             "two seeds; give all runs on the same rows, and for two single runs use row_bootstrap"
         )
-    return _bootstrap(first, second, labels, score, draws, seed)
+    return _bootstrap(first, second, labels, score, draws, seed, groups)
 
 
 def row_bootstrap(
@@ -218,6 +221,7 @@ def row_bootstrap(
     score: str,
     draws: int = 2000,
     seed: int = 0,
+    groups: NDArray[np.integer[Any]] | None = None,
 ) -> Bootstrap:
     """Paired bootstrap of two single runs over examples; it does not cover other seeds.
 
@@ -228,6 +232,7 @@ def row_bootstrap(
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
         seed: Seed of the draws.
+        groups: As in `multi_bootstrap`.
 
     Raises:
         ValueError: As `multi_bootstrap`.
@@ -240,11 +245,16 @@ def row_bootstrap(
             f"found runs of shapes {first.shape} and {second.shape} and labels of shape "
             f"{labels.shape}, wanted {_as_shape(rows)} three times; give both runs on the same rows"
         )
-    return _bootstrap(first[None], second[None], labels, score, draws, seed)
+    return _bootstrap(first[None], second[None], labels, score, draws, seed, groups)
 
 
 def score_interval(
-    predicted: Values, labels: Values, score: str, draws: int = 2000, seed: int = 0
+    predicted: Values,
+    labels: Values,
+    score: str,
+    draws: int = 2000,
+    seed: int = 0,
+    groups: NDArray[np.integer[Any]] | None = None,
 ) -> tuple[float, float]:
     """Percentile interval of one run's score over examples; it does not cover other seeds.
 
@@ -254,6 +264,7 @@ def score_interval(
         score: As in `multi_bootstrap`.
         draws: Bootstrap samples.
         seed: Seed of the draws.
+        groups: As in `multi_bootstrap`.
 
     Raises:
         ValueError: As `multi_bootstrap`.
@@ -269,8 +280,8 @@ def score_interval(
     weighted = weighted_score(score, runs, labels)
     drawn_scores = np.concatenate(
         [
-            weighted.function(runs, labels, counts.astype(float))[:, 0]
-            for _, counts in _parts(draws, 1, len(labels), seed)
+            weighted.function(runs, labels, weights)[:, 0]
+            for _, weights in _weights(draws, 1, len(labels), seed, groups)
         ]
     )
     low, high = np.quantile(drawn_scores, TAILS).tolist()
@@ -287,7 +298,13 @@ def _as_shape(names: str) -> str:
 
 
 def _bootstrap(
-    first: Values, second: Values, labels: Values, score: str, draws: int, seed: int
+    first: Values,
+    second: Values,
+    labels: Values,
+    score: str,
+    draws: int,
+    seed: int,
+    groups: NDArray[np.integer[Any]] | None,
 ) -> Bootstrap:
     """Resample seeds and examples alike for both arms; (seeds, examples[, C]) twice."""
     runs = np.concatenate([first, second])
@@ -300,12 +317,10 @@ def _bootstrap(
         arms = weighted.function(runs, labels, weights)
         return arms[:, :seeds] - arms[:, seeds:]
 
-    is_small = draws * examples <= CACHED_WEIGHTS
-    weights_of = _cached_parts if is_small else _parts
     resampled = np.concatenate(
         [
-            (differences(on_examples.astype(float)) * on_seeds).sum(-1)
-            for on_seeds, on_examples in weights_of(draws, seeds, examples, seed)
+            (differences(on_examples) * on_seeds).sum(-1)
+            for on_seeds, on_examples in _weights(draws, seeds, examples, seed, groups)
         ]
     )
     low, high = np.quantile(resampled, TAILS).tolist()
@@ -468,6 +483,40 @@ CACHED_WEIGHTS = 2**25
 """Largest set of weights that is cached, since a study uses the same draws often: 4 × 64 MiB."""
 
 
+PART = 2**22
+"""Weights of examples that are made at once: 32 MiB."""
+
+
+def _weights(
+    draws: int, seeds: int, examples: int, seed: int, groups: NDArray[np.integer[Any]] | None
+) -> Iterator[tuple[Array, Array]]:
+    """Weights of seeds (draws, seeds), which add up to 1, and of examples (draws, examples).
+
+    Yields parts of the draws. Examples of one group have one weight.
+
+    Raises:
+        ValueError: There are groups, but not one for each example, or fewer than two.
+    """
+    units, unit = examples, None
+    if groups is not None:
+        names, unit = np.unique(groups, return_inverse=True)
+        units = len(names)
+        if np.shape(groups) != (examples,) or units < 2:
+            raise ValueError(
+                f"found {units} group(s) in an array of shape {np.shape(groups)} for {examples} "
+                "examples, wanted two or more, and one number for each example"
+            )
+    parts = _cached_parts if draws * units <= CACHED_WEIGHTS else _parts
+    step = max(1, PART // examples)
+    for on_seeds, counts in parts(draws, seeds, units, seed):
+        if unit is None:
+            yield on_seeds, counts.astype(float)
+            continue
+        for start in range(0, len(counts), step):
+            chosen = slice(start, start + step)
+            yield on_seeds[chosen], counts[chosen][:, unit].astype(float)
+
+
 def _parts(
     draws: int, seeds: int, examples: int, seed: int
 ) -> Iterator[tuple[Array, NDArray[np.uint16]]]:
@@ -477,7 +526,7 @@ def _parts(
     """
     generator = np.random.default_rng(seed)
     on_seeds = _drawn(generator, draws, seeds) / seeds
-    part = max(1, 2**22 // examples)
+    part = max(1, PART // examples)
     for chosen in np.split(on_seeds, range(part, draws, part)):
         yield chosen, _drawn(generator, len(chosen), examples).astype(np.uint16)
 

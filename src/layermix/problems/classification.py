@@ -188,10 +188,15 @@ class Classification(Problem):
         return names[int(answers[0])] if len(answers) == 1 and several else None
 
     def interval(
-        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+        self,
+        score: str,
+        logits: Array,
+        labels: Array,
+        teacher_logits: Array | None,
+        groups: Array | None = None,
     ) -> dict[str, Any] | None:
         """Return a bootstrap interval over rows, paired with the teacher's answers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits)
+        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
 
     def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
         """Return the temperature of `metrics.fit_temperature`.

@@ -1,6 +1,6 @@
 """Several labels per row: logits (N, C), labels (N, C) of 0 and 1, −100 where a row has none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,9 @@ SEPARATOR = ";"
 
 ROUNDING = 1e-9
 """By how much two equal scores of other rows may differ."""
+
+FOLDS = 5
+"""Parts of the held-out rows by which it is decided whether each label has its own threshold."""
 
 SMALLEST = 1e-6
 """The least distance of a probability from 0 and 1, as `layermix predict` rounds."""
@@ -175,18 +178,32 @@ class MultiLabel(Problem):
         return _joined(names, answers[0]) or "none"
 
     def interval(
-        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+        self,
+        score: str,
+        logits: Array,
+        labels: Array,
+        teacher_logits: Array | None,
+        groups: Array | None = None,
     ) -> dict[str, Any] | None:
         """Return a bootstrap interval over rows, paired with the teacher's answers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits)
+        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
 
     def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
-        """Return `thresholds`, from which probability on each label is given; None without rows."""
+        """Return `thresholds`, from which probability on each label is given.
+
+        Of one threshold for all labels and one for each, that with the better micro F1 on rows
+        that it was not chosen by (`FOLDS` folds): rare labels of few rows give bad thresholds of
+        their own. None if neither is better than .5, or no row has labels.
+        """
         known = self.labelled(labels)
-        if not known.any():
+        if known.sum() < FOLDS:
             return None
-        found = label_set_metrics.fit_thresholds(self.values(logits)[known], labels[known])
-        return {"thresholds": found}
+        probabilities, right = self.values(logits)[known], labels[known]
+        best, score = None, _out_of_fold(lambda *_: (0.5,) * right.shape[1], probabilities, right)
+        for fit in (_one_threshold, label_set_metrics.fit_thresholds):
+            if (found := _out_of_fold(fit, probabilities, right)) > score + ROUNDING:
+                best, score = fit, found
+        return None if best is None else {"thresholds": best(probabilities, right)}
 
     def calibrated(self, logits: Array, calibration: Mapping[str, Any]) -> Array:
         """Return logits that are moved so that each label's threshold is at a probability of .5."""
@@ -200,6 +217,28 @@ class MultiLabel(Problem):
 def _joined(names: Sequence[str], row: Array) -> str:
     """The names of the labels that a row has."""
     return SEPARATOR.join(name for name, has in zip(names, row, strict=True) if has)
+
+
+Fit = Callable[[Array, Array], tuple[float, ...]]
+"""Probabilities and labels, (N, C) each -> a threshold for each label."""
+
+
+def _one_threshold(probabilities: Array, labels: Array) -> tuple[float, ...]:
+    """The threshold with the best micro F1, the same for every label."""
+    flat = (values.reshape(-1, 1) for values in (probabilities, labels))
+    (threshold,) = label_set_metrics.fit_thresholds(*flat)
+    return tuple(threshold for _ in range(labels.shape[1]))
+
+
+def _out_of_fold(fit: Fit, probabilities: Array, labels: Array) -> float:
+    """Micro F1 of answers by thresholds that were chosen on the other rows."""
+    answers = np.zeros_like(labels)
+    fold = np.arange(len(labels)) % FOLDS
+    for number in range(FOLDS):
+        held = fold == number
+        thresholds = np.asarray(fit(probabilities[~held], labels[~held]))
+        answers[held] = probabilities[held] >= thresholds
+    return label_set_metrics.scores(probabilities, answers, labels)["f1_micro"]
 
 
 MULTI_LABEL = MultiLabel()

@@ -115,11 +115,17 @@ class Problem(Protocol):
         ...
 
     def interval(
-        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+        self,
+        score: str,
+        logits: Array,
+        labels: Array,
+        teacher_logits: Array | None,
+        groups: Array | None = None,
     ) -> Mapping[str, Any] | None:
         """Return how sure a score is over rows, and its difference to the teacher's.
 
-        None where no row has a label, or there is no interval for this score.
+        Rows of one group, by its number in `groups`, (N,), are not independent. None where no row
+        has a label, or there is no interval for this score.
         """
         ...
 

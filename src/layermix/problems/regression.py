@@ -169,10 +169,15 @@ class Regression(Problem):
         return f"{answers[0]:.4g}" if several and same else None
 
     def interval(
-        self, score: str, logits: Array, labels: Array, teacher_logits: Array | None
+        self,
+        score: str,
+        logits: Array,
+        labels: Array,
+        teacher_logits: Array | None,
+        groups: Array | None = None,
     ) -> dict[str, Any] | None:
         """Return a bootstrap interval over rows, paired with the teacher's numbers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits)
+        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
 
     def doubt(self, logits: Array, labels: Array) -> str:
         """Return that a teacher's numbers have another scale than the labels, if they have."""

@@ -138,12 +138,14 @@ def _interval(predictions: Predictions | None, metric: str) -> list[str]:
     if not known.any():
         return []
     student, teacher = predictions.predicted[0], predictions.teacher[0]
-    paired = row_bootstrap(student[known], teacher[known], predictions.labels[known], metric)
+    labels, groups = predictions.labels[known], predictions.groups_of_known
+    paired = row_bootstrap(student[known], teacher[known], labels, metric, groups=groups)
+    of_groups = "" if groups is None else f" in {len(np.unique(groups))} groups"
     same = float((~ANSWERS[predictions.form].differ(student, teacher)).mean())
     return [
         f"Student minus teacher: {100 * paired.difference:+.1f} points, 95 % interval over the "
-        f"{int(known.sum())} examples {100 * paired.low:+.1f} to {100 * paired.high:+.1f}; their "
-        f"predictions agree on {same:.1%} of the rows."
+        f"{int(known.sum())} examples{of_groups} {100 * paired.low:+.1f} to "
+        f"{100 * paired.high:+.1f}; their predictions agree on {same:.1%} of the rows."
     ]
 
 

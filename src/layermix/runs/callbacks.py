@@ -132,6 +132,7 @@ class EpochRecorder(TrainerCallback):
         teacher, problem = dict[str, Any](), self.prepared.problem
         if (logits := self.prepared.teacher_logits.get("validation")) is not None:
             teacher = problem.teacher_columns(logits)
+        groups = self.prepared.groups("validation")
         tables = []
         for report, epoch in epochs.items():
             stored = self._read("validation", epoch)
@@ -145,6 +146,8 @@ class EpochRecorder(TrainerCallback):
                 **teacher,
                 **student,
             }
+            if groups is not None:
+                columns["group"] = groups
             halved = {
                 name: half_width(values) if np.issubdtype(values.dtype, np.number) else values
                 for name, values in columns.items()

@@ -133,7 +133,8 @@ def _scores(record: RunRecord) -> list[str]:
     if about := guessed_note(record):
         lines += [about, ""]
     if interval := record.interval:
-        about = f"95 % interval of {interval.metric} over the {interval.rows} rows"
+        of_groups = f" in {interval.groups} groups" if interval.groups else ""
+        about = f"95 % interval of {interval.metric} over the {interval.rows} rows{of_groups}"
         lines += [f"{about}: {interval.low:.4f} to {interval.high:.4f}."]
         ends = interval.difference, interval.difference_low, interval.difference_high
         if None not in ends:

@@ -267,6 +267,7 @@ class Interval(Part):
     Attributes:
         metric: The score.
         rows: The number of labelled validation rows.
+        groups: The number of their groups, which were resampled whole; None without groups.
         low: Lower end of the score of the saved model.
         high: Upper end.
         difference: Student minus teacher; None without a teacher.
@@ -276,6 +277,7 @@ class Interval(Part):
 
     metric: str
     rows: int
+    groups: int | None = None
     low: float
     high: float
     difference: float | None = None

@@ -319,7 +319,8 @@ class Training:
         teacher = self.prepared.teacher_logits.get("validation")
         if self.prepared.guessed("validation").any():
             teacher = None  # it would be compared with itself
-        interval = self.problem.interval(self.prepared.metric, logits, labels, teacher)
+        groups = self.prepared.groups("validation")
+        interval = self.problem.interval(self.prepared.metric, logits, labels, teacher, groups)
         return None if interval is None else Interval.model_validate(interval)
 
     def _calibration(
@@ -335,8 +336,11 @@ class Training:
             labels = np.where(guessed, UNLABELLED, labels)
         found = self.problem.calibration(logits, labels)
         if found is None:
-            text = "no temperature is fitted: the labels of the held-out rows do not say which one"
-            reporter.say(Note("no-temperature", text))
+            text = (
+                "nothing is fitted for --calibrated: the held-out rows do not say what would be "
+                "better"
+            )
+            reporter.say(Note("not-calibrated", text))
             return None
         judged = int(self.problem.labelled(labels).sum())
         logits, labels = recorder.logits("validation", epoch)

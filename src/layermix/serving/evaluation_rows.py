@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
+from layermix.data.splits import GROUP
 from layermix.data.tasks import TASKS
 from layermix.errors import ConfigError, Note
 from layermix.evaluation.metrics import UNLABELLED
@@ -33,7 +34,7 @@ class EvaluationRows:
     """Rows of one task.
 
     Attributes:
-        texts: Columns `text`, perhaps `text_pair`, `label` and `row_id`.
+        texts: Columns `text`, perhaps `text_pair` and `group`, `label` and `row_id`.
         metric: The task's first score, or another one if that score has no interval.
         source: Where they come from, in words.
         problem: The kind of label.
@@ -48,6 +49,13 @@ class EvaluationRows:
     def labels(self) -> NDArray[Any]:
         """One for each row, as the kind of label has them."""
         return np.asarray(self.texts["label"][:])
+
+    @property
+    def groups(self) -> NDArray[np.integer[Any]] | None:
+        """(N,), the number of each row's group; None where rows do not belong together."""
+        if GROUP not in self.texts.column_names:
+            return None
+        return np.unique(np.asarray(self.texts[GROUP][:]), return_inverse=True)[1]
 
     @property
     def labelled(self) -> NDArray[np.integer[Any]]:
@@ -122,6 +130,8 @@ def evaluation_rows(
         "label": predictions.labels.tolist(),
         "row_id": predictions.row_ids.tolist(),
     }
+    if predictions.groups is not None:
+        columns[GROUP] = predictions.groups.tolist()
     return EvaluationRows(
         Dataset.from_dict(columns),
         _score(files.result.metric, predictor.problem, reporter),

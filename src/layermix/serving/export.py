@@ -474,7 +474,10 @@ def measure_cost(
         at = rows.labelled
     problem, metric = rows.problem, rows.metric
     labels, first, second = rows.labels[at], problem.answers(before[at]), problem.answers(after[at])
-    drop = row_bootstrap(first, second, labels, metric)
+    groups = None if rows.groups is None else rows.groups[at]
+    if groups is not None and len(np.unique(groups)) < 2:
+        groups = None
+    drop = row_bootstrap(first, second, labels, metric, groups=groups)
     ends = sorted(100 * _sign(metric) * end for end in (drop.low, drop.high))
     return QuantizationCost(
         metric=metric,

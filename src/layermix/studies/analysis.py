@@ -217,7 +217,8 @@ def _bootstrap(report: str, first: Arm, second: Arm, seeds: Sequence[int]) -> Bo
     known = predictions.known
     ours, theirs = np.split(predictions.predicted[:, known], 2)
     better, other = (ours, theirs) if first.sign > 0 else (theirs, ours)
-    return multi_bootstrap(better, other, predictions.labels[known], first.metric)
+    labels, groups = predictions.labels[known], predictions.groups_of_known
+    return multi_bootstrap(better, other, labels, first.metric, groups=groups)
 
 
 def _order(first: Arm, second: Arm) -> float | None:

@@ -132,3 +132,18 @@ def test_other_answers_than_a_run_writes_are_refused(
     }
     with pytest.raises(ValueError, match=told):
         read_rows(written(tmp_path, {**columns, **changed}))
+
+
+def test_groups_are_read_and_those_of_labelled_rows_given(tmp_path: Path) -> None:
+    found = combine([read_rows(written(tmp_path, COLUMNS | {"group": [3, 1, 1]}))], "last")
+    assert found is not None
+    assert found.groups is not None
+    assert found.groups.tolist() == [1, 3, 1]
+    assert found.groups_of_known is not None
+    assert found.groups_of_known.tolist() == [1, 3]
+    one = combine([read_rows(written(tmp_path, COLUMNS | {"group": [3, 3, 1]}))], "last")
+    assert one is not None
+    assert one.groups_of_known is None
+    bare = combine([read_rows(written(tmp_path, COLUMNS))], "last")
+    assert bare is not None
+    assert bare.groups is None

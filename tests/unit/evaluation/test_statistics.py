@@ -18,6 +18,7 @@ from layermix.evaluation.statistics import (
     mcnemar,
     multi_bootstrap,
     row_bootstrap,
+    score_interval,
     seeds_needed,
     sign_flip,
     single_run,
@@ -410,3 +411,49 @@ def test_one_seed_sees_nothing_and_few_seeds_cannot_reach_the_level():
 def test_wrong_input_is_told(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# -- groups ----------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_group_are_drawn_together():
+    """Ten copies of each row, as one group, say as much as one row: the same draws, to the bit."""
+    draw = np.random.default_rng(0)
+    labels = draw.integers(2, size=60)
+    first, second = (np.where(draw.random(60) < p, labels, 1 - labels) for p in (0.8, 0.7))
+    copies = [np.repeat(one, 10) for one in (first, second, labels)]
+    groups = np.repeat(draw.permutation(60), 10)  # numbers in any order
+    plain = row_bootstrap(first, second, labels, "accuracy")
+    found = row_bootstrap(*copies, "accuracy", groups=groups)
+    order = np.argsort(groups[::10])
+    same = row_bootstrap(first[order], second[order], labels[order], "accuracy")
+    assert (found.difference, found.low, found.high) == pytest.approx(
+        (same.difference, same.low, same.high), abs=1e-12
+    )
+    assert found.difference == pytest.approx(plain.difference)
+    alone = row_bootstrap(*copies, "accuracy")
+    assert found.high - found.low > 2 * (alone.high - alone.low)
+    own = row_bootstrap(first, second, labels, "accuracy", groups=np.arange(60))
+    assert own == plain
+
+
+def test_groups_reach_the_other_bootstraps():
+    draw = np.random.default_rng(1)
+    labels = draw.integers(2, size=40)
+    runs = np.stack([np.where(draw.random(40) < 0.8, labels, 1 - labels) for _ in range(3)])
+    others = np.stack([np.where(draw.random(40) < 0.7, labels, 1 - labels) for _ in range(3)])
+    own = np.arange(40)
+    plain = multi_bootstrap(runs, others, labels, "f1")
+    assert multi_bootstrap(runs, others, labels, "f1", groups=own) == plain
+    narrow = score_interval(runs[0], labels, "accuracy")
+    wide = score_interval(
+        np.repeat(runs[0], 5), np.repeat(labels, 5), "accuracy", groups=np.repeat(own, 5)
+    )
+    assert wide == pytest.approx(narrow)
+
+
+@pytest.mark.parametrize("groups", [np.zeros(4, dtype=int), np.arange(3)])
+def test_one_group_or_another_number_of_them_is_refused(groups):
+    labels = np.array([0, 1, 1, 0])
+    with pytest.raises(ValueError, match="wanted two or more, and one number for each example"):
+        row_bootstrap(labels, labels, labels, "accuracy", groups=groups)

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -75,19 +78,34 @@ def test_the_trivial_answer_is_the_best_set_for_all_rows() -> None:
     assert MULTI_LABEL.trivial(np.array([[1, 0], [1, 0]]), "f1_micro").perfect
 
 
-def test_thresholds_of_held_out_rows_make_more_right_answers() -> None:
+def cautious(rows: int, shifts: Sequence[float]) -> tuple[Any, Any]:
+    """Logits that are too low by a shift for each label, and the labels."""
     draw = np.random.default_rng(0)
-    labels = (draw.random((300, 2)) < 0.3).astype(int)
-    logits = labels * 2.0 + draw.normal(size=(300, 2)) - 3  # too careful
+    labels = (draw.random((rows, len(shifts))) < 0.3).astype(int)
+    return 2.0 * labels + draw.normal(size=labels.shape) - 1 - np.array(shifts), labels
+
+
+@pytest.mark.parametrize(("shifts", "alike"), [((2, 2), True), ((2.5, -2.0), False)])
+def test_thresholds_of_held_out_rows_make_more_right_answers(
+    shifts: Sequence[float], alike: bool
+) -> None:
+    logits, labels = cautious(300, shifts)
     found = MULTI_LABEL.calibration(logits, labels)
     assert found is not None
-    assert all(0 < threshold < 0.5 for threshold in found["thresholds"])
+    assert (len(set(found["thresholds"])) == 1) == alike
     moved = MULTI_LABEL.calibrated(logits, found)
     wanted = MULTI_LABEL.values(logits) >= np.array(found["thresholds"])
     assert (MULTI_LABEL.answers(moved) == wanted).mean() > 0.99
     before, after = (MULTI_LABEL.scores(one, labels)["f1_micro"] for one in (logits, moved))
     assert after > before + 0.1
+
+
+def test_no_thresholds_where_none_are_better() -> None:
+    logits, labels = cautious(300, (0, 0))
+    sure = np.where(labels == 1, 5.0, -5.0)
+    assert MULTI_LABEL.calibration(sure, labels) is None
     assert MULTI_LABEL.calibration(logits, np.full((300, 2), -100)) is None
+    assert MULTI_LABEL.calibration(logits[:4], labels[:4]) is None
 
 
 def test_an_interval_over_rows_and_of_the_difference() -> None:

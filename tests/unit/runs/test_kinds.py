@@ -122,7 +122,8 @@ def test_a_run_of_each_kind_reaches_everything(kind: str, taught: Any, tmp_path:
     assert (record.formula or "").startswith(f"L = 1·L_sup[{supervised}] + 1·L_logit[{logit}]")
     assert record.interval is not None
     assert record.interval.difference is not None
-    assert (record.calibration is not None) == (kind == "multi_label")
+    if problem.form == "number":
+        assert record.calibration is None
     by_name = record.metrics.saved.validation
     assert by_name is not None
     assert by_name.numbers.keys() == problem.higher_is_better.keys()
@@ -407,3 +408,27 @@ def test_teach_and_distill_by_config_alone(tmp_path: Path, base: Any) -> None:
     assert student.record.problem == "regression"
     table = pq.read_table(tmp_path / "student/predictions.parquet")
     assert math.isfinite(table["prediction"][0].as_py())
+
+
+def test_intervals_draw_groups_whole(taught: Any, tmp_path: Path) -> None:
+    def rows(count: int, seed: int) -> list[dict[str, Any]]:
+        given = rows_of("regression", count, seed)
+        return [{**row, "author": f"author {place // 3}"} for place, row in enumerate(given)]
+
+    splits = {"train": rows(40, 0), "validation": rows(18, 1)}
+    texts = from_splits(splits, problem=PROBLEMS["regression"], group_column="author")
+    teacher = load_classifier(str(taught("regression")), texts.label_names, problem=texts.problem)
+    run = distill_from(teacher, copy_blocks(teacher, 1), texts, settings(), out=tmp_path / "run")
+    interval = run.record.interval
+    assert interval is not None
+    assert (interval.rows, interval.groups) == (18, 6)
+    card = (tmp_path / "run/student/README.md").read_text(encoding="utf-8")
+    assert "over the 18 rows in 6 groups" in card
+    page, _ = report(tmp_path / "run")
+    assert "18 examples in 6 groups" in page.read_text(encoding="utf-8")
+    lone = {split: [{**row, "author": "one"} for row in of] for split, of in splits.items()}
+    texts = from_splits(lone, problem=PROBLEMS["regression"], group_column="author")
+    run = distill_from(
+        teacher, copy_blocks(teacher, 1), texts, settings(training={"selection": "none"})
+    )
+    assert run.record.interval is None
