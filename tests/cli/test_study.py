@@ -333,3 +333,44 @@ def test_killed_at_random_it_ends_as_an_undisturbed_one(
     arguments = ["study", str(file), "--out", str(broken), "--jobs", "2", "--quiet"]
     kill_and_go_on(start, arguments, kills, random.Random(kills))
     assert contents(broken) == contents(straight)
+
+
+def test_a_study_of_soft_labels_and_of_several_teachers(
+    cli: Any, base: Path, teacher: Path, place: Path
+) -> None:
+    """No teacher model, or several: no field of the study differs, and the preset is `soft`."""
+    rows = [
+        {"text": f"{word} word{n % 7}", "p_bad": p, "p_good": round(1 - p, 2), "label": label}
+        for n in range(16)
+        for word, p, label in (("fine", 0.1, "good"), ("poor", 0.8, "bad"))
+    ]
+    folder = place / "soft-data"
+    folder.mkdir()
+    for split, of_split in (("train", rows), ("validation", rows[:12])):
+        lines = "".join(json.dumps(row) + "\n" for row in of_split)
+        (folder / f"{split}.jsonl").write_text(lines)
+    study = {
+        "base": {
+            "data": str(folder),
+            "student": {"model": str(base), "layers": 1},
+            "training": {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3},
+        },
+        "arms": {
+            "soft": {},
+            "two teachers": {"teacher": f"{teacher},{teacher}", "data": {"augment": 0}},
+        },
+        "seeds": 1,
+    }
+    file = place / "soft-study.yaml"
+    file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    out = place / "soft-study"
+    done = cli("study", file, "--out", out, "--jobs", "2", "--quiet")
+    assert done.code == 0, done.err
+    record = json.loads((out / "soft-study.json").read_text())
+    assert record["cells"] == {"planned": 2, "finished": 2}
+    assert len(record["tasks"]["task"]["teacher"]) == 2  # of the soft labels, and of the mean
+    for arm in record["tasks"]["task"]["arms"].values():
+        assert arm["of_teacher"] is not None
+    formulas = {json.loads(one.read_text())["formula"] for one in out.rglob("result.json")}
+    assert formulas == {"L = 1·L_sup[cross_entropy] + 1·L_logit[soft_cross_entropy]"}
+    assert cli("report", out).code == 0

@@ -29,7 +29,7 @@ from layermix.studies.schema import (
     TaskScores,
     VerdictRecord,
 )
-from layermix.studies.text import arm_cells, arm_columns, not_yet_sentences
+from layermix.studies.text import arm_cells, arm_columns, not_yet_sentences, teacher_text
 
 
 def study_page(plan: Plan, study: Study) -> Page:
@@ -94,6 +94,8 @@ def _mean(scores: Sequence[float]) -> float:
 
 def _cost_sentences(task: str, arms: Mapping[str, Arm], scores: TaskScores) -> list[str]:
     """How much smaller and faster the students are."""
+    if not scores.teacher:
+        return []
     teacher, *students = _costs(arms, scores)
     parts = []
     sizes = [student["parameters"] for student in students if student["parameters"]]
@@ -211,7 +213,7 @@ def _score_charts(
 
 def _arm_table(scores: TaskScores, record: StudyRecord) -> Table:
     return Table(
-        f"{scores.metric} on {record.split}; teacher {_mean(scores.teacher):.4f}",
+        f"{scores.metric} on {record.split}; {teacher_text(scores.teacher)}",
         ["arm", *arm_columns(record.report)],
         [[name, *arm_cells(arm)] for name, arm in scores.arms.items()],
     )
@@ -264,7 +266,10 @@ def _costs(arms: Mapping[str, Arm], scores: TaskScores) -> list[dict[str, Any]]:
     """Teacher and arms: mean score, parameters, milliseconds (median over seeds) if measured."""
     first = next(iter(arms.values())).first
     all_results = [result for arm in arms.values() for result in arm.results.values()]
-    rows = [_cost("teacher", "teacher", _mean(scores.teacher), first.teacher, all_results)]
+    rows = []
+    if scores.teacher:
+        of_teacher = _mean(scores.teacher), first.teacher
+        rows = [_cost("teacher", "teacher", *of_teacher, all_results)]
     for name, arm in arms.items():
         results = list(arm.results.values())
         rows.append(_cost(name, "student", scores.arms[name].mean, arm.first.student, results))

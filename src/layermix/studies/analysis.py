@@ -234,7 +234,8 @@ def _arm_scores(arm: Arm) -> ArmScores:
     scores = arm.scores()
     summary = summarise(list(scores.values()))
     teachers = arm.teacher_scores()
-    teacher = float(np.mean([teachers[seed] for seed in scores]))
+    all_known = teachers.keys() >= scores.keys()
+    teacher = float(np.mean([teachers[seed] for seed in scores])) if all_known else 0.0
     best = arm.scores("best_on_dev") if arm.report == "last" else {}
     histories = [cell.history for cell in arm.cells.values()]
     return ArmScores(
@@ -410,9 +411,9 @@ def _own_score(published: float, scores: Mapping[int, float]) -> OwnScore | None
 def _teacher_scores(by_arm: Mapping[str, Arm]) -> tuple[float, ...]:
     """The score of every teacher that taught these arms, each once."""
     by_fingerprint = {
-        result.teacher.fingerprint: arm.teacher_scores()[seed]
+        arm.results[seed].teacher.fingerprint: score
         for arm in by_arm.values()
-        for seed, result in arm.results.items()
+        for seed, score in arm.teacher_scores().items()
     }
     return tuple(by_fingerprint.values())
 

@@ -88,8 +88,9 @@ class Arm:
         )
 
     def teacher_scores(self) -> dict[int, float]:
-        """Seed -> score of its teacher."""
-        return {seed: _teacher_score(cell, self.split) for seed, cell in self.results.items()}
+        """Seed -> score of its teacher, of seeds whose teacher (or soft labels) were scored."""
+        found = {seed: _teacher_score(cell, self.split) for seed, cell in self.results.items()}
+        return {seed: score for seed, score in found.items() if score is not None}
 
     def scores(self, report: str | None = None, metric: str | None = None) -> dict[int, float]:
         """Seed -> score, of seeds that have it.
@@ -179,9 +180,11 @@ def _all_scores(result: RunRecord) -> Iterator[Scores]:
         yield from result.teacher.metrics.splits.values()
 
 
-def _teacher_score(result: RunRecord, split: str) -> float:
-    metrics = result.teacher.metrics
-    score = None if metrics is None else metrics.score(result.metric, split)
-    if score is None:
+def _teacher_score(result: RunRecord, split: str) -> float | None:
+    """None if there is no teacher model, and no soft labels on these rows."""
+    teacher = result.teacher
+    score = teacher.score(result.metric, split)
+    is_a_model = teacher.parameters is not None or teacher.place is None
+    if score is None and is_a_model:
         raise ValueError(f"the teacher has no {result.metric} on {split}")
     return score

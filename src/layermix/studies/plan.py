@@ -23,6 +23,7 @@ from layermix.config import (
     merge,
     problems_of,
     spell_out,
+    with_implied_preset,
 )
 from layermix.errors import ConfigError
 from layermix.studies.spec import StudyConfig, arms_of, combinations, teach_of
@@ -154,6 +155,7 @@ def make_plan(study: StudyConfig, out: Path | None) -> Plan:
             if study.teach is not None:
                 teacher = _teacher(study, task, seed, resolve=out is not None)
                 given = merge(given, {"teacher": {"model": f"{TEACHERS}/{teacher.name}"}})
+            given = dict(with_implied_preset(given))
             if out is not None:
                 places = given
                 if teacher is not None:

@@ -230,14 +230,19 @@ def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _teacher_problems(study: StudyConfig) -> list[str]:
-    """Cells without a teacher, or with two."""
+    """Cells without a teacher (and without a model that learns from soft labels), or with two."""
     named = {
         label: "model" in _section(given, "teacher") for _, label, _, given in combinations(study)
     }
     if study.teach is None:
-        without = [label for label, there in named.items() if not there]
+        without = [
+            label
+            for _, label, _, given in combinations(study)
+            if not named[label] and "model" not in _section(given, "student")
+        ]
         return [
-            f"{label} has no teacher: give teach (how to fine-tune one), or base: {{teacher: …}}"
+            f"{label} has no teacher: give teach (how to fine-tune one), or base: {{teacher: …}}; "
+            "for data with soft labels, the model to train: base: {student: {model: …}}"
             for label in without[:1]
         ]
     twice = [label for label, there in named.items() if there]

@@ -48,11 +48,9 @@ def not_yet_sentences(record: StudyRecord) -> list[str]:
 
 
 def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
-    teachers = scores.teacher
-    mean = f"{np.mean(teachers):.4f}" + (f" (mean of {len(teachers)})" * (len(teachers) > 1))
     columns = ["arm", *arm_columns(record.report)]
     lines = [
-        f"{scores.metric} on {record.split}; teacher {mean}.",
+        f"{scores.metric} on {record.split}; {teacher_text(scores.teacher)}.",
         "",
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",
@@ -64,6 +62,14 @@ def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
     lines += _gradient_lines(scores.arms)
     lines += _alpha_lines(scores.arms)
     return lines
+
+
+def teacher_text(scores: Sequence[float]) -> str:
+    """The score of the teachers, or of soft labels, in words."""
+    if not scores:
+        return "no teacher was scored"
+    several = f" (mean of {len(scores)})" if len(scores) > 1 else ""
+    return f"teacher {np.mean(scores):.4f}{several}"
 
 
 def arm_columns(report: str) -> list[str]:
