@@ -21,7 +21,7 @@ def test_a_student_is_exported_and_labels_texts(
 ) -> None:
     run, done = exported
     assert done.code == 0, done.err
-    assert "ONNX predicts the same classes as PyTorch on all 24 rows" in done.out
+    assert "ONNX answers as PyTorch does on all 24 rows" in done.out
     assert "95 % interval over rows" in done.out
     assert f"layermix predict {run} FILE --runtime int8" in done.out
     (place / "two.txt").write_text("word1 fine\nword2 poor\n", encoding="utf-8")

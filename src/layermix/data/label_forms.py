@@ -72,6 +72,7 @@ class Labels:
         by_split: Split -> the label of each row, as the kind of label has it.
         order: For each output the place of its probability in the soft labels, if there are any.
         certain: For each training row with a label the probabilities that say the same.
+        exclusive: Whether a row has one of the names, so that its probabilities sum to 1.
     """
 
     names: tuple[str, ...]
@@ -79,6 +80,7 @@ class Labels:
     by_split: Mapping[str, list[Any]]
     order: Sequence[int] = ()
     certain: Sequence[tuple[float, ...] | None] = ()
+    exclusive: bool = False
 
 
 def read_classes(given: Given) -> Labels | None:
@@ -115,7 +117,7 @@ def read_classes(given: Given) -> Labels | None:
         None if label < 0 else tuple(float(index == label) for index in count)
         for label in indices["train"]
     ]
-    return Labels(classes.names, classes.task, indices, order, certain)
+    return Labels(classes.names, classes.task, indices, order, certain, exclusive=True)
 
 
 def _class_texts(given: Given, split: str) -> list[str | None]:
@@ -228,14 +230,21 @@ def read_sets(given: Given) -> Labels | None:
 
 
 class Reader(NamedTuple):
-    """How labels of one form are read, and what is told about those of the training rows."""
+    """How labels of one form are read.
+
+    Attributes:
+        read: Reads those of all splits.
+        describe: Names and labels of the training rows -> a few words on them.
+        can_skip: Whether rows with some of the labels can be left out (`data.skip_labels`).
+    """
 
     read: Callable[[Given], Labels | None]
     describe: Callable[[Sequence[str], Sequence[Any]], str]
+    can_skip: bool = False
 
 
 READERS: Mapping[Form, Reader] = {
-    "class": Reader(read_classes, describe_classes),
+    "class": Reader(read_classes, describe_classes, can_skip=True),
     "labels": Reader(read_sets, describe_label_sets),
     "number": Reader(read_numbers, describe_numbers),
 }

@@ -241,7 +241,7 @@ def _check(
     if columns is None:
         diagnostics.stop()
     label, soft = columns.label, columns.soft
-    if skip_labels and problem.form != "class":
+    if skip_labels and not READERS[problem.form].can_skip:
         headed[0].add_problem(
             "--data.skip_labels leaves out rows of a class, and the labels are for "
             f"{problem.name}; leave it out"
@@ -274,7 +274,7 @@ def _check(
             soft,
             labels.order,
             labels.certain if split == "train" else (),
-            sums_to_1=problem.form == "class",
+            sums_to_1=labels.exclusive,
         )
         for split in labelled
         if soft is not None and columns.is_soft(split, readable[split])

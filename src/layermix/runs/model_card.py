@@ -180,7 +180,8 @@ def _alpha(record: RunRecord) -> list[str]:
 
 def _call(record: RunRecord) -> list[str]:
     given = '{"text": "one text", "text_pair": "the other"}' if record.pair else '"a text"'
-    return [f"classify({given}, truncation=True, max_length={record.data.max_length})"]
+    every = ", top_k=None" if WORDS[record.form or "class"].several else ""
+    return [f"classify({given}, truncation=True, max_length={record.data.max_length}{every})"]
 
 
 def _classes(model: ModelRecord) -> str:
@@ -194,11 +195,13 @@ class FormWords(NamedTuple):
         outputs: What its outputs are, before their names.
         use: What it does with a text, before the names of its outputs.
         limits: What it does with every text.
+        several: Whether a text may have more than one of them.
     """
 
     outputs: str
     use: str
     limits: str
+    several: bool = False
 
 
 WORDS: Mapping[Form, FormWords] = {
@@ -213,7 +216,8 @@ WORDS: Mapping[Form, FormWords] = {
         "gives texts like its training texts any of these labels, each with a probability of its "
         "own",
         "and it may give a text none of the labels. A label counts as given from a probability of "
-        ".5 on; `thresholds` in config.json, if they are there, suit each label better.",
+        ".5 on; `thresholds` in config.json, if they are there, suit the labels better.",
+        several=True,
     ),
     "number": FormWords(
         "output, a number",
@@ -273,8 +277,8 @@ def export_section(record: ExportRecord) -> str:
     lines = [
         "## ONNX",
         "",
-        f"`onnx/model.onnx` ({sizes.onnx / 1e6:.1f} MB, opset {record.opset}) predicts the same "
-        f"classes as PyTorch on {parity.rows} rows (largest difference of a logit "
+        f"`onnx/model.onnx` ({sizes.onnx / 1e6:.1f} MB, opset {record.opset}) answers as "
+        f"PyTorch does on {parity.rows} rows (largest difference of a logit "
         f"{parity.max_difference:.1e}).",
     ]
     if (cost := record.int8) and sizes.int8 is not None:

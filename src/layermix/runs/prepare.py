@@ -181,6 +181,8 @@ def check_teacher(
     """
     for split, found in logits.items():
         finite(f"{teacher.source}: the teacher's", found, f"{split} rows")
+    names = list(teacher.label_names)
+    order = f"; check that its classes {names} are in the data's order" if len(names) > 1 else ""
     check_knows_more(
         f"{teacher.source}: the teacher has",
         logits["validation"],
@@ -188,7 +190,7 @@ def check_teacher(
         score,
         "Fine-tune it on this task (`layermix teach`), with more epochs (--training.epochs 10) "
         "and a higher rate (--training.learning_rate 1e-4) if it learned from a few thousand "
-        f"rows; check that its classes {list(teacher.label_names)} are in the data's order",
+        f"rows{order}",
         allow_weak=allow_weak,
         problem=problem,
     )
@@ -222,7 +224,7 @@ def check_knows_more(
     if trivial.perfect and not allow_weak:
         raise WeakTeacherError(
             f"all {rows} validation rows have the same label, so they cannot show whether a model "
-            "is good; give a validation file with rows of every class (--data.validation), or "
+            "is good; give a validation file with other labels, too (--data.validation), or "
             "more rows; or continue anyway with --teacher.allow_weak"
         )
     if not allow_weak and not trivial.beaten_by(logits):

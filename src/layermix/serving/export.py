@@ -214,7 +214,7 @@ def export_text(record: ExportRecord, folder: Path) -> str:
 def parity_text(parity: Parity) -> str:
     """A sentence on how PyTorch and ONNX compare."""
     return (
-        f"ONNX predicts the same classes as PyTorch on all {parity.rows} rows; the logits differ "
+        f"ONNX answers as PyTorch does on all {parity.rows} rows; the logits differ "
         f"by at most {parity.max_difference:.1e}"
     )
 

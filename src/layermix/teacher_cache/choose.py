@@ -263,7 +263,7 @@ def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bo
     differ = int((~prepared.problem.same(exact, rough)).sum())
     if differ:
         reporter.say(
-            f"a bfloat16 pass of the teacher predicts another class on {differ} of {len(chosen)} "
+            f"a bfloat16 pass of the teacher answers otherwise on {differ} of {len(chosen)} "
             "rows: its signals are computed in float32"
         )
     return not differ

@@ -345,7 +345,7 @@ def test_a_prediction_that_bfloat16_changes_is_found(
     monkeypatch.setattr(choose, "LiveTeacher", Wavering)
     assert not agree(prepared, teacher, reporter)
     assert reporter.said == [
-        "a bfloat16 pass of the teacher predicts another class on 1 of 5 rows: its signals are "
+        "a bfloat16 pass of the teacher answers otherwise on 1 of 5 rows: its signals are "
         "computed in float32"
     ]
 
