@@ -27,8 +27,9 @@ from layermix.errors import ConfigError
 CALIBRATED = click.option(
     "--calibrated",
     is_flag=True,
-    help="Divide the logits by the temperature that was fitted on held-out rows, for probabilities "
-    "that are as sure as they are right. Needs a model trained with --training.selection holdout.",
+    help="Use what was fitted on held-out rows: a temperature, for probabilities that are as sure "
+    "as they are right, or thresholds for several labels. Needs a model trained with "
+    "--training.selection holdout.",
 )
 
 

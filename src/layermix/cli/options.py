@@ -150,10 +150,12 @@ RUNTIME = click.option(
 )
 READING = ("data.text_columns", "data.quoting", "data.header", "data.encoding")
 """Fields that say how texts are read."""
-DATA = config_options(
-    TeachConfig,
-    only=("data.path", "data.label_column", "data.label_names", "data.skip_labels", *READING),
+LABELS = (
+    *("data.label_column", "data.label_columns", "data.label_separator"),
+    *("data.label_names", "data.skip_labels"),
 )
+"""Fields that say how labels are read."""
+DATA = config_options(TeachConfig, only=("data.path", *LABELS, *READING))
 
 
 @contextmanager

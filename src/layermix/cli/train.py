@@ -13,6 +13,7 @@ from layermix.cli.options import (
     CONFIG_FILE,
     FORCE,
     JSON,
+    LABELS,
     READING,
     RESTART,
     RESUME,
@@ -35,7 +36,7 @@ from layermix.runs.layout import RunFolder
 AUGMENTED = (
     "teacher.model",
     *("data.path", "data.train", "data.validation", "data.test"),
-    *("data.label_column", "data.label_names", "data.skip_labels", *READING),
+    *("data.problem", *LABELS, *READING),
     *("data.group_column", "data.augment", "data.augment_ways", "data.train_rows"),
     *("training.selection", "training.holdout_fraction"),
 )

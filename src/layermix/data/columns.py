@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,24 +105,19 @@ def find_columns(
         group_column: As given.
     """
     train = headed[0]
-    if label_columns is not None and form != "labels":
-        train.add_problem(
-            "--data.label_columns is for several labels per row, each 0 or 1; give --data.problem "
-            "multi_label with it, or --data.label_column NAME"
-        )
-        return None
     if label_columns is not None and label_column is not None:
         train.add_problem(
             "--data.label_column and --data.label_columns contradict each other; give one of them"
         )
         return None
-    soft = _find_soft(train, label_column, soft_labels)
+    if repeated := [name for name, count in Counter(label_columns).items() if count > 1]:
+        train.add_problem(f"--data.label_columns names {listed(repeated)} twice")
+        return None
+    soft = _find_soft(train, label_column, soft_labels, has_label=bool(label_columns))
     label: str | None = None
-    if label_columns is not None:
-        soft = None
-    elif soft is None:
+    if label_columns is None and soft is None:
         label = find_label_column(train, label_column, form)
-    else:  # only the rows that are scored may have labels
+    elif label_columns is None:  # only the rows that are scored may have labels
         found = (find_label_column(table, label_column, form, optional=True) for table in headed)
         label = next(filter(None, found), None)
         if label is not None and all(label not in table.columns for table in headed):
@@ -133,11 +129,14 @@ def find_columns(
     return Columns(texts, label, soft, group_column, sets)
 
 
-def _find_soft(train: Table, label_column: str | None, wanted: SoftLabels) -> SoftColumns | None:
+def _find_soft(
+    train: Table, label_column: str | None, wanted: SoftLabels, *, has_label: bool
+) -> SoftColumns | None:
     """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
     if wanted == "never":
         return None
-    has_label = find_label_column(train, label_column, optional=True) in train.columns
+    found = find_label_column(train, label_column, optional=True)
+    has_label = has_label or found in train.columns
     if wanted == "instead" and has_label:
         return None
     if has_label and len(probability_columns(train)) == 1 and LIST_COLUMN not in train.columns:
@@ -163,6 +162,14 @@ def find_label_column(
         return None
     fault = f"several label columns, {listed(names)}" if names else "no label column found"
     hint = table.hint
+    of_number = [name for name in table.columns if name.lower() in NUMBER_COLUMNS]
+    if of_number and form == "class":
+        hint += (
+            f" (if the labels are the numbers in {of_number[0]!r}, give --data.problem regression, "
+            "or relevance for numbers from 0 to 1)"
+        )
+    if form == "labels":
+        hint += "; or columns of 0 and 1 with --data.label_columns A,B"
     if probability_columns(table) or LIST_COLUMN in table.columns:
         hint += (
             " (if the data have probabilities in place of labels, they can be learned without a "

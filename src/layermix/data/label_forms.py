@@ -16,8 +16,8 @@ from layermix.data.classes import class_indices, find_classes, refuse_unknown_ta
 from layermix.data.columns import Columns
 from layermix.data.label_sets import SetColumns, describe_label_sets, read_label_sets
 from layermix.data.labels import LabelNames, is_missing, lacks_labels, read_labels
-from layermix.data.soft_labels import soft_classes
-from layermix.data.tables import Table, joined, short
+from layermix.data.soft_labels import SoftColumns, soft_classes
+from layermix.data.tables import Table, joined, listed, short
 from layermix.data.tasks import TASKS
 from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
@@ -37,6 +37,7 @@ class Given:
         task: The task, if the user named it.
         guess: What else may name a task.
         separator: Between several labels in a cell, if the user named it.
+        is_named: Whether the user said what the labels are.
     """
 
     tables: Mapping[str, Table]
@@ -47,12 +48,36 @@ class Given:
     task: str | None
     guess: str
     separator: str | None = None
+    is_named: bool = True
 
     @property
     def known_task(self) -> str | None:
         """The task, named or guessed, if its labels are of this kind."""
         known = TASKS.get(self.task or self.guess.lower())
         return known.name if known and known.problem == self.problem.name else None
+
+    def check_task(self) -> None:
+        """Adds a problem if there is no task that the user named, or its labels are others."""
+        train = self.tables["train"]
+        refuse_unknown_task(train, self.task)
+        known = TASKS.get(self.task or "")
+        if known is not None and known.problem != self.problem.name:
+            train.add_problem(
+                f"task {known.name} has labels for {known.problem}, and they are to be read for "
+                f"{self.problem.name}; leave out --data.task or --data.problem"
+            )
+
+    def why_this_kind(self) -> str:
+        """Why labels are read as this kind, if the name of a folder says so."""
+        known = TASKS.get(self.guess.lower())
+        if self.is_named:
+            return f" (labels are read for {self.problem.name})"
+        if self.task or known is None or known.problem != self.problem.name:
+            return ""
+        return (
+            f", as the task {known.name} has it; if it is not that task, give --data.problem "
+            "classification"
+        )
 
     def has_none(self, split: str) -> bool:
         """Whether no row of a split needs a label, and none has one."""
@@ -112,11 +137,13 @@ def read_classes(given: Given) -> Labels | None:
     else:
         return None
     indices = {split: class_indices(tables[split], texts[split], classes, split) for split in texts}
-    count = range(len(classes.names))
-    certain = [
-        None if label < 0 else tuple(float(index == label) for index in count)
-        for label in indices["train"]
-    ]
+    certain: list[tuple[float, ...] | None] = []
+    if columns.soft is not None:
+        count = range(len(classes.names))
+        certain = [
+            None if label < 0 else tuple(float(index == label) for index in count)
+            for label in indices["train"]
+        ]
     return Labels(classes.names, classes.task, indices, order, certain, exclusive=True)
 
 
@@ -149,40 +176,60 @@ def read_numbers(given: Given) -> Labels | None:
             "a number from another model is a label already; name its column with "
             "--data.label_column"
         )
-    refuse_unknown_task(train, given.task)
+    given.check_task()
     numbers = {
         split: [math.nan] * len(table.numbers)
         if given.has_none(split)
-        else _numbers_of(table, label, given.problem)
+        else _numbers_of(table, label, given, split)
         for split, table in given.tables.items()
     }
     known = [number for number in numbers["train"] if not math.isnan(number)]
-    if known and min(known) == max(known):
+    if known and min(known) == max(known) and not given.model_classes:
         train.add_problem(f"all rows have the label {known[0]:g}; wanted numbers that differ")
     return Labels((label,), given.known_task, numbers)
 
 
-def _numbers_of(table: Table, column: str, problem: Problem) -> list[float]:
+def _numbers_of(table: Table, column: str, given: Given, split: str) -> list[float]:
     if column not in table.columns:
         table.add_problem(f"no column {column!r}; {table.column_names()}{table.hint}")
         return []
     values = table.columns[column]()
-    numbers = []
+    if split == "test" and all(_number(value) == HIDDEN for value in values):
+        return [math.nan] * len(values)  # as the hub's GLUE test splits have it
+    numbers, why = [], given.why_this_kind()
     for row, value in enumerate(values):
-        number, fault = math.nan, ""
+        number = _number(value)
         if is_missing(value):
             fault = "the label is missing"
+        elif not math.isfinite(number):
+            comma = isinstance(value, str) and math.isfinite(_number(value.replace(",", ".")))
+            fault = f"found {short(value)} as label, wanted a number{why}"
+            fault += "; decimals begin with a point, not a comma" if comma else ""
+            why = ""  # once
+        elif abs(number) > LARGEST:
+            fault = f"found {short(value)} as label, wanted a number of a usual size"
         else:
-            with suppress(TypeError, ValueError):
-                number = math.nan if isinstance(value, bool) else float(value)
-            if math.isfinite(number):
-                fault = problem.fault(number)
-            else:
-                fault = f"found {short(value)} as label, wanted a number"
+            fault = given.problem.fault(number)
         if fault:
             table.add_problem(f"{fault} (column {column!r})", row)
         numbers.append(number)
     return numbers
+
+
+HIDDEN = -1.0
+"""The label of all rows of a test split whose labels are not public."""
+
+LARGEST = 1e30
+"""Labels are float32 in training."""
+
+
+def _number(value: Any) -> float:
+    """Returns a cell as a number; NaN if it holds none."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return math.nan
+    with suppress(TypeError, ValueError, OverflowError):
+        return float(value)
+    return math.nan
 
 
 def describe_numbers(names: Sequence[str], labels: Sequence[float]) -> str:
@@ -200,33 +247,57 @@ def read_sets(given: Given) -> Labels | None:
     tables, columns = given.tables, given.columns
     if "train" not in tables:
         return None
-    refuse_unknown_task(tables["train"], given.task)
+    given.check_task()
     soft, others = columns.soft, tuple(given.model_classes)
+    places: tuple[str, ...] = ()
     if soft is not None:
-        others = soft.names or (given.names.names if given.names else ())
-        if len(others) != soft.count or (given.names and set(given.names.names) != set(others)):
-            tables["train"].add_problem(
-                f"there are {soft.count} probabilities ({soft.described()}), and "
-                f"{'--data.label_names names other labels' if given.names else 'no names'}; name "
-                "their labels in this order, with --data.label_names A,B"
-            )
+        places = _names_of_probabilities(given, soft)
+        others = given.names.names if given.names else places
+        if not places:
             return None
     without = [split for split in tables if given.has_none(split)]
-    may_lack = [split for split in tables if columns.is_soft(split, tables[split])]
-    if soft is not None and len(without) == len(tables):
-        rows = {
-            split: [given.problem.missing(len(others))] * len(tables[split].numbers)
-            for split in tables
-        }
-        return Labels(others, given.known_task, rows, range(len(others)))
-    where = SetColumns(columns.label, columns.sets, given.separator, given.names, others, may_lack)
+    if len(without) == len(tables):
+        missing = given.problem.missing(len(others))
+        rows = {split: [missing] * len(table.numbers) for split, table in tables.items()}
+        return Labels(others, given.known_task, rows, [places.index(name) for name in others])
+    where = SetColumns(
+        columns.label,
+        columns.sets,
+        given.separator,
+        given.names,
+        others,
+        may_lack=[split for split in tables if columns.is_soft(split, tables[split])],
+        is_scored=bool(given.model_classes),
+    )
     found = read_label_sets(tables, without, where)
     if found is None:
         return None
     names, sets = found
-    order = [others.index(name) for name in names] if soft is not None else ()
+    if soft is None:
+        return Labels(names, given.known_task, sets)
+    if set(names) != set(places):
+        tables["train"].add_problem(
+            f"the labels are {listed(names)}, and there are probabilities of {listed(places)} "
+            f"({soft.described()}); give those of the same labels"
+        )
+        return None
     certain = [None if UNLABELLED in row else tuple(map(float, row)) for row in sets["train"]]
-    return Labels(names, given.known_task, sets, order, certain)
+    return Labels(names, given.known_task, sets, [places.index(name) for name in names], certain)
+
+
+def _names_of_probabilities(given: Given, soft: SoftColumns) -> tuple[str, ...]:
+    """Returns the label of each probability; empty, and a problem, if it is not known."""
+    own = soft.names or (given.names.names if given.names else ())
+    if given.names is not None and not set(own) <= set(given.names.names):
+        own = tuple(given.names.renamed.get(name, name) for name in own)
+    if len(own) == soft.count and not (given.names and set(given.names.names) != set(own)):
+        return own
+    wrong = "--data.label_names names other labels" if given.names else "no names"
+    given.tables["train"].add_problem(
+        f"there are {soft.count} probabilities ({soft.described()}), and {wrong}; name their "
+        "labels in this order, with --data.label_names A,B"
+    )
+    return ()
 
 
 class Reader(NamedTuple):
@@ -236,16 +307,19 @@ class Reader(NamedTuple):
         read: Reads those of all splits.
         describe: Names and labels of the training rows -> a few words on them.
         can_skip: Whether rows with some of the labels can be left out (`data.skip_labels`).
+        several: Whether a row can have more than one label (`data.label_columns`,
+            `data.label_separator`).
     """
 
     read: Callable[[Given], Labels | None]
     describe: Callable[[Sequence[str], Sequence[Any]], str]
     can_skip: bool = False
+    several: bool = False
 
 
 READERS: Mapping[Form, Reader] = {
     "class": Reader(read_classes, describe_classes, can_skip=True),
-    "labels": Reader(read_sets, describe_label_sets),
+    "labels": Reader(read_sets, describe_label_sets, several=True),
     "number": Reader(read_numbers, describe_numbers),
 }
 """Form of a label -> how it is read."""

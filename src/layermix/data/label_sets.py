@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from layermix.data.classes import NO_LABEL
 from layermix.data.labels import LabelNames, is_missing, label_text, match_labels, source_names
 from layermix.data.tables import Table, is_integer, joined, listed, short
 from layermix.errors import Note
@@ -18,6 +19,9 @@ from layermix.evaluation.metrics import UNLABELLED
 
 SEPARATORS = (";", "|", "#", ",")
 """What separates labels in one cell: the first of these that occurs in the training rows."""
+
+JOINED = ";"
+"""What `layermix predict` writes between the labels of a row."""
 
 Sets = list[list[int]]
 """For each row 0 or 1 for each label; `UNLABELLED` throughout where a row has none."""
@@ -37,6 +41,7 @@ class SetColumns:
         others: Names of the model that is scored on the data, or of probabilities beside the
             labels: they win over those that occur.
         may_lack: Splits whose rows may have no labels on record.
+        is_scored: Whether a model is scored on the data, so that rows may be alike.
     """
 
     column: str | None
@@ -45,6 +50,7 @@ class SetColumns:
     given: LabelNames | None = None
     others: Sequence[str] = ()
     may_lack: Sequence[str] = ()
+    is_scored: bool = False
 
 
 def read_label_sets(
@@ -64,7 +70,13 @@ def read_label_sets(
         names, sets = found
     else:
         return None
-    if "train" in sets:
+    if any(JOINED in name for name in names):
+        text = (
+            f"a label contains {JOINED!r}, which `layermix predict` writes between labels; read "
+            "its columns with the probabilities instead"
+        )
+        tables["train"].diagnostics.notes.append(Note("label-with-separator", text))
+    if "train" in sets and not where.is_scored:
         _check_different(tables["train"], sets["train"], names)
     return names, sets | _without(tables, without, len(names))
 
@@ -82,7 +94,10 @@ def _of_all_columns(
     same = sorted(names) == sorted(where.others)
     ordered = tuple(where.others) if same else names
     order = [names.index(name) for name in ordered]
-    rows = {split: _of_columns(table, names) for split, table in tables.items()}
+    rows = {
+        split: _of_columns(table, names, may_hide=split == "test")
+        for split, table in tables.items()
+    }
     return ordered, {split: [[row[at] for at in order] for row in rows[split]] for split in rows}
 
 
@@ -96,6 +111,8 @@ def _of_one_column(
     if column not in first.columns:
         first.add_problem(f"no column {column!r}; {first.column_names()}{first.hint}")
         return None
+    if (count := _multi_hot(first, column)) is not None:
+        return _of_multi_hot(tables, column, count, where)
     cut = where.separator or _separator(first, column)
     texts = {
         split: _texts(table, column, cut, where.given, optional=split in where.may_lack)
@@ -118,6 +135,57 @@ def _of_one_column(
     return names, sets
 
 
+def _multi_hot(table: Table, column: str) -> int | None:
+    """Returns how many labels there are if each list says 0 or 1 for each of them, else None."""
+    cells = map(_unpacked, table.columns[column]())
+    rows = [row for row in cells if not is_missing(row)]
+    if not rows or not all(isinstance(row, list | tuple) for row in rows):
+        return None
+    count = Counter(map(len, rows)).most_common(1)[0][0]
+    values = {repr(item) for row in rows for item in row}
+    # As no list of different labels has.
+    repeats = any(len(set(map(repr, row))) < len(row) for row in rows)
+    return count if count > 1 and repeats and values <= HOT else None
+
+
+HOT = {"0", "1", "0.0", "1.0", "True", "False"}
+"""What lists with an entry for each label hold, as Python writes it."""
+
+
+def _of_multi_hot(
+    tables: Mapping[str, Table], column: str, count: int, where: SetColumns
+) -> tuple[tuple[str, ...], dict[str, Sets]]:
+    """Returns names and labels from lists of 0 and 1 for each label."""
+    train = next(iter(tables.values()))
+    known = (where.given.names if where.given else (), where.others, source_names(train, column))
+    numbers = tuple(str(index) for index in range(count))
+    names = next((tuple(one) for one in known if len(one) == count), numbers)
+    text = f"{train.source}: the lists in {column!r} say 0 or 1 for each of {listed(names)}"
+    train.diagnostics.notes.append(Note("lists-of-0-and-1", text))
+    sets: dict[str, Sets] = {}
+    for split, table in tables.items():
+        sets[split] = []
+        for number, value in enumerate(table.columns[column]()):
+            row = _unpacked(value)
+            is_list = isinstance(row, list | tuple) and len(row) == count
+            if not is_list or not {repr(item) for item in row} <= HOT:
+                table.add_problem(
+                    f"found {short(value)}, wanted a list of {count} times 0 or 1, as in the first "
+                    f"row (column {column!r})",
+                    number,
+                )
+            sets[split].append([int(item) for item in row] if is_list else [0] * count)
+    return names, sets
+
+
+def _unpacked(value: Any) -> Any:
+    """Returns a list as it is, or from its text."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with suppress(ValueError):
+            return _listed(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _check_different(train: Table, rows: Sets, names: Sequence[str]) -> None:
     """Adds a problem if all training rows have the same labels."""
     known = {tuple(row) for row in rows if UNLABELLED not in row}
@@ -130,13 +198,19 @@ def _without(tables: Mapping[str, Table], splits: Sequence[str], outputs: int) -
     return {split: [[UNLABELLED] * outputs] * len(tables[split].numbers) for split in splits}
 
 
-def _of_columns(table: Table, names: Sequence[str]) -> Sets:
-    """Returns the rows of columns of 0 and 1; anything else is a problem."""
+def _of_columns(table: Table, names: Sequence[str], *, may_hide: bool) -> Sets:
+    """Returns the rows of columns of 0 and 1; anything else is a problem.
+
+    Where labels may be hidden, as in test splits, a row of −1 has none.
+    """
     if missing := [name for name in names if name not in table.columns]:
         table.add_problem(f"no column {listed(missing)}; {table.column_names()}{table.hint}")
         return []
     rows: Sets = []
     for number, values in enumerate(zip(*(table.columns[name]() for name in names), strict=True)):
+        if may_hide and all(_plain(value) == NO_LABEL for value in values):
+            rows.append([UNLABELLED] * len(names))
+            continue
         row = []
         for name, value in zip(names, values, strict=True):
             one = None if is_missing(value) else _ONES.get(_plain(value))
@@ -159,7 +233,8 @@ def _plain(value: Any) -> str:
 
 
 def _separator(train: Table, column: str) -> str:
-    texts = [value for value in train.columns[column]() if isinstance(value, str)]
+    cells = (value for value in train.columns[column]() if isinstance(value, str))
+    texts = [cell for cell in cells if not cell.strip().startswith("[")]
     found = (one for one in SEPARATORS if any(one in text for text in texts))
     return next(found, SEPARATORS[0])
 
@@ -207,14 +282,17 @@ def _labels(
         raise ValueError("found an object, wanted a list of labels")
     else:
         items = [value]
-    labels = []
+    labels, own_names = list[str](), list[str]()
     for item in items:
         is_named = isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(names)
-        own = names[item] if is_named else label_text(item)
-        labels.append(own if given is None else given.renamed.get(own, own))
-    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        text = label_text(item)
+        own = names[item] if is_named else text
+        own_names.append(own)
+        renamed = {} if given is None else given.renamed
+        labels.append(renamed.get(text) or renamed.get(own) or own)
+    if twice := [label for label, count in Counter(own_names).items() if count > 1]:
         raise ValueError(f"the label {listed(twice)} stands twice in one row")
-    return labels
+    return list(dict.fromkeys(labels))
 
 
 def _listed(text: str) -> Any:
@@ -259,9 +337,13 @@ def _indices(
             if label in match.index:
                 row[match.index[label]] = 1
             else:
+                mark = next((one for one in SEPARATORS if one in label), None)
+                hint = (
+                    f"; if {mark!r} separates labels, give --data.label_separator" if mark else ""
+                )
                 table.add_problem(
                     f"unknown label {short(label)}; the labels are {listed(names)} (column "
-                    f"{column!r})",
+                    f"{column!r}){hint}",
                     number,
                 )
         sets.append(row)
@@ -276,12 +358,20 @@ def _notes(
     names: Sequence[str],
 ) -> None:
     """Adds notes on how cells were cut, and on rows with none of the labels."""
-    if any(isinstance(value, str) and separator in value for value in train.columns[column]()):
+    cells = (value for value in train.columns[column]() if isinstance(value, str))
+    if any(separator in cell and not cell.strip().startswith("[") for cell in cells):
         text = (
             f"{train.source}: the labels in {column!r} are separated by {separator!r} "
             "(--data.label_separator)"
         )
         train.diagnostics.notes.append(Note("labels-separated", text))
+    inner = {one: sum(one in name for name in names) for one in SEPARATORS}
+    if doubtful := [one for one, count in inner.items() if count > len(names) / 2]:
+        text = (
+            f"{train.source}: most labels contain {doubtful[0]!r}; if it separates labels, give "
+            f"--data.label_separator {doubtful[0]!r}"
+        )
+        train.diagnostics.notes.append(Note("labels-contain-separator", text))
     if none := sum(not labels for labels in rows if labels is not None):
         text = f"{train.source}: {none} of {len(rows)} rows have none of the {len(names)} labels"
         train.diagnostics.notes.append(Note("rows-with-no-label-of-several", text))

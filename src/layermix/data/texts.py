@@ -65,7 +65,7 @@ class TextData:
         label_names: Output of a model -> its name.
         task: The task, if named or found; found ones are rows of `TASKS`.
         source: What the user named.
-        fingerprint: sha256 of the splits' names, texts and class indices: independent of place and
+        fingerprint: sha256 of the splits' names, texts and labels: independent of place and
             format.
         train_hash: sha256 of the texts of the training rows, in whatever order, with those that
             were split off for validation.
@@ -228,7 +228,16 @@ def _check(
     headed = [table for table in readable.values() if not table.plain]
     if not headed:
         diagnostics.stop()
+    is_named = problem is not None
     problem = problem or _problem(task, guess)
+    if not READERS[problem.form].several:
+        for name, option in {"columns": label_columns, "separator": label_separator}.items():
+            if option is not None:
+                headed[0].add_problem(
+                    f"--data.label_{name} is for several labels per row; give --data.problem "
+                    "multi_label with it, or leave it out"
+                )
+                label_columns = None
     columns = find_columns(
         headed,
         problem.form,
@@ -263,7 +272,17 @@ def _check(
         for split, table in readable.items()
         if split != "unlabeled" and not table.plain
     }
-    wanted = Given(labelled, columns, problem, given, model_classes, task, guess, label_separator)
+    wanted = Given(
+        labelled,
+        columns,
+        problem,
+        given,
+        model_classes,
+        task,
+        guess,
+        label_separator,
+        is_named,
+    )
     labels = READERS[problem.form].read(wanted)
     if labels is None:
         diagnostics.stop()

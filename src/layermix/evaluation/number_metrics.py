@@ -150,3 +150,27 @@ def _known(labels: Floats, answers: Array) -> NDArray[np.bool_]:
             "column"
         )
     return known
+
+
+SAME = 0.1
+"""Numbers are alike up to this part of the standard deviation of the first ones."""
+
+ROUNDING = 1e-5
+"""And up to this part of their size, which is what other programs' rounding changes."""
+
+
+def alike(first: Floats, second: Floats) -> NDArray[np.bool_]:
+    """On which rows two models give nearly the same number, (…, N).
+
+    Args:
+        first: Numbers, (…, N); those of the teacher, or of the file that another is made from.
+        second: Numbers on the same rows.
+
+    Examples:
+        >>> alike(np.array([1.0, 2.0, 3.0]), np.array([1.05, 2.0, 3.5]))
+        array([ True,  True, False])
+    """
+    first = np.asarray(first, dtype=np.float64)
+    within = SAME * first.std(-1, keepdims=True) + ROUNDING * np.abs(first)
+    same: NDArray[np.bool_] = np.abs(first - second) <= within
+    return same

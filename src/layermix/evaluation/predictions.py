@@ -85,7 +85,8 @@ class Predictions:
     @property
     def known(self) -> NDArray[np.bool_]:
         """(N,), rows that have a label."""
-        has_label = ~((self.labels == UNLABELLED) | np.isnan(self.labels))
+        is_number = self.form == "number"
+        has_label = ~np.isnan(self.labels) if is_number else self.labels != UNLABELLED
         known: NDArray[np.bool_] = has_label.reshape(len(self.labels), -1).all(1)
         return known
 

@@ -17,12 +17,13 @@ from layermix.problems.kinds import PROBLEMS, problem_of
 from layermix.problems.problem import Problem
 
 
-def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
+def align_labels(classifier: Classifier, names: Sequence[str], *, named: bool = True) -> Classifier:
     """Puts a classifier's classes into the order of `names` by permuting its last linear layer.
 
     Args:
         classifier: Its model is changed in place.
         names: The data's class names in the order of their indices.
+        named: Whether names mean something (`Problem.named`).
 
     Returns:
         The classifier, with a note on what was changed.
@@ -31,7 +32,7 @@ def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
         ModelError: If the sets of classes differ.
     """
     own, wanted, model = classifier.label_names, tuple(names), classifier.model
-    order, note = class_order(classifier.source, own, wanted)
+    order, note = class_order(classifier.source, own, wanted, named=named)
     if note is None:
         return classifier
     if order != sorted(order):
@@ -39,12 +40,15 @@ def align_labels(classifier: Classifier, names: Sequence[str]) -> Classifier:
         with torch.no_grad():
             for weight in head.parameters():  # weight and bias: both have a row per class
                 weight.copy_(weight[order])
+        entry = getattr(model.config, "layermix", None) or {}
+        if thresholds := entry.get("thresholds"):
+            model.config.layermix = {**entry, "thresholds": [thresholds[at] for at in order]}
     name_classes(model.config, wanted)
     return replace(classifier, notes=(*classifier.notes, note))
 
 
 def class_order(
-    source: str, own: Sequence[str], names: Sequence[str]
+    source: str, own: Sequence[str], names: Sequence[str], *, named: bool = True
 ) -> tuple[list[int], Note | None]:
     """Returns each data class's index in the model, and a note on the mapping.
 
@@ -56,11 +60,11 @@ def class_order(
     Raises:
         ModelError: If the sets of classes differ.
     """
-    matched = _matched(own, names)
+    matched = _matched(own, names) if named else _of_one(own, names)
     if matched is None:
         raise ModelError(unequal_classes(source, own, names))
     order, how = matched
-    if tuple(own) == tuple(names) or len(names) == 1:  # one output, whatever it is called
+    if tuple(own) == tuple(names) or not named:
         return order, None
     if how:
         pairs = joined(f"{short(own[order[at]])} = {short(name)}" for at, name in enumerate(names))
@@ -71,17 +75,20 @@ def class_order(
     return order, Note("classes-reordered", text)
 
 
-def classes_match(own: Sequence[str], names: Sequence[str]) -> bool:
+def classes_match(own: Sequence[str], names: Sequence[str], *, named: bool = True) -> bool:
     """Returns whether each class of the data is one class of a model, and the reverse."""
-    return _matched(own, names) is not None
+    return (_matched(own, names) if named else _of_one(own, names)) is not None
+
+
+def _of_one(own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str] | None:
+    """As `_matched`, of one output, whatever it is called."""
+    return ([0], "") if len(own) == len(names) == 1 else None
 
 
 def _matched(own: Sequence[str], names: Sequence[str]) -> tuple[list[int], str] | None:
     """Returns each data class's index in the model, and in words how names that differ match."""
     if len(own) != len(names) or len(set(own)) < len(own):
         return None
-    if len(names) == 1:
-        return [0], ""
     match = match_labels(names, own)
     if not match.unmatched and len(set(match.index.values())) == len(names):
         return [match.index[name] for name in names], " and ".join(WAYS[way] for way in match.ways)
@@ -96,8 +103,15 @@ def name_classes(config: Any, names: Sequence[str]) -> None:
     config.label2id = {name: index for index, name in enumerate(names)}
 
 
+OF_FORMER_HEAD = ("sentence_transformers", "sbert_ce_default_activation_function")
+"""Entries of a config by which sentence-transformers reads the logits of a head."""
+
+
 def write_kind(config: Any, problem: Problem) -> None:
     """Writes into a model's config how other programs are to read its logits."""
+    for name in OF_FORMER_HEAD:
+        if name not in problem.config and hasattr(config, name):
+            delattr(config, name)
     for name, value in problem.config.items():
         setattr(config, name, value)
 

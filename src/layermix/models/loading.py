@@ -175,8 +175,9 @@ def load_classifier(
     config, tokenizer, notes = described(source, folder)
     with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
     own = read_class_names(config.id2label) if with_head else ()
-    new_head = not own if names is None else not classes_match(own, names)
-    if names is not None and own and not is_head_for(config, problem):
+    new_head = not own if names is None else not classes_match(own, names, named=problem.named)
+    is_former_kind = not own or is_head_for(config, problem)
+    if names is not None and not is_former_kind:
         if seed is None:
             raise ModelError(other_head(source, config, problem))
         new_head = True
@@ -206,14 +207,17 @@ def load_classifier(
     start = {"kind": "model", "from": source, "new_head": new_head}
     if not new_head:
         classifier = Classifier(model, tokenizer, source, start, notes)
-        return classifier if names is None else align_labels(classifier, names)
+        return classifier if names is None else align_labels(classifier, names, named=problem.named)
     classes = list(label_names(model))
-    text = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}"
+    for_kind = "" if is_former_kind else f" ({problem.name})"
+    text = f"{source}: has {found_classes(own)}; a new head was initialised for {classes}{for_kind}"
     return Classifier(model, tokenizer, source, start, (*notes, Note("new-head", text)))
 
 
-def problem_of_model(source: str) -> Problem | None:
+def problem_of_model(source: str, *, declared: bool = False) -> Problem | None:
     """Returns the kind of label that a saved classifier was trained on; None if it is none.
+
+    With `declared` also None where its config.json does not say so.
 
     Raises:
         ModelError: As `load_classifier`, or if layermix has no such kind.
@@ -223,6 +227,8 @@ def problem_of_model(source: str) -> Problem | None:
     with _loading(source, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if not any("ForSequenceClassification" in name for name in config.architectures or []):
+        return None
+    if declared and not getattr(config, "layermix", None) and config.problem_type is None:
         return None
     try:
         return problem_of(config)

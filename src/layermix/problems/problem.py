@@ -24,8 +24,9 @@ class Problem(Protocol):
         logit_losses: Names of `losses.LOGIT` that suit it, the default first.
         soft_losses: Those of them that need no logits of a teacher, `values` alone.
         default_scores: What is reported for a task that is not known, the main one first.
-        calibrated_scores: Those that a `calibration` changes.
+        calibrated_scores: Those that are told with and without a `calibration`.
         higher_is_better: Each score that `scores` can give, and the direction that is good.
+        named: Whether the names of the outputs mean something; of one number they do not.
         config: What config.json of a saved model says, so that other programs read its logits
             in the same way: its `problem_type`, and perhaps more.
     """
@@ -39,6 +40,7 @@ class Problem(Protocol):
     calibrated_scores: tuple[str, ...] = ()
     higher_is_better: Mapping[str, bool]
     config: Mapping[str, Any]
+    named: bool = True
 
     def missing(self, outputs: int) -> Any:
         """Return the label of a row that has none, for a head with so many outputs."""

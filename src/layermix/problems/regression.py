@@ -21,9 +21,6 @@ from layermix.problems.problem import Array, Problem
 ROUNDING = 1e-9
 """By how much two equal scores of other rows may differ."""
 
-SAME = 0.1
-"""Numbers are the same up to this part of the standard deviation of the first ones."""
-
 OTHER_SCALE = 1.5
 """A mean error of so many times that of always answering the mean shows another scale."""
 
@@ -54,7 +51,7 @@ class Mean:
     @property
     def perfect(self) -> bool:
         """Whether all rows have one label."""
-        return bool(np.ptp(self._known) == 0)
+        return len(np.unique(self._known)) == 1
 
     @property
     def _known(self) -> Array:
@@ -86,6 +83,7 @@ class Regression(Problem):
     logit_losses: tuple[str, ...] = ("mse",)
     soft_losses: tuple[str, ...] = ("mse",)
     default_scores: tuple[str, ...] = ("pearson", "spearman")
+    named = False
     higher_is_better: Mapping[str, bool] = number_metrics.HIGHER_IS_BETTER
     # sentence-transformers would take the sigmoid of one logit.
     config: Mapping[str, Any] = {
@@ -148,10 +146,8 @@ class Regression(Problem):
         return {"prediction": self.answers(logits)}
 
     def same(self, first: Array, second: Array) -> NDArray[np.bool_]:
-        """Return on which rows two numbers differ by at most `SAME` standard deviations."""
-        own, other = self.answers(first), self.answers(second)
-        same: NDArray[np.bool_] = np.abs(own - other) <= SAME * own.std()
-        return same
+        """Return on which rows two numbers are `number_metrics.alike`."""
+        return number_metrics.alike(self.answers(first), self.answers(second))
 
     def written(self, logits: Array, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
         """Return `label`, the number."""
@@ -182,6 +178,8 @@ class Regression(Problem):
     def doubt(self, logits: Array, labels: Array) -> str:
         """Return that a teacher's numbers have another scale than the labels, if they have."""
         known = self.labelled(labels)
+        if len(np.unique(labels[known])) < 2:
+            return ""
         answers, right = self.answers(logits)[known], labels[known]
         error, of_mean = np.abs(answers - right).mean(), np.abs(right - right.mean()).mean()
         if error <= OTHER_SCALE * of_mean:

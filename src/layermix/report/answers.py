@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layermix.evaluation import label_set_metrics, metrics
+from layermix.evaluation import label_set_metrics, metrics, number_metrics
 from layermix.evaluation.forms import Form
 from layermix.evaluation.predictions import Predictions
 from layermix.report import figures
@@ -19,15 +19,20 @@ from layermix.report.figures import Figure
 Names = Sequence[str]
 Array = NDArray[Any]
 
-SAME = 0.1
-"""Numbers are the same up to this part of the standard deviation of the teacher's."""
-
 MOST_DOTS = 1000
 """Largest number of rows in a chart of numbers."""
 
 
 class Answers(Protocol):
-    """How answers of one form are shown; answers are (…, N), or (…, N, C)."""
+    """How answers of one form are shown; answers are (…, N), or (…, N, C).
+
+    Attributes:
+        agree: What a share of rows that do not differ means, before the share.
+        differing: The heading of the rows that differ.
+    """
+
+    agree: str
+    differing: str
 
     def charts(self, models: Mapping[str, Predictions], names: Names, name: str) -> list[Figure]:
         """Charts of the models' answers, and of their teachers'; `name` ends the charts' names."""
@@ -63,6 +68,9 @@ def _warned(only: str) -> str:
 class ClassAnswers:
     """One class per row."""
 
+    agree = "their predictions agree on"
+    differing = "Rows with different predictions"
+
     def charts(self, models: Mapping[str, Predictions], names: Names, name: str) -> list[Figure]:
         """Confusion and calibration."""
         return prediction_charts(models, names, name)
@@ -92,6 +100,9 @@ class ClassAnswers:
 
 class NumberAnswers:
     """A number per row."""
+
+    agree = "their numbers are within a tenth of the teacher's standard deviation on"
+    differing = "Rows with the most different numbers"
 
     def charts(self, models: Mapping[str, Predictions], names: Names, name: str) -> list[Figure]:
         """Answers against labels."""
@@ -123,10 +134,8 @@ class NumberAnswers:
         return "–" if np.isnan(answer) else f"{answer:.4g}"
 
     def differ(self, student: Array, teacher: Array) -> NDArray[np.bool_]:
-        """Numbers that are farther apart than `SAME` standard deviations."""
-        spread = teacher.std(-1, keepdims=True)
-        differ: NDArray[np.bool_] = np.abs(student - teacher) > SAME * spread
-        return differ
+        """Numbers that are not `number_metrics.alike`."""
+        return ~number_metrics.alike(teacher, student)
 
     def strength(self, student: Array, teacher: Array, confidence: Array) -> Array:
         """How far they are apart."""
@@ -146,6 +155,9 @@ class NumberAnswers:
 
 class LabelSetAnswers:
     """Several labels per row."""
+
+    agree = "they give the same labels to"
+    differing = "Rows with different labels"
 
     def charts(self, models: Mapping[str, Predictions], names: Names, name: str) -> list[Figure]:
         """F1 of each label, mean over seeds."""

@@ -145,7 +145,8 @@ def _interval(predictions: Predictions | None, metric: str) -> list[str]:
     return [
         f"Student minus teacher: {100 * paired.difference:+.1f} points, 95 % interval over the "
         f"{int(known.sum())} examples{of_groups} {100 * paired.low:+.1f} to "
-        f"{100 * paired.high:+.1f}; their predictions agree on {same:.1%} of the rows."
+        f"{100 * paired.high:+.1f}; {ANSWERS[predictions.form].agree} "
+        f"{same:.1%} of the rows."
     ]
 
 
@@ -245,7 +246,7 @@ def _run_disagreements(predictions: Predictions, classes: Sequence[str], texts: 
         for row in order[:MOST_ROWS]
     ]
     return Search(
-        "Rows with different predictions",
+        shown.differing,
         search_note(len(differ), len(student), len(rows), bool(texts)),
         ["row", "text", "label", "teacher", "student"],
         rows,

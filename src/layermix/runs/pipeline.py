@@ -17,6 +17,7 @@ from layermix.augmentation.new_rows import with_new_rows
 from layermix.config import (
     DistillConfig,
     LabelLossConfig,
+    LossConfig,
     MixConfig,
     TeachConfig,
     read_yaml,
@@ -40,6 +41,8 @@ from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
@@ -109,9 +112,10 @@ def _distill_soft(config: DistillConfig, run: RunFolder | None, reporter: Report
     model = config.student.model
     if model is None:
         raise ConfigError(f"{NO_TEACHER}; or, for data with {SOFT}, the model to train: --student")
-    if config.data.problem is None:  # before the data are read
-        check_probabilities_suffice(config)
-    texts = load_texts(config.data, soft_labels="beside")
+    named = PROBLEMS[config.data.problem] if config.data.problem else None
+    problem = named or problem_of_model(model, declared=True)
+    check_probabilities_suffice(config, problem or CLASSIFICATION)  # before the data are read
+    texts = load_texts(config.data, soft_labels="beside", problem=problem)
     if texts.soft_labels is None:
         raise ConfigError(f"{NO_TEACHER}; or data with {SOFT}, and {texts.source} has none")
     student = make_student(config, None, texts)
@@ -185,6 +189,7 @@ def _loaded_texts(config: DistillConfig) -> tuple[TextData, list[Classifier]]:
         raise ConfigError(NO_TEACHER)
     problem = None if config.data.problem else problem_of_model(config.teacher.models[0])
     texts = load_texts(config.data, problem=problem)
+    _check_losses(texts, config.loss)
     teachers = [
         load_classifier(model, texts.label_names, problem=texts.problem)
         for model in config.teacher.models
@@ -372,9 +377,9 @@ def distill_from(
     reporter = reporter or Reporter(quiet=True)
     extensions = Extensions(mix, terms, alpha_learner, callbacks)
     run = _open(out, config, resume, restart, extensions)
-    student = align_labels(student, texts.label_names)
+    student = align_labels(student, texts.label_names, named=texts.problem.named)
     if teacher is not None:
-        teacher = align_labels(teacher, texts.label_names)
+        teacher = align_labels(teacher, texts.label_names, named=texts.problem.named)
         prepared = prepare(teacher, student, texts, config, reporter)
     elif texts.soft_labels is None:
         raise ConfigError(
@@ -412,7 +417,8 @@ def distill_prepared(
         extensions: Objects of the caller's own.
     """
     reporter = reporter or Reporter(quiet=True)
-    config = _with_losses_for(prepared.problem, config)
+    losses = _losses_for(prepared.problem, config.loss)
+    config = config.model_copy(update={"loss": losses})
     for note in prepared.notes:
         reporter.say_once(note)
     if extensions.mix is None and (unused := _unused_settings(config)):
@@ -471,13 +477,25 @@ def distill_prepared(
     return training.run(name, "student", known, run, start, reporter)
 
 
-def _with_losses_for(problem: Problem, config: DistillConfig) -> DistillConfig:
-    """The config with the formulas of the losses that suit a kind of label.
+def _check_losses(texts: TextData, loss: LabelLossConfig) -> None:
+    """Raise a ConfigError if a formula or an option of a loss does not suit the labels.
+
+    Before models are loaded and the teacher is asked, which takes time.
+    """
+    if isinstance(loss, LossConfig):
+        _losses_for(texts.problem, loss)
+    labels = np.asarray(texts.splits["train"]["label"][:])
+    if texts.problem.labelled(labels).any():
+        texts.problem.supervised_term(loss, 1.0, labels, texts.label_names)
+
+
+def _losses_for(problem: Problem, loss: LossConfig) -> LossConfig:
+    """The losses with the formulas that suit a kind of label.
 
     Raises:
-        ConfigError: If it names one that does not.
+        ConfigError: If one is named that does not.
     """
-    loss, about = config.loss, f"but the labels of these data are for {problem.name}"
+    about = f"but the labels of these data are for {problem.name}"
     problems = []
     if loss.supervised not in (None, problem.supervised):
         problems.append(
@@ -490,8 +508,7 @@ def _with_losses_for(problem: Problem, config: DistillConfig) -> DistillConfig:
         )
     if problems:
         raise ConfigError("\n".join(problems))
-    chosen = loss.model_copy(update={"logit": loss.logit or problem.logit_losses[0]})
-    return config.model_copy(update={"loss": chosen})
+    return loss.model_copy(update={"logit": loss.logit or problem.logit_losses[0]})
 
 
 def _start(
@@ -579,6 +596,7 @@ def teach(
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
     _open(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
+    _check_losses(texts, config.loss)
     model = load_classifier(
         config.model, texts.label_names, seed=config.seed, problem=texts.problem
     )
@@ -613,7 +631,7 @@ def teach_from(
     """
     reporter = reporter or Reporter(quiet=True)
     run = _open(out, config, resume, restart)
-    model = align_labels(model, texts.label_names)
+    model = align_labels(model, texts.label_names, named=texts.problem.named)
     chosen = choose_rows(texts, config)
     prepared = tokenize_for(chosen, config, model.max_length, model.tokenizer)
     for note in (*prepared.notes, *model.notes):

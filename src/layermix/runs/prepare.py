@@ -24,6 +24,9 @@ from layermix.models.tokenizers import equal_inputs, equal_padding
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
+OTHER_SCALE = "teacher-on-another-scale"
+"""The code of a note on a teacher whose numbers have another scale than the labels."""
+
 
 def prepare(
     teacher: Classifier,
@@ -113,7 +116,7 @@ def answered(
     if config.loss.supervised_weight and (
         doubt := prepared.problem.doubt(logits["validation"], labels["validation"])
     ):
-        notes.append(Note("teacher-on-another-scale", f"{teacher.source}: {doubt}"))
+        notes.append(Note(OTHER_SCALE, f"{teacher.source}: {doubt}"))
     return replace(
         prepared,
         teacher_fingerprint=fingerprint(teacher.model),

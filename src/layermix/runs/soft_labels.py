@@ -21,6 +21,7 @@ from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 from layermix.runs.prepare import (
+    OTHER_SCALE,
     answered,
     check_knows_more,
     choose_rows,
@@ -54,7 +55,8 @@ def check_probabilities_suffice(config: DistillConfig, problem: Problem = CLASSI
         for name, what in needs.items()
         if getattr(loss, name)
     ]
-    if loss.logit_weight and loss.logit not in (None, *problem.soft_losses):
+    needs_logits = set(problem.logit_losses) - set(problem.soft_losses)
+    if loss.logit_weight and loss.logit in needs_logits:
         problems.append(
             f"loss.logit is {loss.logit}, which compares logits, but probabilities give logits "
             f"only up to a constant; use {' or '.join(problem.soft_losses)}"
@@ -134,7 +136,7 @@ def prepare_mean(
             found["train"] = _train_logits(prepared, teacher, objective, config, reporter)
         for split, logits in found.items():
             means[split] = means.get(split, 0) + problem.values(logits) / len(teachers)
-        notes += teacher.notes
+        notes += [*teacher.notes, *(one for one in prepared.notes if one.code == OTHER_SCALE)]
         fingerprints.append(str(prepared.teacher_fingerprint))
     splits = dict(texts.splits)
     if "train" in means and "unlabeled" in splits:  # they are trained on after the labelled rows

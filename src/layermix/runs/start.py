@@ -102,7 +102,8 @@ def _rows_hash(prepared: PreparedData) -> str:
         for name in sorted(rows.column_names):
             digest.update(f"{split} {name}\n".encode())
             for numbers in _numbers(rows, name):
-                digest.update(np.asarray(numbers, dtype=np.int64).tobytes())
+                is_whole = np.issubdtype(numbers.dtype, np.integer)
+                digest.update(numbers.astype(np.int64 if is_whole else np.float64).tobytes())
     return digest.hexdigest()
 
 

@@ -26,7 +26,6 @@ from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note
-from layermix.evaluation.metrics import UNLABELLED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
@@ -102,6 +101,8 @@ def _in_words(calibration: Calibration) -> str:
     if calibration.thresholds is None:
         return f"temperature {calibration.temperature:.2f} suits"
     low, high = min(calibration.thresholds), max(calibration.thresholds)
+    if low == high:
+        return f"a threshold of {low:.2f} for all labels suits"
     return f"thresholds from {low:.2f} to {high:.2f} suit"
 
 
@@ -333,7 +334,8 @@ class Training:
         epoch = _saved(reports)["epoch"]
         logits, labels = recorder.logits("holdout", epoch)
         if (guessed := self.prepared.guessed("holdout")).any():
-            labels = np.where(guessed, UNLABELLED, labels)
+            labels = labels.copy()
+            labels[guessed] = self.problem.missing(logits.shape[-1])
         found = self.problem.calibration(logits, labels)
         if found is None:
             text = (

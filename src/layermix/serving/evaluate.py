@@ -12,7 +12,7 @@ from layermix.console import Reporter
 from layermix.data.columns import columns_for_model
 from layermix.data.texts import GUESSED, TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
-from layermix.errors import Note
+from layermix.errors import ConfigError, Note
 from layermix.models.inference import finite, logits_of
 from layermix.problems.problem import Problem
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
@@ -88,7 +88,9 @@ def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
         if per_class:
             heads = ("precision", "recall", "f1")
             lines.append(
-                f"  {'class':<{width}}" + "".join(f"{one:>10}" for one in heads) + "    rows"
+                f"  {'label' if 'f1_samples' in scores else 'class':<{width}}"
+                + "".join(f"{one:>10}" for one in heads)
+                + "    rows"
             )
         for name, own in per_class.items():
             numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
@@ -114,6 +116,11 @@ def labelled_texts(
     Raises:
         LayermixError: If they cannot be used.
     """
+    if data.problem not in (None, predictor.problem.name):
+        raise ConfigError(
+            f"data.problem is {data.problem}, but {predictor.source} was trained on labels for "
+            f"{predictor.problem.name}; leave it out"
+        )
     read = partial(
         load_texts,
         classes=predictor.label_names,

@@ -145,7 +145,8 @@ def _of_data(
 ) -> EvaluationRows:
     """The user's rows, with the metric of the model's run, otherwise of their task."""
     texts, names = labelled_texts(data, predictor, reporter)
-    order, _ = class_order(predictor.source, predictor.label_names, texts.label_names)
+    names_of_both = predictor.label_names, texts.label_names
+    order, _ = class_order(predictor.source, *names_of_both, named=predictor.problem.named)
     rows = texts.splits["validation"]
     labels = _in_order_of_model(np.asarray(rows["label"][:]), order)
     rows = rows.remove_columns("label").add_column("label", labels.tolist())
@@ -164,7 +165,7 @@ def _in_order_of_model(labels: NDArray[Any], order: Sequence[int]) -> NDArray[An
         moved[:, list(order)] = labels
         return moved
     if np.issubdtype(labels.dtype, np.integer):
-        return np.where(labels == UNLABELLED, labels, np.asarray(order)[labels])
+        return np.where(labels == UNLABELLED, labels, np.asarray(order)[np.maximum(labels, 0)])
     return labels
 
 

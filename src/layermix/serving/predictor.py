@@ -154,7 +154,8 @@ class Predictor:
         Raises:
             ModelError: If the sets of classes differ.
         """
-        order, note = class_order(self.source, self.label_names, names)
+        named = self.problem.named
+        order, note = class_order(self.source, self.label_names, names, named=named)
         run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
         notes = self.notes if note is None else (*self.notes, note)
         return replace(self, run=run, label_names=tuple(names), notes=notes)
@@ -165,6 +166,11 @@ class Predictor:
         Raises:
             ModelError: If there is none.
         """
+        if not self.problem.calibrated_scores:
+            raise ModelError(
+                f"{self.source}: there is nothing to calibrate for {self.problem.name}; leave out "
+                "--calibrated"
+            )
         if not self.calibration:
             raise ModelError(
                 f"{self.source}: nothing was fitted for it, which takes held-out rows, some of "

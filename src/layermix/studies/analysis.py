@@ -256,7 +256,9 @@ def _agreement(arm: Arm) -> AgreementRecord | None:
     if not shares:
         return None
     summary = summarise(shares)
-    return AgreementRecord(mean=summary.mean, low=summary.low, high=summary.high)
+    ends = {"low": summary.low, "high": summary.high}
+    is_correlation = arm.first.form == "number" or None
+    return AgreementRecord(mean=summary.mean, **ends, correlation=is_correlation)
 
 
 def _by_epoch(histories: Sequence[Sequence[Mapping[str, Any]]], key: str) -> Any:

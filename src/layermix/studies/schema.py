@@ -173,11 +173,13 @@ class AgreementRecord(Part):
         mean: Share of the rows, mean over seeds.
         low: Lower end of the 95 % t interval of the mean; None with one seed.
         high: Upper end.
+        correlation: True if it is not a share but the correlation of two numbers.
     """
 
     mean: float
     low: float | None = None
     high: float | None = None
+    correlation: bool | None = None
 
 
 class ArmScores(Part):

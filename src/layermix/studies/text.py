@@ -108,7 +108,13 @@ def _of_teacher(arm: ArmScores) -> str:
 
 
 def _agreement(arm: ArmScores) -> str:
-    return "–" if (found := arm.agreement) is None else _share(found.mean, found.low, found.high)
+    if (found := arm.agreement) is None:
+        return "–"
+    if not found.correlation:
+        return _share(found.mean, found.low, found.high)
+    known = found.low is not None and found.high is not None
+    spread = f" ({found.low:.3f} to {found.high:.3f})" if known else ""
+    return f"r = {found.mean:.3f}{spread}"
 
 
 def _share(mean: float, low: float | None = None, high: float | None = None) -> str:

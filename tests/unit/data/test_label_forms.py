@@ -102,7 +102,7 @@ def test_a_validation_split_is_made_from_numbers_too() -> None:
             [*NUMBERS, {"text": "x", "score": "high"}, {"text": "y", "score": True}],
             {},
             [
-                "row 4: found 'high' as label, wanted a number (column 'score')",
+                "row 4: found 'high' as label, wanted a number (labels are read for regression) (",
                 "row 5: found True as label, wanted a number (column 'score')",
             ],
         ),
@@ -111,7 +111,7 @@ def test_a_validation_split_is_made_from_numbers_too() -> None:
             {},
             [
                 "row 4: the label is missing (column 'score')",
-                "row 5: found inf as label, wanted a number (column 'score')",
+                "row 5: found inf as label, wanted a number (labels are read for regression) (",
             ],
         ),
         (
@@ -140,7 +140,7 @@ def test_a_validation_split_is_made_from_numbers_too() -> None:
         (
             NUMBERS,
             {"label_columns": ["joy", "anger"]},
-            ["--data.label_columns is for several labels per row, each 0 or 1"],
+            ["--data.label_columns is for several labels per row; give --data.problem multi_label"],
         ),
         (NUMBERS, {"label_column": "rank"}, ["no column 'rank'; the columns are 'text', 'score'"]),
         (
@@ -385,3 +385,132 @@ def test_a_probability_beyond_1_is_told() -> None:
     rows = [*SOFT, {"text": "four", "p_joy": 1.2, "p_anger": 0.1}]
     problems = problems_of(lambda: sets(rows, soft_labels="beside"))
     assert "row 4: found 1.2 as a probability, wanted a number from 0 to 1" in problems[0]
+
+
+# -- what readers of the first version found -------------------------------------------------------
+
+
+def test_hidden_labels_of_a_test_split_are_none() -> None:
+    hidden = [{"text": "four", "score": -1.0}, {"text": "five", "score": -1}]
+    texts = numbers(NUMBERS, splits={"test": hidden})
+    assert all(map(math.isnan, labels_of(texts, "test")))
+    some = [{"text": "four", "score": -1.0}, {"text": "five", "score": 2}]
+    assert labels_of(numbers(NUMBERS, splits={"test": some}), "test") == [-1, 2]
+    rows: list[Row] = [{"text": "a", "x": 1, "y": 0}, {"text": "b", "x": 0, "y": 1}]
+    bare: list[Row] = [{"text": "c", "x": -1, "y": -1}]
+    columns = sets(rows, label_columns=["x", "y"], splits={"test": bare})
+    assert labels_of(columns, "test") == [[-100, -100]]
+
+
+def test_a_decimal_comma_is_told() -> None:
+    problems = problems_of(lambda: numbers([*NUMBERS, {"text": "x", "score": "1,5"}]))
+    assert "; decimals begin with a point, not a comma (column 'score')" in problems[0]
+
+
+@pytest.mark.parametrize("value", ["1_0", 10**400, 1e39])
+def test_what_is_no_usual_number_is_told(value: Any) -> None:
+    problems = problems_of(lambda: numbers([*NUMBERS, {"text": "x", "score": value}]))
+    assert "wanted a number" in problems[0]
+
+
+def test_names_of_integers_and_merged_names() -> None:
+    kind = Features({"text": Value("string"), "labels": List(ClassLabel(names=["x", "y", "z"]))})
+    columns = {"text": ["a", "b"], "labels": [[0, 1], [2]]}
+    data = Dataset.from_dict(columns, features=kind)
+    texts = sets(data, label_names=["0=y", "1=x", "2=z"])
+    assert texts.label_names == ("y", "x", "z")
+    assert labels_of(texts) == [[1, 1, 0], [0, 0, 1]]
+    merged = sets(SETS, label_names=["joy=good", "pride=good", "anger=bad"])
+    assert labels_of(merged) == [[1, 0], [0, 0], [0, 1]]
+
+
+def test_probabilities_come_in_the_order_of_given_names() -> None:
+    texts = sets(SOFT, soft_labels="beside", label_names=["anger", "joy"])
+    assert texts.label_names == ("anger", "joy")
+    assert texts.splits["train"]["probabilities"][0] == [0.7, 0.9]
+    named = sets(SOFT, soft_labels="beside", label_names=["anger=rage", "joy=joy"])
+    assert named.label_names == ("rage", "joy")
+    assert named.splits["train"]["probabilities"][0] == [0.7, 0.9]
+
+
+def test_columns_of_labels_beside_probabilities() -> None:
+    rows = [{**row, "joy": n % 2, "anger": n // 2} for n, row in enumerate(SOFT)]
+    texts = sets(rows, soft_labels="beside", label_columns=["anger", "joy"])
+    assert texts.label_names == ("joy", "anger")  # as the probabilities stand
+    assert labels_of(texts) == [[0, 0], [1, 0], [0, 1]]
+    assert texts.splits["train"]["probabilities"][0] == [0.9, 0.7]
+    with_id = [{**row, "p_id": 7, "x": n % 2, "y": 1 - n % 2} for n, row in enumerate(NUMBERS)]
+    texts = sets(with_id, soft_labels="instead", label_columns=["x", "y"])
+    assert labels_of(texts) == [[0, 1], [1, 0], [0, 1]]
+    problems = problems_of(
+        lambda: sets(
+            [{**row, "calm": n % 2} for n, row in enumerate(SOFT)],
+            soft_labels="beside",
+            label_columns=["calm"],
+        )
+    )
+    assert "the labels are 'calm', and there are probabilities of 'joy', 'anger'" in problems[0]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_lists_with_0_or_1_for_each_label(as_text: bool) -> None:
+    lists = [[0.0, 1.0, 0.0], [0, 0, 0], [True, True, False]]
+    rows: list[Row] = [
+        {"text": str(n), "labels": str(one) if as_text else one} for n, one in enumerate(lists)
+    ]
+    texts = sets(rows, label_names=["a", "b", "c"])
+    assert texts.label_names == ("a", "b", "c")
+    assert labels_of(texts) == [[0, 1, 0], [0, 0, 0], [1, 1, 0]]
+    assert told(texts, "labels-separated") == []
+    assert sets(rows).label_names == ("0", "1", "2")
+    wrong = [*rows, {"text": "x", "labels": [1, 0]}]
+    problems = problems_of(lambda: sets(wrong, validation=rows))
+    told_of = "row 4: found [1, 0], wanted a list of 3 times 0 or 1, as in the first row"
+    assert told_of in problems[0]
+
+
+def test_rows_that_are_scored_may_have_one_label(tmp_path: Path) -> None:
+    for kind, row, classes in (
+        ("regression", {"text": "a", "score": 2}, ["score"]),
+        ("multi_label", {"text": "a", "labels": ["x"]}, ["x", "y"]),
+    ):
+        file = tmp_path / f"{kind}.jsonl"
+        file.write_text(f"{json.dumps(row)}\n" * 2)
+        both = DataConfig.model_validate(
+            {"train": str(file), "validation": str(file), "problem": kind}
+        )
+        assert len(load_texts(both, classes).splits["validation"]) == 2
+
+
+def test_a_label_with_the_separator_of_predict_is_noted() -> None:
+    rows: list[Row] = [{"text": "a", "labels": ["x;y"]}, {"text": "b", "labels": ["z"]}]
+    assert len(told(sets(rows), "label-with-separator")) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"label_columns": ["joy", "joy"]}, "--data.label_columns names 'joy' twice"),
+        ({"task": "sst2"}, "task sst2 has labels for classification, and they are to be read for"),
+    ],
+)
+def test_options_that_contradict_several_labels(options: dict[str, Any], expected: str) -> None:
+    problems = problems_of(lambda: sets(SETS, **options))
+    assert expected in "\n".join(problems)
+
+
+def test_a_separator_is_for_several_labels() -> None:
+    rows = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    problems = problems_of(
+        lambda: from_splits({"train": rows, "validation": rows}, label_separator=";")
+    )
+    assert "--data.label_separator is for several labels per row" in problems[0]
+
+
+def test_a_folder_called_like_a_task_says_why_labels_are_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "stsb"
+    folder.mkdir()
+    (folder / "train.csv").write_text("sentence1,sentence2,label\na,b,yes\nc,d,no\n")
+    problems = problems_of(lambda: load_texts(DataConfig(path=str(folder))))
+    assert "as the task stsb has it; if it is not that task, give --data.problem" in problems[0]
+    assert "stsb has it" not in problems[1].replace(str(folder), "")

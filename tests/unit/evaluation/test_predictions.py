@@ -62,7 +62,7 @@ def test_numbers_are_read_with_and_without_a_teacher(tmp_path: Path) -> None:
     columns = {
         "report": ["last"] * 3,
         "row_id": [7, 5, 6],
-        "label": [1.5, float("nan"), 3.0],
+        "label": [-100.0, float("nan"), 3.0],  # a number like any other
         "prediction": [1.0, 2.0, 3.5],
         "teacher": [1.25, 2.0, 3.0],
     }

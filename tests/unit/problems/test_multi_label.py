@@ -117,3 +117,21 @@ def test_an_interval_over_rows_and_of_the_difference() -> None:
     assert found["low"] < MULTI_LABEL.scores(logits, labels)["f1_macro"] < found["high"]
     assert found["difference"] == 0
     assert MULTI_LABEL.interval("mean_average_precision", logits, labels, None) is None
+
+
+def test_the_trivial_answer_of_many_labels_is_found_in_no_time() -> None:
+    draw = np.random.default_rng(0)
+    labels = (draw.random((1000, 200)) < 0.05).astype(int)
+    assert 0 < MULTI_LABEL.trivial(labels, "f1_micro").value < 0.2
+    by_precision = MULTI_LABEL.trivial(labels[:50, :4], "mean_average_precision")
+    assert 0 < by_precision.value < 1
+
+
+def test_thresholds_near_0_and_1_are_kept() -> None:
+    logits = np.array([[-17.0], [-16.0], [20.0]])
+    for threshold, wanted in ((6e-8, [0, 1, 1]), (1 - 1e-9, [0, 0, 0]), (0.5, [0, 0, 1])):
+        moved = MULTI_LABEL.calibrated(logits, {"thresholds": (threshold,)})
+        found = MULTI_LABEL.answers(moved)[:, 0].tolist()
+        assert found == (MULTI_LABEL.values(logits)[:, 0] >= threshold).astype(int).tolist()
+        if threshold != 1 - 1e-9:
+            assert found == wanted

@@ -118,3 +118,6 @@ def test_a_teacher_with_another_scale_is_told() -> None:
     said = REGRESSION.doubt(20 * np.nan_to_num(labels)[:, None] - 11, labels)
     assert said.startswith("the teacher's numbers (-11 to 9) have another scale than the labels (0")
     assert RELEVANCE.doubt(20 * np.nan_to_num(labels)[:, None] - 11, labels) == ""
+    assert REGRESSION.doubt(LOGITS, np.full(5, math.nan)) == ""
+    assert not REGRESSION.trivial(np.full(3, math.nan), "pearson").perfect
+    assert REGRESSION.same(np.array([[1.0]]), np.array([[1.0000001]])).all()

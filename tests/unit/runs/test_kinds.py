@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from layermix.runs.schema import read_result
 from layermix.serving.evaluate import evaluate
 from layermix.serving.export import export
 from layermix.serving.predict import predict
-from layermix.serving.predictor import open_predictor
+from layermix.serving.predictor import open_predictor, predictor_of
 
 KINDS = ("multi_label", "regression", "relevance")
 NAMES = {"multi_label": ("a", "b", "c"), "regression": ("score",), "relevance": ("score",)}
@@ -311,6 +312,79 @@ def test_probabilities_of_several_labels_teach_what_their_teacher_teaches(
         for run in (distill(DistillConfig.model_validate(one)) for one in (live, given))
     ]
     np.testing.assert_allclose(*found, rtol=1e-5)
+    # Held out rows without labels of their own: nothing is fitted to what was guessed.
+    for row in rows:
+        del row["labels"]
+    files["soft"].write_text(
+        "".join(
+            json.dumps(row | {name: p for name, p in one.items() if name[:2] == "p_"}) + "\n"
+            for row, one in zip(rows, answers, strict=True)
+        )
+    )
+    held_out = {**RECIPE, "selection": "holdout", "holdout_fraction": 0.3}
+    del given["data"]["problem"]  # the student says what the labels are
+    run = distill(DistillConfig.model_validate({**given, "training": held_out}))
+    assert run.record.problem == "multi_label"
+    assert run.record.calibration is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_labels_of_each_kind(kind: str, taught: Any, tmp_path: Path) -> None:
+    """New rows, and a test split whose labels are not known."""
+    bare = [{"text": "a b c"}, {"text": "c b a"}]
+    column = "labels" if kind == "multi_label" else "score"
+    hidden = [{**row, column: None} for row in bare]
+    splits = {"train": rows_of(kind, 40, 0), "validation": rows_of(kind, 12, 1)}
+    texts = from_splits({**splits, "test": hidden, "unlabeled": bare}, problem=PROBLEMS[kind])
+    teacher = load_classifier(str(taught(kind)), texts.label_names, problem=texts.problem)
+    config = settings(training={"selection": "none", "epochs": 1}, data={"augment": 12})
+    run = distill_from(teacher, copy_blocks(teacher, 1), texts, config, out=tmp_path / "run")
+    assert run.record.data.rows["train"] > 40 + 2
+    assert all(math.isfinite(line["loss"]) for line in run.history if "loss" in line)
+    assert run.record.metrics.test is None
+
+
+def test_thresholds_follow_the_order_of_the_labels(taught: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(taught("multi_label") / "teacher", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["layermix"]["thresholds"] = [0.2, 0.5, 0.8]
+    (folder / "config.json").write_text(json.dumps(config))
+    own = load_classifier(str(folder))
+    other = load_classifier(str(folder), ("c", "a", "b"), problem=PROBLEMS["multi_label"])
+    assert other.model.config.layermix["thresholds"] == [0.8, 0.2, 0.5]
+    answers = []
+    for classifier in (own, other):
+        predictor = predictor_of(classifier).calibrated()
+        logits = predictor.run(predictor.encode([("a b a c",), ("c c c c",)]))
+        answers.append(dict(zip(predictor.label_names, logits.T.tolist(), strict=True)))
+    assert answers[0] == {name: pytest.approx(of, abs=1e-5) for name, of in answers[1].items()}
+
+
+def test_a_head_of_one_label_needs_its_name(base: Any, tmp_path: Path) -> None:
+    model = base("relevance")
+    model.model.config.problem_type = "multi_label_classification"
+    model.model.save_pretrained(tmp_path / "one")
+    model.tokenizer.save_pretrained(tmp_path / "one")
+    problem = PROBLEMS["multi_label"]
+    assert load_classifier(str(tmp_path / "one"), ("score",), problem=problem).label_names
+    with pytest.raises(ModelError, match=r"has the classes \['score'\], the data have"):
+        load_classifier(str(tmp_path / "one"), ("insult",), problem=problem)
+
+
+def test_a_new_head_leaves_nothing_of_the_former_one(taught: Any) -> None:
+    fresh = load_classifier(str(taught("relevance")), ("no", "yes"), seed=0)
+    assert not hasattr(fresh.model.config, "sentence_transformers")
+    again = load_classifier(
+        str(taught("relevance")), ("score",), seed=0, problem=PROBLEMS["regression"]
+    )
+    assert again.notes[-1].text.endswith("a new head was initialised for ['score'] (regression)")
+
+
+def test_evaluate_refuses_another_kind(taught: Any, tmp_path: Path) -> None:
+    data = DataConfig(path=str(tmp_path), problem="classification")
+    with pytest.raises(ConfigError, match="was trained on labels for regression; leave it out"):
+        evaluate(str(taught("regression")), data)
 
 
 def test_calibrated_answers_use_the_thresholds_of_held_out_rows(
@@ -432,3 +506,17 @@ def test_intervals_draw_groups_whole(taught: Any, tmp_path: Path) -> None:
         teacher, copy_blocks(teacher, 1), texts, settings(training={"selection": "none"})
     )
     assert run.record.interval is None
+
+
+def test_losses_that_do_not_suit_are_refused_before_models_are_loaded(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of("regression", 40, 0)))
+    given = {"path": str(data), "problem": "regression"}
+    nowhere = {"model": str(tmp_path / "nowhere")}
+    for loss, told in (({"logit": "kl"}, "kl"), ({"class_weights": "balanced"}, "are for classes")):
+        config = {"data": given, "loss": loss, "teacher": nowhere}
+        with pytest.raises(ConfigError, match=told):
+            distill(DistillConfig.model_validate(config))
+    taught = {**nowhere, "data": given, "loss": {"label_smoothing": 0.1}}
+    with pytest.raises(ConfigError, match="are for classes"):
+        teach(TeachConfig.model_validate(taught))
