@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 FACETS = ("role", "interface", "implemented-in", "use", "field", "works-with", "devel", "admin")
 """The kinds of debtags that say what a package is, not how it is packaged."""
@@ -58,10 +59,20 @@ def draw(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
+class Package(NamedTuple):
+    """A package with tags, a description and a size."""
+
+    name: str
+    source: str
+    text: str
+    tags: list[str]
+    size: float
+
+
 @cache
-def rows() -> list[dict[str, object]]:
-    """Packages with tags, a description and a size: text, tags, size and source."""
-    found: dict[str, dict[str, object]] = {}
+def described_packages() -> list[Package]:
+    """One package for each description, in the order of the hashes of their names."""
+    found: dict[str, Package] = {}
     for fields in packages():
         described = fields.get("Description-en") or fields.get("Description") or ""
         tags = [tag.strip() for tag in fields.get("Tag", "").replace("\n", "").split(",")]
@@ -71,32 +82,30 @@ def rows() -> list[dict[str, object]]:
         short, _, long = described.partition("\n")
         first = long.partition("\n.\n")[0].replace("\n", " ")
         text = f"{short}. {first}".strip()[:600]
-        found.setdefault(
-            text,
-            {
-                "text": text,
-                "tags": [tag for tag in tags if tag.partition("::")[0] in FACETS],
-                "size": round(math.log10(size), 3),
-                "source": fields.get("Source", fields["Package"]).partition(" ")[0],
-                "name": fields["Package"],
-            },
+        package = Package(
+            name=fields["Package"],
+            source=fields.get("Source", fields["Package"]).partition(" ")[0],
+            text=text,
+            tags=[tag for tag in tags if tag.partition("::")[0] in FACETS],
+            size=round(math.log10(size), 3),
         )
-    return sorted(found.values(), key=lambda row: draw(str(row["name"])))
+        found.setdefault(text, package)
+    return sorted(found.values(), key=lambda package: draw(package.name))
 
 
-def split_of_packages() -> dict[str, list[dict[str, object]]]:
+def split_of_packages() -> dict[str, list[Package]]:
     """The drawn packages by side."""
-    sides: dict[str, list[dict[str, object]]] = {side: [] for side in ROWS}
-    for row in rows():
-        side = "validation" if draw(f"side of {row['source']}") < 0.25 else "train"
-        sides[side].append(row)
+    sides: dict[str, list[Package]] = {side: [] for side in ROWS}
+    for package in described_packages():
+        side = "validation" if draw(f"side of {package.source}") < 0.25 else "train"
+        sides[side].append(package)
     return {side: of_side[: ROWS[side]] for side, of_side in sides.items()}
 
 
 def common_tags() -> list[str]:
     """The tags that are kept, in alphabetical order."""
-    every = [row["tags"] for row in rows()]
-    counts = Counter(tag for tags in every for tag in tags)  # type: ignore[attr-defined]
+    every = described_packages()
+    counts = Counter(tag for package in every for tag in package.tags)
     return sorted(tag for tag, count in counts.items() if count >= LEAST * len(every))
 
 
@@ -131,11 +140,13 @@ def main() -> None:
     given = parser.parse_args()
     kept = common_tags()
     for side, chosen in split_of_packages().items():
-        tags = [
-            {"text": row["text"], "labels": [tag for tag in row["tags"] if tag in kept]}  # type: ignore[attr-defined]
-            for row in chosen
+        tags: list[dict[str, object]] = [
+            {"text": package.text, "labels": [tag for tag in package.tags if tag in kept]}
+            for package in chosen
         ]
-        sizes = [{"text": row["text"], "score": row["size"]} for row in chosen]
+        sizes: list[dict[str, object]] = [
+            {"text": package.text, "score": package.size} for package in chosen
+        ]
         write(given.out / "tags", side, tags)
         write(given.out / "size", side, sizes)
         write(given.out / "answers", side, answers(given.glue, side))

@@ -132,11 +132,6 @@ class Ordinal(Problem):
     def only_answer(self, logits: Any, labels: Any, names: Sequence[str]) -> str | None:
         return None
 
-    def interval(
-        self, score: str, logits: Any, labels: Any, teacher_logits: Any, groups: Any = None
-    ) -> None:
-        return None
-
     def trivial(self, labels: Any, score: str) -> Median:
         return Median(labels)
 

@@ -15,6 +15,7 @@ from layermix.config import (
     LossConfig,
     MixConfig,
     MixName,
+    ProblemName,
     SupervisedLoss,
 )
 from layermix.core.losses import ATTENTION, HIDDEN, IGNORED, LOGIT, SUPERVISED
@@ -27,6 +28,7 @@ from layermix.errors import ConfigError
 from layermix.models.encoder import HFEncoder
 from layermix.models.live_teacher import LiveTeacher
 from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS
 
 from ..tiny_configs import whole
 
@@ -46,6 +48,14 @@ def test_the_config_offers_what_the_table_holds(names: Any, table: dict[str, Any
     for name, row in table.items():
         assert row.summary, name
         assert row.paper, name
+
+
+def test_the_config_offers_the_kinds_of_label() -> None:
+    assert get_args(ProblemName) == tuple(PROBLEMS)
+    for problem in PROBLEMS.values():
+        assert problem.supervised in SUPERVISED
+        assert set(problem.soft_losses) <= set(problem.logit_losses) <= set(LOGIT)
+        assert {*problem.default_scores, *problem.calibrated_scores} <= {*problem.higher_is_better}
 
 
 # -- mixes -----------------------------------------------------------------------------------------

@@ -16,12 +16,10 @@ from layermix.data.labels import LabelNames, is_missing, label_text, match_label
 from layermix.data.tables import Table, is_integer, joined, listed, short
 from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
+from layermix.problems.multi_label import SEPARATOR
 
 SEPARATORS = (";", "|", "#", ",")
 """What separates labels in one cell: the first of these that occurs in the training rows."""
-
-JOINED = ";"
-"""What `layermix predict` writes between the labels of a row."""
 
 Sets = list[list[int]]
 """For each row 0 or 1 for each label; `UNLABELLED` throughout where a row has none."""
@@ -70,9 +68,9 @@ def read_label_sets(
         names, sets = found
     else:
         return None
-    if any(JOINED in name for name in names):
+    if any(SEPARATOR in name for name in names):
         text = (
-            f"a label contains {JOINED!r}, which `layermix predict` writes between labels; read "
+            f"a label contains {SEPARATOR!r}, which `layermix predict` writes between labels; read "
             "its columns with the probabilities instead"
         )
         tables["train"].diagnostics.notes.append(Note("label-with-separator", text))

@@ -1,7 +1,6 @@
 """One class per row: logits (N, C), labels (N,) of class indices, −100 where a row has none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,59 +16,24 @@ from layermix.errors import ConfigError
 from layermix.evaluation import metrics
 from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
-from layermix.problems.intervals import interval_over_rows
-from layermix.problems.problem import Array, Problem
+from layermix.problems.problem import Array, Constant, Problem
 
 SMALLEST = 1e-7
 """A probability of 0 counts as this: `layermix predict` rounds to six decimals."""
 
-ROUNDING = 1e-9
-"""By how much two equal scores of other rows may differ."""
 
+class OneClass(Constant):
+    """The best that always answering one class can do on some labels."""
 
-@dataclass(frozen=True)
-class OneClass:
-    """The best that always answering one class can do on some labels.
-
-    Args:
-        labels: Of rows, (N,); those without a label are left out.
-        score: A name of `metrics.scores`, of which more is better.
-    """
-
-    labels: Array
-    score: str
+    always = "one class"
 
     @cached_property
     def value(self) -> float:
         """The score of the best such answer."""
-        counts = np.bincount(self._known, minlength=2)
+        counts = np.bincount(self.known, minlength=2)
         # The second, too: of two classes, f1 looks at one only.
         tried = (np.eye(len(counts))[[answer]] for answer in counts.argsort()[-2:])
-        return max(self._score_of(logits.repeat(len(self.labels), 0)) for logits in tried)
-
-    @property
-    def perfect(self) -> bool:
-        """Whether all rows have one label."""
-        return len(np.unique(self._known)) == 1
-
-    @property
-    def _known(self) -> Array:
-        known: Array = self.labels[self.labels != UNLABELLED]
-        return known
-
-    def _score_of(self, logits: Array) -> float:
-        return metrics.scores(logits, self.labels)[self.score]
-
-    def beaten_by(self, logits: Array) -> bool:
-        """Whether a model has a higher score; one right answer more is enough for accuracy."""
-        return self._score_of(logits) > self.value + ROUNDING
-
-    def compared(self, logits: Array) -> str:
-        """Say which score a model has, and which the best constant answer."""
-        return (
-            f"{self.score} {self._score_of(logits):.4f} on {len(self._known)} validation rows; "
-            f"always answering one class has {self.value:.4f}"
-        )
+        return max(self.score_of(logits.repeat(len(self.labels), 0)) for logits in tried)
 
 
 class Classification(Problem):
@@ -187,17 +151,6 @@ class Classification(Problem):
         several = len(np.unique(labels[self.labelled(labels)])) > 1
         return names[int(answers[0])] if len(answers) == 1 and several else None
 
-    def interval(
-        self,
-        score: str,
-        logits: Array,
-        labels: Array,
-        teacher_logits: Array | None,
-        groups: Array | None = None,
-    ) -> dict[str, Any] | None:
-        """Return a bootstrap interval over rows, paired with the teacher's answers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
-
     def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
         """Return the temperature of `metrics.fit_temperature`.
 
@@ -218,7 +171,7 @@ class Classification(Problem):
 
     def trivial(self, labels: Array, score: str) -> OneClass:
         """Return the best answer that is the same for every row."""
-        return OneClass(labels, score)
+        return OneClass(self, labels, score)
 
 
 CLASSIFICATION = Classification()

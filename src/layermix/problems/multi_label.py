@@ -1,7 +1,6 @@
 """Several labels per row: logits (N, C), labels (N, C) of 0 and 1, −100 where a row has none."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,14 +15,10 @@ from layermix.evaluation import label_set_metrics
 from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.weighted_scores import WEIGHTED
-from layermix.problems.intervals import interval_over_rows
-from layermix.problems.problem import Array, Problem
+from layermix.problems.problem import ROUNDING, Array, Constant, Problem
 
 SEPARATOR = ";"
 """Between the labels of a row, in what `predict` writes."""
-
-ROUNDING = 1e-9
-"""By how much two equal scores of other rows may differ."""
 
 FOLDS = 5
 """Parts of the held-out rows by which it is decided whether each label has its own threshold."""
@@ -32,61 +27,29 @@ SMALLEST = 1e-6
 """The least distance of a probability from 0 and 1, as `layermix predict` rounds."""
 
 
-@dataclass(frozen=True)
-class OneSet:
-    """The best that always answering the same labels can do: some of the most frequent ones.
+class OneSet(Constant):
+    """The best that always answering the same labels can do: some of the most frequent ones."""
 
-    Args:
-        labels: Of rows, (N, C); those without are left out.
-        score: A name of `label_set_metrics.scores`, of which more is better.
-    """
-
-    labels: Array
-    score: str
+    always = "the same labels"
 
     @cached_property
     def value(self) -> float:
         """The score of the best such answer."""
-        known = self._known
-        by_frequency = known.mean(0).argsort()[::-1]
+        by_frequency = self.known.mean(0).argsort()[::-1]
         tried = []
-        for count in range(known.shape[1] + 1):
-            answer = np.zeros(known.shape, dtype=int)
+        for count in range(self.known.shape[1] + 1):
+            answer = np.zeros(self.known.shape, dtype=int)
             answer[:, by_frequency[:count]] = 1
-            tried.append(self._value_of(answer, known))
+            tried.append(self._value_of(answer))
         return max(tried)
 
-    def _value_of(self, answer: Array, known: Array) -> float:
+    def _value_of(self, answer: Array) -> float:
         if self.score in WEIGHTED:  # much faster than all scores
+            weights = np.ones((1, len(self.known)))
             row = WEIGHTED[self.score]
-            weights = np.ones((1, len(known)))
-            return float(row.function(answer[None], known, weights)[0, 0])
-        shares = np.tile(known.mean(0), (len(known), 1))
-        return label_set_metrics.scores(shares, answer, known)[self.score]
-
-    @property
-    def perfect(self) -> bool:
-        """Whether all rows have the same labels."""
-        return len(np.unique(self._known, axis=0)) == 1
-
-    @property
-    def _known(self) -> Array:
-        known: Array = self.labels[MULTI_LABEL.labelled(self.labels)]
-        return known
-
-    def _score_of(self, logits: Array) -> float:
-        return MULTI_LABEL.scores(logits, self.labels)[self.score]
-
-    def beaten_by(self, logits: Array) -> bool:
-        """Whether a model has a higher score."""
-        return self._score_of(logits) > self.value + ROUNDING
-
-    def compared(self, logits: Array) -> str:
-        """Say which score a model has, and which the best constant answer."""
-        return (
-            f"{self.score} {self._score_of(logits):.4f} on {len(self._known)} validation rows; "
-            f"always answering the same labels has {self.value:.4f}"
-        )
+            return float(row.function(answer[None], self.known, weights)[0, 0])
+        shares = np.tile(self.known.mean(0), (len(self.known), 1))
+        return label_set_metrics.scores(shares, answer, self.known)[self.score]
 
 
 class MultiLabel(Problem):
@@ -108,8 +71,7 @@ class MultiLabel(Problem):
 
     def labelled(self, labels: Array) -> NDArray[np.bool_]:
         """Return which rows have labels, (N,)."""
-        known: NDArray[np.bool_] = (labels != UNLABELLED).all(-1)
-        return known
+        return label_set_metrics.labelled(labels)
 
     def supervised_term(
         self, loss: LabelLossConfig, weight: float, labels: Array, names: Sequence[str]
@@ -184,17 +146,6 @@ class MultiLabel(Problem):
             return None
         return _joined(names, answers[0]) or "none"
 
-    def interval(
-        self,
-        score: str,
-        logits: Array,
-        labels: Array,
-        teacher_logits: Array | None,
-        groups: Array | None = None,
-    ) -> dict[str, Any] | None:
-        """Return a bootstrap interval over rows, paired with the teacher's answers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
-
     def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
         """Return `thresholds`, from which probability on each label is given.
 
@@ -219,7 +170,7 @@ class MultiLabel(Problem):
 
     def trivial(self, labels: Array, score: str) -> OneSet:
         """Return the best labels that are the same for every row."""
-        return OneSet(labels, score)
+        return OneSet(self, labels, score)
 
 
 def _joined(names: Sequence[str], row: Array) -> str:

@@ -1,7 +1,10 @@
 """What a run must know about its kind of label, and nothing about models, data sets or folders."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +12,8 @@ from numpy.typing import NDArray
 from layermix.config import LabelLossConfig
 from layermix.core.terms import Term
 from layermix.evaluation.forms import Form
+from layermix.evaluation.statistics import row_bootstrap, score_interval
+from layermix.evaluation.weighted_scores import WEIGHTED
 
 Array = NDArray[Any]
 """Logits are (N, C); labels and answers (N,) class indices, (N,) numbers or (N, C) 0 and 1."""
@@ -126,10 +131,40 @@ class Problem(Protocol):
     ) -> Mapping[str, Any] | None:
         """Return how sure a score is over rows, and its difference to the teacher's.
 
-        Rows of one group, by its number in `groups`, (N,), are not independent. None where no row
-        has a label, or there is no interval for this score.
+        By default percentile intervals of the bootstrap, for scores that are in `WEIGHTED`.
+
+        Args:
+            score: Its name.
+            logits: (N, C).
+            labels: Of the rows.
+            teacher_logits: (N, C), if there is a teacher.
+            groups: The number of each row's group, (N,): rows of one group are not independent.
+
+        Returns:
+            The fields of a record's interval; None where no row has a label, all are of one group,
+            or there is no interval for this score.
         """
-        ...
+        known = self.labelled(labels)
+        if score not in WEIGHTED or not known.any():
+            return None
+        predicted, right = self.answers(logits)[known], labels[known]
+        options: dict[str, Any] = {}
+        interval: dict[str, Any] = {"metric": score, "rows": len(right)}
+        if groups is not None:
+            options["groups"] = groups[known]
+            interval["groups"] = len(np.unique(groups[known]))
+            if interval["groups"] < 2:
+                return None
+        interval["low"], interval["high"] = score_interval(predicted, right, score, **options)
+        if teacher_logits is None:
+            return interval
+        of_teacher = self.answers(teacher_logits)[known]
+        paired = row_bootstrap(predicted, of_teacher, right, score, **options)
+        return interval | {
+            "difference": paired.difference,
+            "difference_low": paired.low,
+            "difference_high": paired.high,
+        }
 
     def calibration(self, logits: Array, labels: Array) -> Mapping[str, Any] | None:
         """Return what suits held-out rows: a `temperature`, or `thresholds` (default: nothing).
@@ -166,3 +201,58 @@ class Trivial(Protocol):
     def compared(self, logits: Array) -> str:
         """Say in words how a model and the trivial answer do."""
         ...
+
+
+ROUNDING = 1e-9
+"""By how much two equal scores of other rows may differ."""
+
+
+@dataclass(frozen=True)
+class Constant(ABC):
+    """The trivial baseline that answers every row alike.
+
+    Args:
+        problem: The kind of label.
+        labels: Of rows; those without a label are left out.
+        score: One that the problem gives.
+
+    Attributes:
+        always: What it answers, in words.
+    """
+
+    problem: Problem
+    labels: Array
+    score: str
+    always: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def value(self) -> float:
+        """The score of the best such answer."""
+
+    @property
+    def perfect(self) -> bool:
+        """Whether all rows have one label."""
+        return len(np.unique(self.known, axis=0)) == 1
+
+    @cached_property
+    def known(self) -> Array:
+        """The labels of the rows that have one."""
+        known: Array = self.labels[self.problem.labelled(self.labels)]
+        return known
+
+    def score_of(self, logits: Array) -> float:
+        """The score of logits, (N, C)."""
+        return self.problem.scores(logits, self.labels)[self.score]
+
+    def beaten_by(self, logits: Array) -> bool:
+        """Whether a model has a better score; one right answer more is enough."""
+        sign = 1 if self.problem.higher_is_better[self.score] else -1
+        return sign * (self.score_of(logits) - self.value) > ROUNDING
+
+    def compared(self, logits: Array) -> str:
+        """Say which score a model has, and which the trivial answer."""
+        return (
+            f"{self.score} {self.score_of(logits):.4f} on {len(self.known)} validation rows; "
+            f"always answering {self.always} has {self.value:.4f}"
+        )

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +14,7 @@ from layermix.core.terms import Supervised
 from layermix.errors import ConfigError
 from layermix.evaluation import number_metrics
 from layermix.evaluation.forms import Form
-from layermix.problems.intervals import interval_over_rows
-from layermix.problems.problem import Array, Problem
-
-ROUNDING = 1e-9
-"""By how much two equal scores of other rows may differ."""
+from layermix.problems.problem import ROUNDING, Array, Constant, Problem
 
 OTHER_SCALE = 1.5
 """A mean error of so many times that of always answering the mean shows another scale."""
@@ -28,50 +23,16 @@ SMALLEST = 1e-6
 """The least distance of a soft label from 0 and 1, as `layermix predict` rounds."""
 
 
-@dataclass(frozen=True)
-class Mean:
-    """What always answering the mean has of a score: no correlation, the mean's error.
+class Mean(Constant):
+    """What always answering the mean has of a score: no correlation, the mean's error."""
 
-    Args:
-        labels: Of rows, (N,); those without a label are left out.
-        score: A name of `number_metrics.scores`.
-    """
-
-    labels: Array
-    score: str
-    problem: "Regression"
+    always = "the mean"
 
     @cached_property
     def value(self) -> float:
         """The score of the mean."""
-        known = self._known
-        means = np.full(len(known), known.mean())
-        return number_metrics.scores(means, known)[self.score]
-
-    @property
-    def perfect(self) -> bool:
-        """Whether all rows have one label."""
-        return len(np.unique(self._known)) == 1
-
-    @property
-    def _known(self) -> Array:
-        known: Array = self.labels[~np.isnan(self.labels)]
-        return known
-
-    def _score_of(self, logits: Array) -> float:
-        return self.problem.scores(logits, self.labels)[self.score]
-
-    def beaten_by(self, logits: Array) -> bool:
-        """Whether a model has a better score."""
-        sign = 1 if self.problem.higher_is_better[self.score] else -1
-        return sign * (self._score_of(logits) - self.value) > ROUNDING
-
-    def compared(self, logits: Array) -> str:
-        """Say which score a model has, and which the mean."""
-        return (
-            f"{self.score} {self._score_of(logits):.4f} on {len(self._known)} validation rows; "
-            f"always answering the mean has {self.value:.4f}"
-        )
+        means = np.full(len(self.known), self.known.mean())
+        return number_metrics.scores(means, self.known)[self.score]
 
 
 class Regression(Problem):
@@ -164,17 +125,6 @@ class Regression(Problem):
         same = np.ptp(answers) <= ROUNDING * max(1.0, float(np.abs(answers).max()))
         return f"{answers[0]:.4g}" if several and same else None
 
-    def interval(
-        self,
-        score: str,
-        logits: Array,
-        labels: Array,
-        teacher_logits: Array | None,
-        groups: Array | None = None,
-    ) -> dict[str, Any] | None:
-        """Return a bootstrap interval over rows, paired with the teacher's numbers."""
-        return interval_over_rows(self, score, logits, labels, teacher_logits, groups)
-
     def doubt(self, logits: Array, labels: Array) -> str:
         """Return that a teacher's numbers have another scale than the labels, if they have."""
         known = self.labelled(labels)
@@ -193,7 +143,7 @@ class Regression(Problem):
 
     def trivial(self, labels: Array, score: str) -> Mean:
         """Return the mean."""
-        return Mean(labels, score, self)
+        return Mean(self, labels, score)
 
 
 class Relevance(Regression):
