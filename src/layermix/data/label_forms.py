@@ -183,9 +183,10 @@ def read_numbers(given: Given) -> Labels | None:
         else _numbers_of(table, label, given, split)
         for split, table in given.tables.items()
     }
-    known = [number for number in numbers["train"] if not math.isnan(number)]
-    if known and min(known) == max(known) and not given.model_classes:
-        train.add_problem(f"all rows have the label {known[0]:g}; wanted numbers that differ")
+    different = set(numbers["train"])  # NaN where a row has a problem of its own
+    if len(different) == 1 and not (given.model_classes or math.isnan(min(different))):
+        same = f"{min(different):g}"
+        train.add_problem(f"all rows have the label {same}; wanted numbers that differ")
     return Labels((label,), given.known_task, numbers)
 
 

@@ -164,6 +164,13 @@ def test_bad_numbers_are_told(
         assert part in problems
 
 
+def test_rows_with_problems_are_not_taken_for_rows_that_are_all_alike() -> None:
+    rows: list[Row] = [{"text": "a", "score": 1}, {"text": "b", "score": "two"}]
+    problems = problems_of(lambda: numbers(rows))
+    assert len(problems) == 1
+    assert "found 'two' as label" in problems[0]
+
+
 def test_decimals_are_no_classes_and_the_way_out_is_told() -> None:
     rows = [{"text": str(n), "label": n / 3} for n in range(1, 9)]
     problems = problems_of(lambda: from_splits({"train": rows, "validation": rows}))
