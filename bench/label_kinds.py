@@ -1,18 +1,22 @@
-"""Makes small real data sets of several labels and of numbers for the study label-kinds.yaml.
+"""Makes small real data sets for the studies label-kinds.yaml and token-labels.yaml.
 
     python bench/label_kinds.py OUT GLUE
 
-needs a Debian whose package lists are at hand (`apt-get update`), the folder `qnli` of GLUE in the
-folder GLUE, and no network. It writes three folders with train.jsonl and validation.jsonl, the same
-for the same lists:
+needs a Debian whose package lists are at hand (`apt-get update`) and that can download one package
+(python3.11-doc), and the folder `qnli` of GLUE in the folder GLUE. It writes four folders with
+train.jsonl and validation.jsonl, the same for the same lists:
 
 - `tags`: the short description of a Debian package, and those of its debtags that are common
   (people gave them, up to a dozen to a package);
 - `size`: the same texts, and the logarithm (base 10) of the installed size in kilobytes;
-- `answers`: a question and a sentence of QNLI, and 1 if the sentence answers it, else 0.
+- `answers`: a question and a sentence of QNLI, and 1 if the sentence answers it, else 0;
+- `names`: sentences of Python's documentation in which its authors marked names of modules,
+  classes, exceptions, functions, methods or attributes (for links), and where; no mark is left in
+  the text.
 
 Packages are drawn by a hash of their name; those of one source package are on one side of the
-split, since their descriptions are much alike. Questions are drawn by a hash, too.
+split, since their descriptions are much alike. Questions and sentences are drawn by a hash, too;
+sentences of one page are on one side.
 """
 
 import argparse
@@ -20,7 +24,9 @@ import csv
 import hashlib
 import json
 import math
+import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -33,7 +39,7 @@ FACETS = ("role", "interface", "implemented-in", "use", "field", "works-with", "
 LEAST = 0.02
 """A tag is kept if this share of the packages has it."""
 
-ROWS = {"train": 4000, "validation": 1500}
+ROWS = {"train": 2000, "validation": 1000}
 
 
 def packages() -> Iterator[dict[str, str]]:
@@ -125,6 +131,83 @@ def answers(glue: Path, side: str) -> list[dict[str, object]]:
     ]
 
 
+ROLES = {
+    "mod": "module",
+    "class": "class",
+    "exc": "exception",
+    "func": "function",
+    "meth": "method",
+    "attr": "attribute",
+}
+"""What an author calls a name in reStructuredText -> its type."""
+
+MARKED = re.compile(r":(?:(?:py|c):)?(?P<role>[a-z:]+):`(?P<name>[^`]+)`|``(?P<code>[^`]+)``")
+SENTENCE_END = re.compile(r"(?<=[.?!:])\s+(?=[A-Z:`])")
+WORDS_OF_SENTENCE = range(6, 50)
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """The name and the source of each page of Python's documentation."""
+    with tempfile.TemporaryDirectory() as name:
+        subprocess.run(["apt-get", "download", "-q", "python3.11-doc"], cwd=name, check=True)
+        for file in Path(name).glob("*.deb"):
+            subprocess.run(["dpkg", "-x", file.name, "."], cwd=name, check=True)
+        for file in sorted(Path(name).rglob("*.rst.txt")):
+            yield file.name, file.read_text(encoding="utf-8")
+
+
+def paragraphs(source: str) -> Iterator[str]:
+    """The paragraphs of a page, without code, headings, lists and directives."""
+    for block in source.split("\n\n"):
+        lines = [line.strip() for line in block.strip("\n").splitlines()]
+        text = " ".join(lines).removesuffix("::")
+        begins = text[:1].isalpha() or text.startswith((":", "``"))
+        is_heading = any(set(line) <= set("=-~^*#") for line in lines)
+        if begins and not is_heading and ">>>" not in text:
+            yield text
+
+
+def shown(name: str) -> str:
+    """The text of a mark as a reader sees it, without the brackets of a call."""
+    title = re.sub(r"\s*<[^>]*>$", "", name).removeprefix("!")
+    short = title.rpartition(".")[2] if title.startswith("~") else title
+    return re.sub(r"\(.*\)$", "", short)
+
+
+def marked_sentence(source: str) -> dict[str, object] | None:
+    """The text of a sentence and the spans of its names; None if it has none, is odd, or long."""
+    text, spans, at = "", list[dict[str, object]](), 0
+    for found in MARKED.finditer(source):
+        text += source[at : found.start()].replace("*", "").replace("\\", "")
+        inner = found["code"] or shown(found["name"])
+        kind = ROLES.get((found["role"] or "").rpartition(":")[2])
+        if kind and re.fullmatch(r"[\w.]+", inner):
+            spans.append({"start": len(text), "end": len(text) + len(inner), "label": kind})
+        text, at = text + inner, found.end()
+    text += source[at:].replace("*", "").replace("\\", "")
+    if "`" in text or "|" in text or text != text.strip() or not text[:1].strip():
+        return None
+    fits = bool(spans) and len(text.split()) in WORDS_OF_SENTENCE
+    return {"text": text, "spans": spans} if fits else None
+
+
+def names() -> dict[str, list[dict[str, object]]]:
+    """The drawn sentences by side."""
+    sides: dict[str, dict[str, dict[str, object]]] = {side: {} for side in ROWS}
+    for page, source in pages():
+        of_side = sides["validation" if draw(f"side of {page}") < 0.3 else "train"]
+        for paragraph in paragraphs(source):
+            for sentence in SENTENCE_END.split(paragraph):
+                if (row := marked_sentence(sentence)) is not None:
+                    of_side.setdefault(str(row["text"]), row)
+    known = sides["train"].keys()
+    drawn = {}
+    for side, rows in sides.items():
+        texts = [text for text in rows if side == "train" or text not in known]
+        drawn[side] = [rows[text] for text in sorted(texts, key=draw)[: ROWS[side]]]
+    return drawn
+
+
 def write(folder: Path, side: str, lines: list[dict[str, object]]) -> None:
     """Write one side as JSON lines."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +233,8 @@ def main() -> None:
         write(given.out / "tags", side, tags)
         write(given.out / "size", side, sizes)
         write(given.out / "answers", side, answers(given.glue, side))
+    for side, rows in names().items():
+        write(given.out / "names", side, rows)
     print(f"{len(kept)} tags: {', '.join(kept)}")
 
 

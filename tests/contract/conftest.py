@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     BertTokenizer,
     DebertaV2Tokenizer,
     DistilBertTokenizer,
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from layermix.models.encoder import Classifier
+from layermix.models.heads import HEADS
 
 DEPTH, WIDTH, POSITIONS = 4, 16, 24
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -85,8 +85,8 @@ class Family:
     longest: int = POSITIONS
     own_limit: bool = True
 
-    def make(self, seed: int = 0, **changes: Any) -> Classifier:
-        """A random classifier whose weights are large enough to matter."""
+    def make(self, seed: int = 0, *, by_word: bool = False, **changes: Any) -> Classifier:
+        """A random classifier, of texts or words, whose weights are large enough to matter."""
         tokenizer = self.tokenizer()
         sizes = {
             "vocab_size": len(tokenizer),
@@ -102,7 +102,7 @@ class Family:
         config = AutoConfig.for_model(self.model_type, **settings)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_config(config)
+            model = HEADS[by_word].auto.from_config(config)
             with torch.no_grad():  # norms that are not 1 and biases that are not 0
                 for weight in model.parameters():
                     if weight.ndim == 1:

@@ -85,8 +85,8 @@ def evaluate_command(
 @click.option(
     "--format",
     "input_format",
-    type=click.Choice(["txt", "csv", "tsv", "jsonl", "parquet"]),
-    metavar="txt|csv|tsv|jsonl|parquet",
+    type=click.Choice(["txt", "csv", "tsv", "jsonl", "parquet", "conll", "conllu"]),
+    metavar="txt|csv|tsv|jsonl|parquet|conll|conllu",
     help="Format of the input.  [default: by the file's ending; standard input is JSONL if its "
     "first line is, else one text per line]",
 )
@@ -106,11 +106,12 @@ def predict_command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Label texts, with a probability for each class.
+    """Label texts, with a probability for each class, or find names in them.
 
-    MODEL is a run folder, a model folder or a hub id. FILE is TSV, CSV, JSONL, Parquet or plain
-    text; - (the default) is standard input. The output keeps the order of the rows. A row that
-    cannot be read is written without text and label and listed at the end; the exit code is then 1.
+    MODEL is a run folder, a model folder or a hub id. FILE is TSV, CSV, JSONL, Parquet, CoNLL or
+    plain text; - (the default) is standard input. The output keeps the order of the rows. A row
+    that cannot be read is written without text and label and listed at the end; the exit code is
+    then 1.
     """
     data = load(TeachConfig, flags=given_fields(options)).data
     from layermix.console import Reporter

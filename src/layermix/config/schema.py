@@ -173,7 +173,9 @@ AttentionReduction = Literal["mean", "tinybert_mean"]
 LogitLoss = Literal["soft_cross_entropy", "tinybert_mean", "kl", "mse", "bce"]
 SupervisedLoss = Literal["cross_entropy", "mse", "bce"]
 PresetName = Literal["default", "quick", "soft", "paper", "tinybert"]
-ProblemName = Literal["classification", "multi_label", "regression", "relevance"]
+ProblemName = Literal[
+    "classification", "multi_label", "regression", "relevance", "entities", "tags"
+]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -264,8 +266,9 @@ class DataConfig(OneWord):
     """The texts and labels."""
 
     path: Source | None = None
-    """A folder with train and, if you have them, validation and test files (TSV, CSV, JSONL or
-    Parquet), one such file, a saved `datasets` folder, or a hub data set such as glue:mrpc."""
+    """A folder with train and, if you have them, validation and test files (TSV, CSV, JSONL,
+    Parquet or CoNLL), one such file, a saved `datasets` folder, or a hub data set such as
+    glue:mrpc."""
     train: Source | None = None
     """Training file, in place of data.path."""
     validation: Source | None = None
@@ -284,13 +287,16 @@ class DataConfig(OneWord):
     words (some words replaced by ones near them in the teacher's embedding), swap (the texts of a
     pair the other way round), crops (parts of texts). By default those that suit the data."""
     text_columns: Annotated[Words, Field(max_length=2)] | None = None
-    """One text column, or two for text pairs. By default found by common names, such as text."""
+    """One text column, or two for text pairs. By default found by common names, such as text; where
+    each word has a label, also tokens, a list of words."""
     label_column: Annotated[str, Field(min_length=1)] | None = None
-    """The label column. By default found by common names, such as label."""
+    """The label column. By default found by common names, such as label; where each word has a
+    label, such as ner_tags, entities or tags."""
     problem: ProblemName | None = None
     """What a label is: one of several classes (classification), several labels at once
-    (multi_label), a number (regression), or a number from 0 to 1, as rerankers give it (relevance).
-    By default that of the model or the task, else classification."""
+    (multi_label), a number (regression), a number from 0 to 1, as rerankers give it (relevance),
+    named entities (entities), or a tag for each word (tags). By default that of the model or the
+    task, else classification."""
     label_columns: Words | None = None
     """Several labels per row: a column of 0 and 1 for each label, such as toxic,insult."""
     label_separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
@@ -298,7 +304,8 @@ class DataConfig(OneWord):
     the first of ; | # and the comma that occurs."""
     label_names: Words | None = None
     """Names of the labels: in the order of the integers 0, 1, …, such as bad,good, or as
-    LABEL=CLASS for each label, such as 1=bad,2=good."""
+    LABEL=CLASS for each label, such as 1=bad,2=good. Of entities: their tags, such as
+    O,B-PER,I-PER, or their types in the order you want."""
     skip_labels: Words | None = None
     """Leave out the rows with these labels, such as -1, which marks rows without a label in data
     sets of the hub."""

@@ -7,10 +7,10 @@ name to `SupervisedLoss`, `LogitLoss`, `HiddenReduction` or `AttentionReduction`
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +24,31 @@ Logits = Float[Tensor, "B C"]
 PerExample = Float[Tensor, " B"]
 Layers = Float[Tensor, "K B T D"]
 Scores = Float[Tensor, "K B H T T"]
+
+
+def by_word(
+    loss: Callable[..., PerExample],
+    student: Float[Tensor, "B W C"],
+    other: Shaped[Tensor, "B W *C"],
+    counted: Bool[Tensor, "B W"],
+    **options: Any,
+) -> PerExample:
+    """A loss of logits word by word: the mean over the words of an example that are counted.
+
+    Args:
+        loss: A function of `SUPERVISED` or `LOGIT`.
+        student: Logits of the student.
+        other: What they are compared with: labels, or logits of the teacher.
+        counted: Which words count; an example without any has 0.
+        options: Of the loss.
+
+    Examples:
+        >>> labels = torch.tensor([[3, IGNORED], [IGNORED, IGNORED]])
+        >>> by_word(cross_entropy, torch.zeros(2, 2, 4), labels, labels >= 0)
+        tensor([1.3863, 0.0000])
+    """
+    each = loss(student.flatten(0, 1), other.flatten(0, 1), **options).view(counted.shape)
+    return (each * counted).sum(-1) / counted.sum(-1).clamp(min=1)
 
 
 def cross_entropy(

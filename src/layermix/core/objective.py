@@ -33,7 +33,7 @@ class Output:
         parts: Each term of equation (4) before its weight, summed over the batch, detached.
         weighted: Each term with its weight, summed over the batch; the loss is their sum over the
             number of examples.
-        logits: The student's scores, detached, (B, C).
+        logits: The student's scores, detached, (B, C), or (B, W, C) of words.
         alpha: α as it was used, detached, (K, L), or None if nothing is mixed.
         entropy: H(α_k) in nats, detached, (K,), or None.
     """
@@ -41,7 +41,7 @@ class Output:
     loss: Float[Tensor, ""]
     parts: Parts
     weighted: Parts
-    logits: Float[Tensor, "B C"]
+    logits: Float[Tensor, "B *W C"]
     alpha: Float[Tensor, "K L"] | None
     entropy: Float[Tensor, " K"] | None
 

@@ -3,9 +3,9 @@
 Layers are the outputs of the encoder's blocks, counted from 0: layer 11 of BERT base is the output
 of its last block. The embedding output is not a layer.
 
-Shape names used throughout the heart: B examples, T tokens (padded), C classes, D hidden size of
-the teacher, d of the student, H attention heads, K student layers that are taught, L teacher layers
-that are mixed, U of them that have any weight in a fixed α.
+Shape names used throughout the heart: B examples, T tokens (padded), W words (padded), C classes, D
+hidden size of the teacher, d of the student, H attention heads, K student layers that are taught, L
+teacher layers that are mixed, U of them that have any weight in a fixed α.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layermix.errors import ModelError
 
 Batch = Mapping[str, Any]
-"""Padded tensors by name: input_ids, attention_mask, token_type_ids?, labels, row_id,
+"""Padded tensors by name: input_ids, attention_mask, token_type_ids?, word_starts?, labels, row_id,
 teacher_inputs?, teacher_signal?"""
 
 
@@ -69,28 +69,33 @@ class Needs:
 
 LOGITS_ONLY = Needs()
 
+NO_WORD = -100.0
+"""All logits of a place where a row has no word; transformers pads with the same number."""
+
 
 @dataclass(frozen=True)
 class Signal:
     """What an encoder says about one batch.
 
     Attributes:
-        logits: Scores per class.
+        logits: Scores per class, of each example or of each of its words.
         mask: True where a position holds a real token.
         layers: The numbers of the blocks in `hidden`, in its order.
         hidden: Block outputs, or None if no layer was asked for.
         embedding: The embedding output, or None if it was not asked for.
         attention: Attention scores before mask and softmax, or None if none were asked for.
         attention_layers: The numbers of the blocks in `attention`, in its order.
+        words: True where an example has a word; None if it has logits as a whole.
     """
 
-    logits: Float[Tensor, "B C"]
+    logits: Float[Tensor, "B *W C"]
     mask: Bool[Tensor, "B T"]
     layers: tuple[int, ...] = ()
     hidden: Float[Tensor, "L B T D"] | None = None
     embedding: Float[Tensor, "B T D"] | None = None
     attention: Float[Tensor, "K B H T T"] | None = None
     attention_layers: tuple[int, ...] = ()
+    words: Bool[Tensor, "B W"] | None = None
 
     def select(self, layers: tuple[int, ...]) -> Float[Tensor, "L B T D"]:
         """The outputs of the blocks `layers`, in that order; no copy if they are all there is.
@@ -172,6 +177,25 @@ class Teacher(Protocol):
     def __call__(self, batch: Batch) -> Signal:
         """Return the signal for a batch, aligned with its padded tokens."""
         ...
+
+
+def at_words(
+    logits: Float[Tensor, "B T C"], starts: Int[Tensor, "B W"]
+) -> tuple[Float[Tensor, "B W C"], Bool[Tensor, "B W"]]:
+    """The logits of the first token of each word, and where there is one.
+
+    Args:
+        logits: Of every token.
+        starts: The place of each word's first token; −1 where an example has no further word.
+
+    Examples:
+        >>> at_words(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.tensor([[2, -1]]))
+        (tensor([[[   3.],
+                 [-100.]]]), tensor([[ True, False]]))
+    """
+    words = starts >= 0
+    places = starts.clamp(min=0)[..., None].expand(-1, -1, logits.shape[-1])
+    return logits.gather(1, places).where(words[..., None], NO_WORD), words
 
 
 def evenly_spaced(groups: int, total: int) -> tuple[int, ...]:

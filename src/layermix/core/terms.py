@@ -14,7 +14,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layermix.config import LossConfig
-from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED, PerExample, paired_heads
+from layermix.core.losses import (
+    ATTENTION,
+    HIDDEN,
+    IGNORED,
+    LOGIT,
+    SUPERVISED,
+    PerExample,
+    by_word,
+    paired_heads,
+)
 from layermix.core.mixing import MixPlan, Mixture
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, evenly_spaced
 
@@ -91,7 +100,7 @@ class Term(nn.Module, ABC):
 
 
 class Supervised(Term):
-    """L_sup: the loss on the labels.
+    """L_sup: the loss on the labels, of each example or the mean over its words.
 
     Args:
         weight: λ_sup.
@@ -127,11 +136,15 @@ class Supervised(Term):
             options["class_weights"] = self.class_weights
         if self.label_smoothing:
             options["label_smoothing"] = self.label_smoothing
-        return self.loss(given.student.logits, given.batch["labels"], **options)
+        student, labels = given.student, given.batch["labels"]
+        if student.words is None:
+            return self.loss(student.logits, labels, **options)
+        counted = student.words & (labels != IGNORED)
+        return by_word(self.loss, student.logits, labels, counted, **options)
 
 
 class Logit(Term):
-    """L_logit: the student's logits follow the teacher's."""
+    """L_logit: the student's logits follow the teacher's, of the example or of each word."""
 
     name = "logit"
 
@@ -150,7 +163,13 @@ class Logit(Term):
     def forward(self, given: ForwardPass) -> PerExample:
         """Compare the logits of both."""
         assert given.teacher is not None
-        return self.loss(given.student.logits, given.teacher.logits, self.temperature)
+        student, teacher = given.student, given.teacher
+        if student.words is None:
+            return self.loss(student.logits, teacher.logits, self.temperature)
+        assert teacher.words is not None
+        counted = student.words & teacher.words  # each tokenizer may have cut others off
+        options = {"temperature": self.temperature}
+        return by_word(self.loss, student.logits, teacher.logits, counted, **options)
 
 
 class Hidden(Term):

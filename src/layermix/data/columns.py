@@ -3,15 +3,17 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from layermix.data.labels import is_missing
+from layermix.data.labels import is_missing, unpacked
 from layermix.data.soft_labels import LIST_COLUMN, SoftColumns, probability_columns
 from layermix.data.tables import Table, listed, short
+from layermix.data.tag_cells import holds_spans
+from layermix.data.words import Words, joined
 from layermix.errors import ConfigError, DataError, Note
 from layermix.evaluation.forms import Form
 
@@ -38,6 +40,19 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 
 NUMBER_COLUMNS = ("score", "similarity", "similarity_score", "relevance", "rating")
 """Names by which a column of numbers is found, where there is none of `LABEL_COLUMNS`."""
+
+_SINGLES = tuple(names[0] for names in TEXT_COLUMNS if len(names) == 1)
+
+WORD_COLUMNS = ("tokens", "words")
+"""Names by which a column with the words of each text is found, where these have labels."""
+
+TAG_COLUMNS = (
+    ("ner_tags", "ner", "entities", "spans"),
+    ("tags",),
+    LABEL_COLUMNS,
+    ("pos_tags", "upos", "pos"),
+)
+"""Names by which a column with labels of words is found: of the first group that has one."""
 
 SoftLabels = Literal["never", "beside", "instead"]
 """Whether probabilities in the data are read: never, beside labels, or where there are none."""
@@ -113,7 +128,7 @@ def find_columns(
     if repeated := [name for name, count in Counter(label_columns).items() if count > 1]:
         train.add_problem(f"--data.label_columns names {listed(repeated)} twice")
         return None
-    soft = _find_soft(train, label_column, soft_labels, has_label=bool(label_columns))
+    soft = _find_soft(train, label_column, form, soft_labels, has_label=bool(label_columns))
     label: str | None = None
     if label_columns is None and soft is None:
         label = find_label_column(train, label_column, form)
@@ -123,19 +138,23 @@ def find_columns(
         if label is not None and all(label not in table.columns for table in headed):
             train.add_problem(f"no column {label!r}; {train.column_names()}{train.hint}")
     sets = tuple(label_columns or ())
-    texts = find_text_columns(train, text_columns, label, sets)
+    texts: tuple[str, ...] | None
+    if form == "tags":
+        texts = find_word_column(train, text_columns, label)
+    else:
+        texts = find_text_columns(train, text_columns, label, sets)
     if texts is None or (label is None and soft is None and not sets):
         return None
     return Columns(texts, label, soft, group_column, sets)
 
 
 def _find_soft(
-    train: Table, label_column: str | None, wanted: SoftLabels, *, has_label: bool
+    train: Table, label_column: str | None, form: Form, wanted: SoftLabels, *, has_label: bool
 ) -> SoftColumns | None:
     """Returns the columns with soft labels, if they are wanted; None, or a problem, if unclear."""
     if wanted == "never":
         return None
-    found = find_label_column(train, label_column, optional=True)
+    found = find_label_column(train, label_column, form, optional=True)
     has_label = has_label or found in train.columns
     if wanted == "instead" and has_label:
         return None
@@ -153,9 +172,13 @@ def find_label_column(
     """
     if given is not None:
         return given
-    names: list[str] = []
-    for usual in (LABEL_COLUMNS, NUMBER_COLUMNS if form == "number" else ()):
-        names = names or [name for name in table.columns if name.lower() in usual]
+    groups: tuple[tuple[str, ...], ...] = (LABEL_COLUMNS,)
+    if form in ("number", "tags"):
+        groups = TAG_COLUMNS if form == "tags" else (LABEL_COLUMNS, NUMBER_COLUMNS)
+    found = [[name for name in table.columns if name.lower() in usual] for usual in groups]
+    occurring = [names for names in found if names]
+    alone = [names for names in occurring if len(names) == 1 or form != "tags"]
+    names: list[str] = next(iter(alone or occurring), [])
     if len(names) == 1:
         return names[0]
     if optional and not names:
@@ -168,6 +191,9 @@ def find_label_column(
             f" (if the labels are the numbers in {of_number[0]!r}, give --data.problem regression, "
             "or relevance for numbers from 0 to 1)"
         )
+    of_words = [name for usual in TAG_COLUMNS for name in table.columns if name.lower() in usual]
+    if of_words and form != "tags" and not names:
+        hint += f" (if {of_words[0]!r} has labels of words, give --data.problem entities, or tags)"
     if form == "labels":
         hint += "; or columns of 0 and 1 with --data.label_columns A,B"
     if probability_columns(table) or LIST_COLUMN in table.columns:
@@ -218,6 +244,39 @@ def find_text_columns(
     return None
 
 
+def find_word_column(
+    table: Table, given: Sequence[str] | None, label: str | None
+) -> tuple[str] | None:
+    """Returns the column with the texts whose words have labels; None, and a problem, if unclear.
+
+    Where there is one with texts and one with lists of their words, it is the lists, unless the
+    labels are spans.
+    """
+    if given is not None:
+        if len(given) != 1 or given[0] == label:
+            table.add_problem(
+                "wanted one text column, since each word has a label, and not the label's, found "
+                f"{listed(given)}; name it with --data.text_columns A"
+            )
+            return None
+        return (given[0],)
+    if table.plain:
+        return ("text",)
+    named = [name for name in table.columns if name != label]
+    lists = [name for name in named if name.lower() in WORD_COLUMNS]
+    texts = [name for name in named if name.lower() in _SINGLES]
+    cells = table.columns[label]() if label is not None and label in table.columns else ()
+    are_spans = next((told for told in map(holds_spans, cells) if told is not None), False)
+    found = (texts or lists) if are_spans else (lists or texts)
+    if len(found) == 1:
+        return (found[0],)
+    fault = f"several possible text columns, {listed(found)}" if found else "no text column found"
+    table.add_problem(
+        f"{fault}; {table.column_names()}; name it with --data.text_columns A{table.hint}"
+    )
+    return None
+
+
 def has_text_columns(table: Table, columns: tuple[str, ...]) -> bool:
     """Returns whether a table has these text columns; missing ones are a problem."""
     if table.plain and len(columns) > 1:
@@ -244,6 +303,59 @@ def check_texts(table: Table, columns: tuple[str, ...]) -> list[Text]:
             if fault := _text_fault(value):
                 table.add_problem(f"{fault} (column {name!r})", row)
     return list(zip(*values, strict=True))
+
+
+def check_words(
+    table: Table, column: str, cut: Callable[[str], list[tuple[int, int]]]
+) -> tuple[list[Text], list[Words]]:
+    """Returns the texts of a table's rows and where their words stand; bad texts are problems.
+
+    Args:
+        table: The rows.
+        column: Texts, or lists of words, which are joined with a space between.
+        cut: Where the words of a text stand.
+    """
+    texts, words = list[Text](), list[Words]()
+    may_be_list = column.lower() in WORD_COLUMNS
+    for row, value in enumerate(table.columns["text" if table.plain else column]()):
+        try:
+            text, of_text = _words_in(value, cut, may_be_list=may_be_list)
+        except ValueError as error:
+            table.add_problem(f"{error} (column {column!r})", row)
+            text, of_text = "", []
+        texts.append((text,))
+        words.append(of_text)
+    return texts, words
+
+
+def has_lists(table: Table, column: str) -> bool:
+    """Returns whether a column has lists of words, judged from its first cell that is not empty."""
+    cells = filter(None, map(unpacked, table.columns[column]()))
+    return isinstance(next(cells, ""), list | tuple)
+
+
+def _words_in(
+    value: Any, cut: Callable[[str], list[tuple[int, int]]], *, may_be_list: bool
+) -> tuple[str, list[tuple[int, int]]]:
+    """Returns the text in a cell, and its words.
+
+    Raises:
+        ValueError: If it cannot be used.
+    """
+    value = unpacked(value) if may_be_list or not isinstance(value, str) else value
+    if not isinstance(value, list | tuple):
+        if fault := _text_fault(value):
+            raise ValueError(fault)
+        return value, cut(value)
+    for place, token in enumerate(value, 1):
+        if not isinstance(token, str):
+            raise ValueError(f"word {place} is {short(token)}, wanted text")
+        if not token.strip():
+            raise ValueError(f"word {place} is empty")
+    text, words = joined([token.strip() for token in value])
+    if fault := _text_fault(text):
+        raise ValueError(fault)
+    return text, words
 
 
 def check_groups(table: Table, column: str) -> list[str]:
@@ -276,7 +388,11 @@ def _text_fault(value: Any) -> str | None:
 
 @contextmanager
 def columns_for_model(
-    model: str, trained: tuple[str, ...], given: tuple[str, ...] | None
+    model: str,
+    trained: tuple[str, ...],
+    given: tuple[str, ...] | None,
+    *,
+    by_word: bool = False,
 ) -> Iterator[tuple[str, ...] | None]:
     """Yields the text columns to read for a model: as given, else as trained, else None.
 
@@ -286,6 +402,8 @@ def columns_for_model(
         model: What the user calls it.
         trained: The text columns it was trained on; empty if that is not known.
         given: What the user chose.
+        by_word: Whether words have answers. Texts are then found by any usual name, as a model that
+            was trained on lists of words takes texts, and the other way round.
 
     Raises:
         ConfigError: The model was trained on another number of texts than are given.
@@ -296,6 +414,9 @@ def columns_for_model(
             f"--data.text_columns: found {len(given)} column(s), {', '.join(given)}, but "
             f"{model} was trained on {len(trained)}, {', '.join(trained)}; give as many"
         )
+    usual = {*WORD_COLUMNS, *_SINGLES}
+    if by_word and {name.lower() for name in trained} <= usual:
+        trained = ()
     try:
         yield given or trained or None
     except DataError as error:

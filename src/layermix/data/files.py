@@ -1,4 +1,4 @@
-"""One reader for files: TSV, CSV, JSON lines, Parquet and plain text, in blocks of rows.
+"""One reader for files: TSV, CSV, JSON lines, Parquet, CoNLL and plain text, in blocks of rows.
 
 `read_file` collects all blocks of a file in one table; `new_texts.py` takes one block at a time, so
 that a file of any size fits into memory. Which columns are texts or labels is decided elsewhere.
@@ -25,6 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layermix.config import DataConfig
+from layermix.data.conll import (
+    CONLL,
+    UNIVERSAL,
+    column_names,
+    field_count,
+    looks_like_text,
+    sentences,
+)
 from layermix.data.content import other_content, other_json
 from layermix.data.tables import (
     NO_COLUMNS,
@@ -41,14 +49,17 @@ Quoting = Literal["auto", "quoted", "raw"]
 OnNote = Callable[[Note], None]
 """Takes a note for the user."""
 
-FORMATS = ("tsv", "csv", "jsonl", "json", "parquet", "txt")
-"""File endings that are read: `json` as JSON lines, `txt` as one text per line."""
+FORMATS = ("tsv", "csv", "jsonl", "json", "parquet", *CONLL, "txt")
+"""File endings that are read: `json` as JSON lines, `txt`, the last, as one text per line."""
 
 BLOCK = 1024
 """Rows that are read together."""
 
 LONGEST_RECORD = 10_000
 """Lines after which a quoted field that is still open is taken for a stray quote mark."""
+
+JUDGED = 100
+"""Lines of a CoNLL file from which it is judged whether it is one."""
 
 _NEVER_CLOSED = "never closed"
 _NOT_PARQUET = "not readable as Parquet"
@@ -84,13 +95,24 @@ class Reader:
     no_rows: str = NO_ROWS
 
 
-def read_file(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Table | None:
-    """Returns a whole file as one table; None, and a problem, if it cannot be read."""
+def read_file(
+    path: Path, config: DataConfig, diagnostics: Diagnostics, *, tagged: bool = False
+) -> Table | None:
+    """Returns a whole file as one table; None, and a problem, if it cannot be read.
+
+    Args:
+        path: The file.
+        config: How it is read.
+        diagnostics: Gets its problems and notes.
+        tagged: Whether its words have tags, so that a text file is a CoNLL file.
+    """
     blocks: list[Table] = []
+    is_conll = tagged and path.suffix.lower() == ".txt"
     try:
         with open_file(
             path,
             diagnostics,
+            format="conll" if is_conll else None,
             quoting=config.quoting,
             header=config.header,
             encoding=config.encoding,
@@ -178,6 +200,8 @@ def open_file(
         count = partial(_count_rows, path, header and format in ("csv", "tsv"))
         if format == "txt":
             yield _plain(lines, diagnostics, count)
+        elif format in CONLL:
+            yield _conll(lines, diagnostics, universal=format == "conllu")
         elif format in ("csv", "tsv"):
             delimited = _Delimited(lines, format, quoting, header, sample, note)
             yield delimited.reader(diagnostics, count)
@@ -226,12 +250,14 @@ class _Record(NamedTuple):
         content: The fields of a TSV or CSV row (none on a blank line), the value of a JSON line,
             or the text of a line.
         fault: Why it has no content; empty if it has.
+        faults: Lines within it, and why it has no content.
     """
 
     first: int
     last: int
     content: Any
     fault: str = ""
+    faults: Sequence[tuple[int, str]] = ()
 
 
 class _Lines:
@@ -264,10 +290,16 @@ class _Lines:
             while self._faults and self._faults[0][0] <= record.last:
                 number, fault = self._faults.popleft()
                 diagnostics.add(self.source, fault, number)
-            if record.fault:
-                diagnostics.add(self.source, record.fault, record.first)
-            else:
+            faults = [(record.first, record.fault)] if record.fault else record.faults
+            for number, fault in faults:
+                diagnostics.add(self.source, fault, number)
+            if not faults:
                 yield record
+
+    def forget(self, first: int, last: int) -> None:
+        """Drops the invalid bytes of lines that are no part of a record."""
+        kept = [item for item in self._faults if not first <= item[0] <= last]
+        self._faults = deque(kept)
 
     def blocks(
         self,
@@ -336,6 +368,42 @@ def _plain(lines: _Lines, diagnostics: Diagnostics, count: Callable[[], int | No
         return Table(lines.source, diagnostics, columns, numbers, plain=True)
 
     return Reader(table([], diagnostics), lambda _: lines.blocks(records, table), count)
+
+
+# -- CoNLL -----------------------------------------------------------------------------------------
+
+
+def _conll(lines: _Lines, diagnostics: Diagnostics, *, universal: bool) -> Reader:
+    texts = iter(lines)
+    start = list(islice(texts, JUDGED))
+    wanted = len(UNIVERSAL) + 1 if universal else field_count(start)
+    if looks_like_text(start, wanted):
+        diagnostics.fail(
+            lines.source,
+            "most lines have another number of fields than the first, as plain text has; wanted "
+            "CoNLL: on each line a word and its tags, an empty line after each sentence"
+            if not universal
+            else f"most lines have not {wanted} fields; wanted CoNLL-U, with a tab between fields",
+        )
+    names = UNIVERSAL if universal else column_names(wanted)
+
+    def records() -> Iterator[_Record]:
+        last = 0
+        for sentence in sentences(chain(start, texts), wanted, universal=universal):
+            lines.forget(last + 1, sentence.first - 1)
+            last = sentence.last
+            yield _Record(sentence.first, last, sentence.words, faults=sentence.faults)
+
+    def table(block: Sequence[_Record], diagnostics: Diagnostics) -> Table:
+        def values(column: int) -> list[list[str | None]]:
+            return [[word[column] for word in record.content] for record in block]
+
+        columns = {name: partial(values, column) for column, name in enumerate(names)}
+        return Table(lines.source, diagnostics, columns, [record.first for record in block])
+
+    made = records()
+    head = table([], diagnostics)
+    return Reader(head, lambda _: lines.blocks(made, table), lambda: None)
 
 
 # -- TSV and CSV -----------------------------------------------------------------------------------
@@ -748,17 +816,24 @@ def _parquet(source: str, file: BinaryIO, diagnostics: Diagnostics) -> Reader:
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    """Returns the names of the classes of each `ClassLabel` column, or list of them, with some."""
-    inner = {
-        column: feature.feature if isinstance(feature, datasets.List) else feature
-        for column, feature in features.items()
-    }
+    """Returns the names of the classes of each column that has some; it may have lists of them."""
+    inner = {column: _class_label(feature) for column, feature in features.items()}
     return {  # one that was given only a number of classes calls them "0", "1", …
         column: feature.names
         for column, feature in inner.items()
-        if isinstance(feature, datasets.ClassLabel)
+        if feature is not None
         and feature.names != [str(index) for index in range(len(feature.names))]
     }
+
+
+def _class_label(feature: Any) -> datasets.ClassLabel | None:
+    """Returns the classes of a column: its own, those of its lists, or of the objects in these."""
+    if isinstance(feature, datasets.ClassLabel):
+        return feature
+    if isinstance(feature, datasets.List):
+        return _class_label(feature.feature)
+    parts = map(_class_label, feature.values()) if isinstance(feature, dict) else ()
+    return next(filter(None, parts), None)
 
 
 def arrow_columns(table: pa.Table) -> dict[str, Callable[[], list[Any]]]:

@@ -1,4 +1,4 @@
-"""Reads the labels of all splits, by the form of a label: a class, several labels, or a number.
+"""Reads the labels of all splits, by the form of a label: class, several, number, or of words.
 
 To add a form, write a function and its row in `READERS`.
 """
@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from layermix.data.label_sets import SetColumns, describe_label_sets, read_label
 from layermix.data.labels import LabelNames, is_missing, lacks_labels, read_labels
 from layermix.data.soft_labels import SoftColumns, soft_classes
 from layermix.data.tables import Table, joined, listed, short
+from layermix.data.tags import TagColumns, WordRows, describe_tags, read_tags
 from layermix.data.tasks import TASKS
 from layermix.evaluation.forms import Form
 from layermix.evaluation.metrics import UNLABELLED
@@ -98,6 +99,7 @@ class Labels:
         order: For each output the place of its probability in the soft labels, if there are any.
         certain: For each training row with a label the probabilities that say the same.
         exclusive: Whether a row has one of the names, so that its probabilities sum to 1.
+        rows: Split -> its texts and their words, if it is they that have labels.
     """
 
     names: tuple[str, ...]
@@ -106,6 +108,7 @@ class Labels:
     order: Sequence[int] = ()
     certain: Sequence[tuple[float, ...] | None] = ()
     exclusive: bool = False
+    rows: Mapping[str, WordRows] = field(default_factory=dict)
 
 
 def read_classes(given: Given) -> Labels | None:
@@ -301,6 +304,33 @@ def _names_of_probabilities(given: Given, soft: SoftColumns) -> tuple[str, ...]:
     return ()
 
 
+def read_tags_of_words(given: Given) -> Labels | None:
+    """Returns texts with their words, and a tag for each word, as `read_tags` does."""
+    tables, columns = given.tables, given.columns
+    if "train" not in tables:
+        return None
+    given.check_task()
+    if columns.soft is not None:
+        tables["train"].add_problem(
+            f"found probabilities ({columns.soft.described()}), and each word has a label: soft "
+            "labels of words cannot be read from a file; give --teacher, and leave them out"
+        )
+    if columns.label is None:
+        return None
+    where = TagColumns(
+        columns.texts[0],
+        columns.label,
+        of_entities=given.problem.spans,
+        given=given.names,
+        others=given.model_classes,
+    )
+    found = read_tags(tables, [split for split in tables if given.has_none(split)], where)
+    if found is None:
+        return None
+    names, labels, rows = found
+    return Labels(names, given.known_task, labels, rows=rows)
+
+
 class Reader(NamedTuple):
     """How labels of one form are read.
 
@@ -310,17 +340,20 @@ class Reader(NamedTuple):
         can_skip: Whether rows with some of the labels can be left out (`data.skip_labels`).
         several: Whether a row can have more than one label (`data.label_columns`,
             `data.label_separator`).
+        by_word: Whether each word has a label, so that texts are read with them.
     """
 
     read: Callable[[Given], Labels | None]
     describe: Callable[[Sequence[str], Sequence[Any]], str]
     can_skip: bool = False
     several: bool = False
+    by_word: bool = False
 
 
 READERS: Mapping[Form, Reader] = {
     "class": Reader(read_classes, describe_classes, can_skip=True),
     "labels": Reader(read_sets, describe_label_sets, several=True),
     "number": Reader(read_numbers, describe_numbers),
+    "tags": Reader(read_tags_of_words, describe_tags, by_word=True),
 }
 """Form of a label -> how it is read."""

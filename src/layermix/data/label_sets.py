@@ -3,16 +3,21 @@
 All become one row of 0 and 1, in the order of the names.
 """
 
-import ast
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from layermix.data.classes import NO_LABEL
-from layermix.data.labels import LabelNames, is_missing, label_text, match_labels, source_names
+from layermix.data.labels import (
+    LabelNames,
+    is_missing,
+    label_text,
+    list_in,
+    match_labels,
+    source_names,
+    unpacked,
+)
 from layermix.data.tables import Table, is_integer, joined, listed, short
 from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
@@ -135,7 +140,7 @@ def _of_one_column(
 
 def _multi_hot(table: Table, column: str) -> int | None:
     """Returns how many labels there are if each list says 0 or 1 for each of them, else None."""
-    cells = map(_unpacked, table.columns[column]())
+    cells = map(unpacked, table.columns[column]())
     rows = [row for row in cells if not is_missing(row)]
     if not rows or not all(isinstance(row, list | tuple) for row in rows):
         return None
@@ -164,7 +169,7 @@ def _of_multi_hot(
     for split, table in tables.items():
         sets[split] = []
         for number, value in enumerate(table.columns[column]()):
-            row = _unpacked(value)
+            row = unpacked(value)
             is_list = isinstance(row, list | tuple) and len(row) == count
             if not is_list or not {repr(item) for item in row} <= HOT:
                 table.add_problem(
@@ -174,14 +179,6 @@ def _of_multi_hot(
                 )
             sets[split].append([int(item) for item in row] if is_list else [0] * count)
     return names, sets
-
-
-def _unpacked(value: Any) -> Any:
-    """Returns a list as it is, or from its text."""
-    if isinstance(value, str) and value.strip().startswith("["):
-        with suppress(ValueError):
-            return _listed(value)
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _check_different(train: Table, rows: Sets, names: Sequence[str]) -> None:
@@ -267,7 +264,7 @@ def _labels(
         ValueError: If the cell holds something else, or one label twice.
     """
     if isinstance(value, str) and value.strip().startswith("["):
-        value = _listed(value)
+        value = list_in(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, str):
@@ -291,18 +288,6 @@ def _labels(
     if twice := [label for label, count in Counter(own_names).items() if count > 1]:
         raise ValueError(f"the label {listed(twice)} stands twice in one row")
     return list(dict.fromkeys(labels))
-
-
-def _listed(text: str) -> Any:
-    """Returns the list that a text holds, as JSON or Python writes it.
-
-    Raises:
-        ValueError: If it holds none.
-    """
-    for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(text.strip())
-    raise ValueError(f'found {short(text)}, wanted a list such as ["good", "short"]')
 
 
 def _names(train: Table, column: str, found: Sequence[str], where: SetColumns) -> tuple[str, ...]:

@@ -6,10 +6,13 @@ classes to those of the data (`models/labels.py`), by `match_labels`. `classes.p
 classes a data set has.
 """
 
+import ast
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Integral, Real
@@ -85,8 +88,30 @@ def lacks_labels(table: Table, column: str) -> bool:
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether a cell is empty."""
+    """Returns whether a cell is empty; a list is not, whatever is in it."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     return value is None or value == "" or value != value
+
+
+def list_in(text: str) -> Any:
+    """Returns the list that a text holds, as JSON or Python writes it.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text.strip())
+    raise ValueError(f'found {short(text)}, wanted a list such as ["good", "short"]')
+
+
+def unpacked(value: Any) -> Any:
+    """Returns a list as it is, or from its text; anything else as it is."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        with suppress(ValueError):
+            return list_in(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def read_labels(

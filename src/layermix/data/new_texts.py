@@ -5,14 +5,22 @@ its block as None, so that the rows keep their places; its problem is reported a
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
 
-from layermix.data.columns import Text, check_texts, find_text_columns, has_text_columns
+from layermix.data.columns import (
+    Text,
+    check_texts,
+    check_words,
+    find_text_columns,
+    find_word_column,
+    has_text_columns,
+)
 from layermix.data.files import Block, OnNote, Quoting, Reader, open_file
-from layermix.data.tables import Diagnostics
+from layermix.data.tables import Diagnostics, Table
+from layermix.data.words import words_of
 from layermix.errors import DataError, UnreadRowsError
 
 SAMPLE = 10_000
@@ -22,7 +30,23 @@ SHOWN = 20
 """Problems that are kept to be reported; the others are counted."""
 
 
-class TextStream:
+class WordText(NamedTuple):
+    """A text whose words are to have answers.
+
+    Attributes:
+        text: It alone.
+        words: Where its words stand.
+    """
+
+    text: Text
+    words: Sequence[tuple[int, int]]
+
+
+Row = TypeVar("Row")
+"""How a text is given: as `Text`, or as `WordText`."""
+
+
+class TextStream(Generic[Row]):
     """The texts of one file, in blocks; made by `open_texts`, read once.
 
     Attributes:
@@ -34,8 +58,14 @@ class TextStream:
         DataError: There are no rows, or none of the first block can be read.
     """
 
-    def __init__(self, columns: tuple[str, ...], reader: Reader) -> None:
+    def __init__(
+        self,
+        columns: tuple[str, ...],
+        reader: Reader,
+        rows_of: Callable[[Table, tuple[str, ...]], list[Row]],
+    ) -> None:
         self.columns = columns
+        self._rows_of = rows_of
         self.rows = self.unread = 0
         self.expected = reader.count
         """How many rows there are, if that is known without parsing; quoted line breaks count."""
@@ -50,7 +80,7 @@ class TextStream:
         if not any(self._first):
             _refuse_first(first)
 
-    def __iter__(self) -> Iterator[list[Text | None]]:
+    def __iter__(self) -> Iterator[list[Row | None]]:
         """Yields the rows by `BLOCK`, in their order; None is a row that could not be read."""
         yield self._first
         yield from map(self._texts, self._blocks)
@@ -62,8 +92,8 @@ class TextStream:
                 self._problems, self._total_problems, self.unread, self.rows, place
             )
 
-    def _texts(self, block: Block) -> list[Text | None]:
-        texts = check_texts(block.table, self.columns)
+    def _texts(self, block: Block) -> list[Row | None]:
+        texts = self._rows_of(block.table, self.columns)
         by_number = dict(zip(block.table.numbers, texts, strict=True))
         problems = block.table.diagnostics.of(self._source)
         bad = {bisect_right(block.numbers, number) - 1 for number, _ in problems}
@@ -76,6 +106,36 @@ class TextStream:
         ]
 
 
+def _texts_with_words(table: Table, columns: tuple[str, ...]) -> list[WordText]:
+    """Returns texts with their words, as a list of words or else a rule has them."""
+    texts, words = check_words(table, columns[0], words_of)
+    return list(map(WordText, texts, words))
+
+
+@overload
+def open_texts(
+    source: str | Path | BinaryIO,
+    text_columns: Sequence[str] | None = None,
+    *,
+    format: str | None = None,
+    quoting: Quoting = "auto",
+    header: bool = True,
+    encoding: str = "utf-8",
+    note: OnNote = ...,
+    by_word: Literal[False] = False,
+) -> AbstractContextManager[TextStream[Text]]: ...
+@overload
+def open_texts(
+    source: str | Path | BinaryIO,
+    text_columns: Sequence[str] | None = None,
+    *,
+    format: str | None = None,
+    quoting: Quoting = "auto",
+    header: bool = True,
+    encoding: str = "utf-8",
+    note: OnNote = ...,
+    by_word: bool,
+) -> AbstractContextManager[TextStream[Any]]: ...
 @contextmanager
 def open_texts(
     source: str | Path | BinaryIO,
@@ -86,7 +146,8 @@ def open_texts(
     header: bool = True,
     encoding: str = "utf-8",
     note: OnNote = lambda sentence: None,
-) -> Iterator[TextStream]:
+    by_word: bool = False,
+) -> Iterator[TextStream[Any]]:
     """Opens texts to predict; a label column is neither needed nor read.
 
     Args:
@@ -97,6 +158,8 @@ def open_texts(
         header: As in `DataConfig.header`.
         encoding: As in `DataConfig.encoding`.
         note: As for `open_file`.
+        by_word: Whether words are to have answers: each row is then a `WordText`, and its column
+            may hold lists of words, as CoNLL has them.
 
     Raises:
         DataError: The file cannot be used as a whole, or not one row of the first block can.
@@ -115,10 +178,12 @@ def open_texts(
         diagnostics.raise_problems()
         if reader.head.has_lines and not reader.head.columns:  # JSON lines without an object
             _refuse_first(next(reader.blocks(None)))
-        columns = find_text_columns(reader.head, text_columns, None)
+        find = find_word_column if by_word else find_text_columns
+        columns = find(reader.head, text_columns, None)
         if columns is None or not has_text_columns(reader.head, columns):
             diagnostics.stop()
-        yield TextStream(columns, reader)
+        rows_of: Callable[..., list[Any]] = _texts_with_words if by_word else check_texts
+        yield TextStream(columns, reader, rows_of)
 
 
 def _refuse_first(block: Block) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layermix.data.splits import GROUP, HAS_LABEL
+from layermix.data.splits import GROUP, HAS_LABEL, labels_of
 from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator
@@ -15,7 +15,7 @@ from layermix.errors import Note
 from layermix.problems.problem import Problem
 
 Logits = NDArray[np.floating[Any]]
-"""(N, C)."""
+"""(N, C), or (N, W, C) where each word has its own."""
 
 Labels = NDArray[Any]
 """As the kind of label has them, one for each row: class indices, (N,), if nothing else is said."""
@@ -67,7 +67,7 @@ class PreparedData:
 
     def own_labels(self, split: str) -> Labels:
         """Returns the labels of a split, without those that were guessed from soft labels."""
-        labels = np.array(self.splits[split]["labels"][:])
+        labels = labels_of(self.splits[split]["labels"]).copy()
         if (guessed := self.guessed(split)).any():
             labels[guessed] = self.problem.missing(len(self.texts.label_names))
         return labels

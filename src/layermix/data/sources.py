@@ -30,7 +30,11 @@ from layermix.data.tables import (
     has_repeated_columns,
     listed,
 )
+from layermix.data.tasks import TASKS
 from layermix.errors import ConfigError, DataError, Note
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.kinds import PROBLEMS
+from layermix.problems.problem import Problem
 
 Tables = dict[str, Table | None]
 """Split -> its table; None where reading failed, which is a problem in `Diagnostics`."""
@@ -42,8 +46,22 @@ SHARD = re.compile(r"(.+?)[-_.](\d+)-of-(\d+)(?:-[0-9a-f]+)?", re.ASCII)
 """The name of one of several files of a split, such as `train-00000-of-00002`."""
 
 
-def read_tables(config: DataConfig, diagnostics: Diagnostics) -> tuple[Tables, str, str]:
+def problem_of_task(task: str | None, guess: str) -> Problem:
+    """Returns the kind of label of a task that is named or guessed, else classification."""
+    known = TASKS.get(task or guess.lower())
+    return PROBLEMS[known.problem] if known else CLASSIFICATION
+
+
+def read_tables(
+    config: DataConfig, diagnostics: Diagnostics, problem: Problem | None = None
+) -> tuple[Tables, str, str]:
     """Reads what a config names; asks the hub only if no such path exists.
+
+    Args:
+        config: What is read.
+        diagnostics: Gets problems and notes.
+        problem: The kind of label, if it is known; by default that of the task. Where words have
+            labels, text files are CoNLL files.
 
     Returns:
         The tables, what the user named, and the name of a task that this may be.
@@ -64,18 +82,21 @@ def read_tables(config: DataConfig, diagnostics: Diagnostics) -> tuple[Tables, s
             "--data.test; give the training file as --data.train FILE"
         )
     tables: Tables
+    is_file = config.train is not None or path.is_file()
+    name = (path.resolve().parent if is_file else path.resolve()).name
+    tagged = (problem or problem_of_task(config.task, name)).form == "tags"
     if config.train is None and path.is_dir():
-        tables, guess = _read_folder(path, config, diagnostics), path.resolve().name
+        tables, guess = _read_folder(path, config, diagnostics, tagged), name
     elif config.train is None and not path.exists():
         tables, guess = _read_hub(source, diagnostics)
     else:
         files = {"train": source, "validation": config.validation, "test": config.test}
         tables = {
-            split: read_file(Path(file), config, diagnostics)
+            split: read_file(Path(file), config, diagnostics, tagged=tagged)
             for split, file in files.items()
             if file is not None
         }
-        guess = path.resolve().parent.name
+        guess = name
     if config.unlabeled is not None:
         tables["unlabeled"] = read_file(Path(config.unlabeled), config, diagnostics)
     return tables, source, guess
@@ -109,7 +130,7 @@ def _in_memory(rows: Any, source: str, diagnostics: Diagnostics) -> Table | None
     return table if table.columns else None
 
 
-def _read_folder(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Tables:
+def _read_folder(path: Path, config: DataConfig, diagnostics: Diagnostics, tagged: bool) -> Tables:
     if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
             saved = datasets.load_from_disk(str(path))
@@ -128,7 +149,7 @@ def _read_folder(path: Path, config: DataConfig, diagnostics: Diagnostics) -> Ta
             diagnostics.notes.append(Note("splits-below", f"{path}: the splits are in {below[0]}"))
             path, entries = below[0], _entries(below[0])
     return {
-        split: _read_split(entries[name], config, diagnostics)
+        split: _read_split(entries[name], config, diagnostics, tagged and split != "unlabeled")
         for split, name in _pick_splits(_stems(entries), str(path), diagnostics).items()
     }
 
@@ -167,14 +188,16 @@ def _has_training(entries: Mapping[str, Sequence[Path]]) -> bool:
 
 
 def _read_split(
-    paths: Sequence[Path], config: DataConfig, diagnostics: Diagnostics
+    paths: Sequence[Path], config: DataConfig, diagnostics: Diagnostics, tagged: bool
 ) -> Table | None:
     """Returns the table of a file, of shards, or of a folder with files or with texts by class."""
     first = paths[0]
+    read = partial(read_file, config=config, diagnostics=diagnostics, tagged=tagged)
     if first.is_dir():
         inside = _visible(first)
+        usual = FORMATS if tagged else FORMATS[:-1]  # without text files
         classes = [path for path in inside if path.is_dir() and any(path.glob("*.txt"))]
-        files = [path for path in inside if path.suffix[1:].lower() in FORMATS[:-1]]
+        files = [path for path in inside if path.suffix[1:].lower() in usual]
         if classes and not files:
             return _read_texts(first, classes, config, diagnostics)
         if not files or len({file.suffix.lower() for file in files}) > 1:
@@ -184,9 +207,9 @@ def _read_split(
                 f"{listed(path.name for path in inside) or 'nothing'}",
             )
             return None
-        return _joined(str(first), [read_file(file, config, diagnostics) for file in files])
+        return _joined(str(first), [*map(read, files)])
     if not (shard := SHARD.fullmatch(first.stem)):
-        return read_file(first, config, diagnostics)
+        return read(first)
     total = int(shard[3])
     if len(paths) != total:
         diagnostics.add(
@@ -196,7 +219,7 @@ def _read_split(
         )
         return None
     source = str(first.with_name(f"{shard[1]}-*-of-{shard[3]}{first.suffix}"))
-    return _joined(source, [read_file(path, config, diagnostics) for path in paths])
+    return _joined(source, [*map(read, paths)])
 
 
 def _joined(source: str, parts: Sequence[Table | None]) -> Table | None:

@@ -2,14 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import datasets
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from layermix.data.columns import Text
+from layermix.data.words import Words
 from layermix.errors import DataError
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.problems.problem import Problem
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -34,14 +38,24 @@ HAS_LABEL = "has_label"
 GROUP = "group"
 """The column of a split that says which rows belong together, if the user named one."""
 
+WORDS = "words"
+"""The column of a split whose words have labels: where each begins and ends in the text, as one
+list: begin, end, begin, end, …"""
 
-def make_split(texts: Sequence[Text], labels: Sequence[Any], first_id: int) -> Dataset:
+
+def make_split(
+    texts: Sequence[Text],
+    labels: Sequence[Any],
+    first_id: int,
+    words: Sequence[Words] | None = None,
+) -> Dataset:
     """Returns a split of `TextData`; its rows are numbered from `first_id`.
 
     Args:
         texts: One or two for each row, all alike.
         labels: Of the rows: integers, floats, or lists of integers.
         first_id: The number of the first row.
+        words: Of each text, where they stand, if it is they that have labels.
     """
     columns: dict[str, list[Any]] = {"text": [text[0] for text in texts]}
     if texts and len(texts[0]) == 2:
@@ -49,6 +63,9 @@ def make_split(texts: Sequence[Text], labels: Sequence[Any], first_id: int) -> D
     types: dict[str, Any] = {name: datasets.Value("string") for name in columns}
     columns |= {"label": list(labels), "row_id": list(range(first_id, first_id + len(texts)))}
     types |= {"label": _feature(next(iter(labels), 0)), "row_id": datasets.Value("int64")}
+    if words is not None:
+        columns[WORDS] = [[*chain.from_iterable(of_text)] for of_text in words]
+        types[WORDS] = datasets.List(datasets.Value("int64"))
     return Dataset.from_dict(columns, features=datasets.Features(types))
 
 
@@ -57,6 +74,32 @@ def _feature(label: Any) -> Any:
     if isinstance(label, Sequence):
         return datasets.List(datasets.Value("int64"))
     return datasets.Value("float64" if isinstance(label, float) else "int64")
+
+
+def labels_of(column: Sequence[Any]) -> NDArray[Any]:
+    """Returns the labels of a split as one array.
+
+    Args:
+        column: Of a data set, or a list.
+
+    Returns:
+        (N,), (N, C), or, where each word has a label, (N, W) with −100 where a row has fewer words.
+
+    Examples:
+        >>> labels_of([[0, 1, 2], [1]])
+        array([[   0,    1,    2],
+               [   1, -100, -100]])
+        >>> labels_of([0, 1])
+        array([0, 1])
+    """
+    rows = column[:]
+    lengths = {len(row) for row in rows if isinstance(row, Sequence)}
+    if len(lengths) < 2:
+        return np.asarray(rows)
+    padded = np.full((len(rows), max(lengths)), UNLABELLED, dtype=np.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded
 
 
 def with_soft_labels(split: Dataset, probabilities: Sequence[Sequence[float]]) -> Dataset:
@@ -178,11 +221,14 @@ def take(split: Dataset, rows: int) -> Dataset:
 
 
 def fingerprint(splits: Mapping[str, Dataset]) -> str:
-    """Returns a sha256 of the splits' names, texts and class indices, in their order."""
+    """Returns a sha256 of the splits' names, texts, words and labels, in their order."""
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(f"{name} {len(split)}\n".encode())
-        for text, label in zip(texts_of(split), split["label"][:], strict=True):
+        labels: list[Any] = split["label"][:]
+        if WORDS in split.column_names:
+            labels = list(zip(labels, split[WORDS][:], strict=True))
+        for text, label in zip(texts_of(split), labels, strict=True):
             digest.update(_bytes(text) + f"{label}\n".encode())
     return digest.hexdigest()
 

@@ -98,6 +98,14 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 "regression",
             ),
             Task(
+                "conll2003",
+                ("entity_f1", "accuracy"),
+                None,
+                ("tokens",),
+                "which words name a person, a place, an organisation or another name?",
+                "entities",
+            ),
+            Task(
                 "docstrings",
                 ("accuracy", "f1"),
                 ("different", "same"),

@@ -6,7 +6,7 @@ It puts together the steps: `sources.py` reads tables, `columns.py` finds texts 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,18 @@ from datasets import Dataset
 from layermix.config import DataConfig
 from layermix.data.columns import (
     SoftLabels,
+    Text,
     check_groups,
     check_texts,
+    check_words,
     find_columns,
+    find_word_column,
     has_text_columns,
 )
 from layermix.data.label_forms import READERS, Given
 from layermix.data.labels import LabelNames, without_labels
 from layermix.data.soft_labels import read_probabilities
-from layermix.data.sources import Tables, read_tables, tables_of
+from layermix.data.sources import Tables, problem_of_task, read_tables, tables_of
 from layermix.data.splits import (
     GROUP,
     HAS_LABEL,
@@ -32,6 +35,7 @@ from layermix.data.splits import (
     VALIDATION_SHARE,
     fingerprint,
     hold_out,
+    labels_of,
     make_split,
     texts_hash,
     texts_of,
@@ -40,8 +44,10 @@ from layermix.data.splits import (
     with_soft_labels,
 )
 from layermix.data.tables import NO_ROWS, Diagnostics, Table
-from layermix.data.tasks import TASKS
+from layermix.data.tags import WordRows
+from layermix.data.words import Words, words_of
 from layermix.errors import Note
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
@@ -60,7 +66,9 @@ class TextData:
             number, or 0 and 1 for each label; missing in `unlabeled` and in test rows that came
             with -1) and `row_id` (unique over all splits). With soft labels
             also `probabilities` (C numbers) and `has_label`: where it is false, `label` is the
-            most probable class. Rows that are to stay together have one `group`.
+            most probable class. Rows that are to stay together have one `group`. Where words have
+            labels, `words` says where they stand in `text` (begin, end, begin, end, …), and
+            `label` has the index of each one's tag, −100 for a word without one.
         text_columns: The one or two original names of the text columns.
         label_names: Output of a model -> its name.
         task: The task, if named or found; found ones are rows of `TASKS`.
@@ -123,7 +131,8 @@ def load_texts(
         DataError: Listing every problem of every file.
     """
     diagnostics = Diagnostics()
-    tables, source, guess = read_tables(config, diagnostics)
+    problem = problem or (PROBLEMS[config.problem] if config.problem else None)
+    tables, source, guess = read_tables(config, diagnostics, problem)
     return _check(
         tables,
         diagnostics,
@@ -139,7 +148,7 @@ def load_texts(
         group_column=config.group_column,
         label_columns=config.label_columns,
         label_separator=config.label_separator,
-        problem=problem or (PROBLEMS[config.problem] if config.problem else None),
+        problem=problem,
     )
 
 
@@ -229,8 +238,9 @@ def _check(
     if not headed:
         diagnostics.stop()
     is_named = problem is not None
-    problem = problem or _problem(task, guess)
-    if not READERS[problem.form].several:
+    problem = problem or problem_of_task(task, guess)
+    reader = READERS[problem.form]
+    if not reader.several:
         for name, option in {"columns": label_columns, "separator": label_separator}.items():
             if option is not None:
                 headed[0].add_problem(
@@ -250,7 +260,7 @@ def _check(
     if columns is None:
         diagnostics.stop()
     label, soft = columns.label, columns.soft
-    if skip_labels and not READERS[problem.form].can_skip:
+    if skip_labels and not reader.can_skip:
         headed[0].add_problem(
             "--data.skip_labels leaves out rows of a class, and the labels are for "
             f"{problem.name}; leave it out"
@@ -263,10 +273,17 @@ def _check(
             if not table.numbers:
                 table.add_problem(f"{NO_ROWS} left without --data.skip_labels")
 
-    texts = {
-        split: check_texts(table, columns.texts) if has_text_columns(table, columns.texts) else []
-        for split, table in readable.items()
-    }
+    texts: dict[str, list[Text]] = {}
+    words: dict[str, list[Words]] = {}
+    if reader.by_word:
+        readable = _with_text_column(readable, columns.texts[0])
+    else:
+        texts = {
+            split: check_texts(table, columns.texts)
+            if has_text_columns(table, columns.texts)
+            else []
+            for split, table in readable.items()
+        }
     labelled = {
         split: table
         for split, table in readable.items()
@@ -283,9 +300,13 @@ def _check(
         label_separator,
         is_named,
     )
-    labels = READERS[problem.form].read(wanted)
+    labels = reader.read(wanted)
     if labels is None:
         diagnostics.stop()
+    if reader.by_word:
+        for split, table in readable.items():
+            rows = labels.rows.get(split) or _unlabelled_words(table, columns.texts[0])
+            texts[split], words[split] = rows
     missing = problem.missing(len(labels.names))
     probabilities = {
         split: read_probabilities(
@@ -311,15 +332,16 @@ def _check(
     diagnostics.raise_problems()
 
     splits, first_id = dict[str, Dataset](), 0
-    for split, rows in texts.items():
-        of_split = labels.by_split.get(split, [missing] * len(rows))
-        splits[split] = make_split(rows, of_split, first_id)
+    for split, of_rows in texts.items():
+        none = [[UNLABELLED] * len(one) for one in words.get(split, ())] or [missing] * len(of_rows)
+        of_split = labels.by_split.get(split, none)
+        splits[split] = make_split(of_rows, of_split, first_id, words.get(split))
         if split in probabilities:
             soft_split = with_soft_labels(splits[split], probabilities[split])
             splits[split] = with_guessed_labels(soft_split, problem)
         if split in groups:
             splits[split] = with_groups(splits[split], groups[split])
-        first_id += len(rows)
+        first_id += len(of_rows)
     train_hash, split_off = texts_hash(splits["train"]), "validation" not in splits
     if split_off:
         splits = _split_off_validation(splits, labelled["train"], problem)
@@ -341,10 +363,26 @@ def _check(
     )
 
 
-def _problem(task: str | None, guess: str) -> Problem:
-    """Returns the kind of label of a task that is named or guessed, else classification."""
-    known = TASKS.get(task or guess.lower())
-    return PROBLEMS[known.problem] if known else CLASSIFICATION
+def _with_text_column(tables: Mapping[str, Table], column: str) -> dict[str, Table]:
+    """Returns the tables with a column of texts of this name; that there is none is a problem.
+
+    Rows without labels may have it under another usual name: theirs need no list of words.
+    """
+    named = dict(tables)
+    table = tables.get("unlabeled")
+    if table is not None and not table.plain and column not in table.columns:
+        other = find_word_column(table, None, None)
+        if other is not None:
+            columns = {**table.columns, column: table.columns[other[0]]}
+            named["unlabeled"] = replace(table, columns=columns)
+    found = {split: has_text_columns(table, (column,)) for split, table in named.items()}
+    if not all(found.values()):
+        next(iter(named.values())).diagnostics.stop()
+    return named
+
+
+def _unlabelled_words(table: Table, column: str) -> WordRows:
+    return WordRows(*check_words(table, column, words_of))
 
 
 def _split_off_validation(
@@ -358,7 +396,7 @@ def _split_off_validation(
         "split off as validation"
     )
     table.diagnostics.notes.append(Note("validation-split-off", text))
-    if problem.trivial(np.asarray(train["label"][:]), problem.default_scores[0]).perfect:
+    if problem.trivial(labels_of(train["label"]), problem.default_scores[0]).perfect:
         table.diagnostics.fail(
             table.source,
             "once a tenth is split off as validation, the training rows have one label only; "
@@ -386,7 +424,7 @@ def _split_notes(
         if shared := _shared_groups(splits["train"], splits[split]):
             text = f"{split} shares {shared} of its groups with train (data.group_column)"
             notes.append(Note("groups-shared", text))
-        known = problem.labelled(np.asarray(splits[split]["label"][:]))
+        known = problem.labelled(labels_of(splits[split]["label"]))
         if unlabelled := rows - int(known.sum()):
             text = f"{split}: {unlabelled} of {rows} rows have no label (-1)"
             notes.append(Note("rows-without-label", text))

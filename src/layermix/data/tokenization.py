@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from layermix.data.columns import Text
+from layermix.data.splits import WORDS
 from layermix.data.texts import TextData
+from layermix.data.words import Words
 from layermix.errors import ConfigError, ModelError
 from layermix.evaluation.metrics import UNLABELLED
 
@@ -20,6 +24,7 @@ SHARE_CUT = 0.01
 """Largest share of the training rows that a maximum length chosen from the data may cut."""
 
 _INPUTS = ("input_ids", "token_type_ids")  # the attention mask is made with the padding
+_STARTS, _OFFSETS = "word_starts", "offset_mapping"
 _TEACHER = "teacher_"
 
 
@@ -31,7 +36,9 @@ class Tokens:
         splits: `train` (the unlabeled rows come last), `validation` and, if given, `test`. Columns:
             `input_ids`, `token_type_ids` (if the tokenizer makes them), `labels`, `row_id` and
             `length` (number of `input_ids`); with a second tokenizer also `teacher_input_ids` and,
-            if it makes them, `teacher_token_type_ids`.
+            if it makes them, `teacher_token_type_ids`. Where words have labels also `word_starts`
+            (and `teacher_word_starts`): the place of the first token of each word, −1 for a word
+            that was cut off, or that the tokenizer leaves out.
         max_length: Largest number of tokens of a row.
         cut: Share of rows in each split that either tokenizer cut, in [0, 1].
     """
@@ -55,7 +62,9 @@ def choose_max_length(texts: TextData, tokenizer: PreTrainedTokenizerBase, limit
     train = texts.splits["train"]
     lengths: list[int] = []
     for start in range(0, len(train), 1000):
-        encoded = _encode(train[start : start + 1000], tokenizer)
+        batch = train[start : start + 1000]
+        batch.pop(WORDS, None)
+        encoded = _encode(batch, tokenizer)
         lengths += [len(ids) for ids in encoded["input_ids"]]
     longest_kept = sorted(lengths)[len(lengths) - 1 - int(SHARE_CUT * len(lengths))]
     return min(-(-longest_kept // 8) * 8, limit)
@@ -124,16 +133,29 @@ def tokenize_split(
 
 
 def tokenize_texts(
-    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, max_length: int
+    texts: Sequence[Text],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    words: Sequence[Words] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """Tokenizes unlabelled texts; returns rows like those of `Tokens` and the number of rows cut.
+
+    Args:
+        texts: One or two strings each.
+        tokenizer: Of the model.
+        max_length: Largest number of tokens of a row.
+        words: Of each text, where they stand, if words are to have answers.
 
     Raises:
         ConfigError: As `tokenize`.
     """
     _check_room([tokenizer], len(texts[0]) == 2, max_length)
     parts = zip(("text", "text_pair"), zip(*texts, strict=True), strict=False)
-    batch = {"label": [UNLABELLED] * len(texts), "row_id": range(len(texts)), **dict(parts)}
+    batch: dict[str, Any] = {"row_id": range(len(texts)), **dict(parts)}
+    batch["label"] = [UNLABELLED] * len(texts)
+    if words is not None:
+        batch["label"] = [[UNLABELLED] * len(of_text) for of_text in words]
+        batch[WORDS] = [[*chain.from_iterable(of_text)] for of_text in words]
     columns, cut = _token_rows(batch, {"": tokenizer}, max_length)
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows], cut
@@ -168,18 +190,32 @@ def _token_rows(
                 for row, value in zip(long, short[name], strict=True):
                     values[row] = value
         long_rows.update(long)
+        if WORDS in batch:
+            found = zip(encoded.pop(_OFFSETS), batch[WORDS], strict=True)
+            encoded[_STARTS] = [_word_starts(offsets, words) for offsets, words in found]
         rows |= {prefix + name: values for name, values in encoded.items()}
     rows["length"] = [len(ids) for ids in rows["input_ids"]]
     return rows, len(long_rows)
 
 
 def _encode(
-    batch: Mapping[str, Sequence[str]],
+    batch: Mapping[str, Sequence[Any]],
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[int] | None = None,
     max_length: int | None = None,
-) -> dict[str, list[list[int]]]:
-    """Returns the token ids of a batch of texts or pairs, or of some rows; cuts at `max_length`."""
+) -> dict[str, list[list[Any]]]:
+    """Returns the token ids of a batch of texts or pairs, or of some rows; cuts at `max_length`.
+
+    Where there are words also the place of each token in the text.
+
+    Raises:
+        ModelError: If there are words, and the tokenizer does not tell those places.
+    """
+    if WORDS in batch and not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not tell where a token stands in the text, which "
+            "labels of words need; wanted a fast tokenizer (a tokenizer.json beside the model)"
+        )
     columns = [list(batch[name]) for name in ("text", "text_pair") if name in batch]
     if rows is not None:
         columns = [[column[row] for row in rows] for column in columns]
@@ -187,9 +223,32 @@ def _encode(
         *columns,
         truncation="longest_first" if max_length is not None else False,
         max_length=max_length,
+        return_offsets_mapping=WORDS in batch,
         verbose=False,  # longer rows than the model takes are expected here
     )
-    return {name: list(encoded[name]) for name in _INPUTS if name in encoded}
+    return {name: list(encoded[name]) for name in (*_INPUTS, _OFFSETS) if name in encoded}
+
+
+def _word_starts(offsets: Sequence[tuple[int, int]], words: Sequence[int]) -> list[int]:
+    """Returns the first token of each word, −1 where there is none.
+
+    A token that belongs to two words is the first of both.
+
+    Args:
+        offsets: Where each token begins and ends in the text; special tokens are empty.
+        words: The same of each word, one after the other: begin, end, begin, end, …
+
+    Examples:
+        >>> _word_starts([(0, 0), (0, 2), (2, 4), (5, 6), (0, 0)], [0, 4, 5, 6, 7, 9])
+        [1, 3, -1]
+    """
+    starts, token = list[int](), 0
+    for begin, end in zip(words[::2], words[1::2], strict=True):
+        while token < len(offsets) and offsets[token][1] <= begin:
+            token += 1
+        fits = token < len(offsets) and offsets[token][0] < end
+        starts.append(token if fits else -1)
+    return starts
 
 
 class Collator:
@@ -230,11 +289,15 @@ class Collator:
             `input_ids`, `attention_mask` and, if the tokenizer makes them, `token_type_ids`: (B, T)
             int64; `row_id`: (B,) int64; `labels`: (B,) int64 or float32, or (B, C) int64, as the
             kind of label has them; with a teacher tokenizer also `teacher_inputs`, its own
-            `input_ids` and so on.
+            `input_ids` and so on. Where words have labels, these are (B, W) int64, and beside both
+            kinds of `input_ids` stand `word_starts`, (B, W) int64, −1 where there is no word.
         """
         batch: dict[str, Any] = _pad(self.tokenizer, rows, "", self.length)
-        labels = torch.tensor([row["labels"] for row in rows])
-        batch["labels"] = labels.float() if labels.is_floating_point() else labels
+        if _STARTS in batch:
+            batch["labels"] = _as_wide([row["labels"] for row in rows], UNLABELLED)
+        else:
+            labels = torch.tensor([row["labels"] for row in rows])
+            batch["labels"] = labels.float() if labels.is_floating_point() else labels
         batch["row_id"] = torch.tensor([row["row_id"] for row in rows], dtype=torch.int64)
         if self.teacher_tokenizer is not None:
             batch["teacher_inputs"] = _pad(self.teacher_tokenizer, rows, _TEACHER, self.length)
@@ -258,4 +321,18 @@ def _pad(
         return_attention_mask=True,
         return_tensors="pt",
     )
-    return dict(padded)
+    batch = dict(padded)
+    if prefix + _STARTS in rows[0]:
+        starts = _as_wide([row[prefix + _STARTS] for row in rows], -1)
+        if tokenizer.padding_side == "left":
+            lengths = torch.tensor([len(ids) for ids in inputs["input_ids"]])
+            shift = batch["input_ids"].shape[1] - lengths[:, None]
+            starts = torch.where(starts < 0, starts, starts + shift)
+        batch[_STARTS] = starts
+    return batch
+
+
+def _as_wide(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
+    """Returns rows of different lengths as one tensor, padded on the right."""
+    tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+    return pad_sequence(tensors, batch_first=True, padding_value=padding)

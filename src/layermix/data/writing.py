@@ -46,8 +46,14 @@ def row_writer(stream: IO[str], ending: str, header: list[str]) -> Callable[[lis
     plain, careful = csv.writer(stream, **style), csv.writer(stream, quoting=csv.QUOTE_ALL, **style)
 
     def write(values: list[Any]) -> None:
+        values = [_as_cell(value) for value in values]
         # A lone carriage return ends a line for readers, but Python before 3.13 does not quote it.
         (careful if any("\r" in str(value) for value in values) else plain).writerow(values)
 
     write(header)
     return write
+
+
+def _as_cell(value: Any) -> Any:
+    """A value as one cell holds it: lists as JSON text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value

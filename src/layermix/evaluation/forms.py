@@ -2,5 +2,6 @@
 
 from typing import Literal
 
-Form = Literal["class", "labels", "number"]
-"""One class (its index), several labels at once (0 or 1 for each), or a number."""
+Form = Literal["class", "labels", "number", "tags"]
+"""One class (its index), several labels at once (0 or 1 for each), a number, or a tag (its index)
+for each word."""

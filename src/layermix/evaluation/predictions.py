@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +17,26 @@ MOST_CLASSES = 1_000
 """Class indices on record are smaller, or smaller than the number of columns with probabilities."""
 UNKNOWN = -1
 """A teacher's prediction that is not on record."""
+FORM = b"layermix.form"
+"""The key in the metadata of predictions.parquet that says what a label is."""
 
 
 @dataclass(frozen=True)
 class Rows:
     """One run's predictions at one reported epoch, in the order of the row numbers, each (N,).
 
-    Labels, predictions and the teacher's are class indices, numbers, or (N, C) 0 and 1.
+    Labels, predictions and the teacher's are class indices, numbers, (N, C) 0 and 1, or (N, W)
+    indices of tags, −100 where there is no word.
 
     Attributes:
         row_id: Which rows.
-        label: −100, or NaN, where a row has none.
+        label: −100, or NaN, where a row or word has none.
         prediction: The model's answers.
         confidence: The probability of a predicted class; NaN for other kinds of label.
         teacher: The teacher's answers, `UNKNOWN` or NaN where they are not on record.
         teacher_confidence: The probability of the teacher's class.
         group: The number of the row's group, `UNKNOWN` where rows do not belong together.
+        form: What a label is.
     """
 
     row_id: NDArray[np.integer[Any]]
@@ -42,15 +46,18 @@ class Rows:
     teacher: NDArray[Any]
     teacher_confidence: NDArray[np.floating[Any]]
     group: NDArray[np.integer[Any]]
+    form: Form
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The predictions of one or several seeds on the same rows.
 
-    Answers are class indices, numbers, or 0 and 1 in one more dimension, (…, C).
+    Answers are class indices, numbers, or in one more dimension 0 and 1, (…, C), or the indices of
+    the tags of words, (…, W), −100 where there is no word.
 
     Attributes:
+        form: What a label is.
         row_ids: (N,).
         labels: (N,), −100 or NaN where a row has none.
         predicted: (S, N).
@@ -60,6 +67,7 @@ class Predictions:
         groups: (N,), the number of each row's group; None where rows do not belong together.
     """
 
+    form: Form
     row_ids: NDArray[np.integer[Any]]
     labels: NDArray[Any]
     predicted: NDArray[Any]
@@ -76,18 +84,12 @@ class Predictions:
         return self.groups[self.known]
 
     @property
-    def form(self) -> Form:
-        """What a label is, by how it is kept."""
-        if self.labels.ndim > 1:
-            return "labels"
-        return "number" if np.issubdtype(self.labels.dtype, np.floating) else "class"
-
-    @property
     def known(self) -> NDArray[np.bool_]:
-        """(N,), rows that have a label."""
+        """(N,), rows that have a label, or one of any word."""
         is_number = self.form == "number"
         has_label = ~np.isnan(self.labels) if is_number else self.labels != UNLABELLED
-        known: NDArray[np.bool_] = has_label.reshape(len(self.labels), -1).all(1)
+        by_row = has_label.reshape(len(self.labels), -1)
+        known: NDArray[np.bool_] = by_row.any(1) if self.form == "tags" else by_row.all(1)
         return known
 
     @property
@@ -110,12 +112,15 @@ def read_rows(file: Path) -> dict[str, Rows]:
     """
     table = pq.read_table(file)
     columns = {name: _array(table[name]) for name in table.column_names}
+    form = _form(table.schema.metadata or {}, columns["prediction"])
     probabilities = [values for name, values in columns.items() if name.startswith("p_")]
     count = len(columns["row_id"])
     columns["confidence"] = np.full(count, np.nan)
-    if columns["prediction"].ndim > 1:
+    if form == "labels":
         _check_sets(columns)
-    elif np.issubdtype(columns["prediction"].dtype, np.floating):
+    elif form == "tags":
+        _check_tags(columns)
+    elif form == "number":
         _check_numbers(columns)
     else:
         for name in ("row_id", "label", "prediction", *({"teacher"} & columns.keys())):
@@ -129,14 +134,28 @@ def read_rows(file: Path) -> dict[str, Rows]:
     if "teacher_confidence" not in columns:
         columns["teacher_confidence"] = np.full(count, np.nan)
     columns.setdefault("group", np.full(count, UNKNOWN))
+    numeric = [column.name for column in fields(Rows) if column.name != "form"]
     by_report = {}
     for report in dict.fromkeys(columns["report"].tolist()):
         kept = columns["report"] == report
         order = columns["row_id"][kept].argsort()
         by_report[str(report)] = Rows(
-            *(half_width(columns[column.name][kept][order]) for column in fields(Rows))
+            **{name: half_width(columns[name][kept][order]) for name in numeric}, form=form
         )
     return by_report
+
+
+def _form(metadata: Mapping[bytes, bytes], predictions: NDArray[Any]) -> Form:
+    """What a label is: what the file says, or in one of an older version how it is kept."""
+    if FORM in metadata:
+        said = metadata[FORM].decode(errors="replace")
+        known: Mapping[str, Form] = {form: form for form in get_args(Form)}
+        if said not in known:
+            raise ValueError(f"its labels are {said!r}, wanted one of {', '.join(known)}")
+        return known[said]
+    if predictions.ndim > 1:
+        return "labels"
+    return "number" if np.issubdtype(predictions.dtype, np.floating) else "class"
 
 
 def _array(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -166,6 +185,22 @@ def _check_sets(columns: Mapping[str, NDArray[Any]]) -> None:
             continue
         if found.shape != columns["prediction"].shape or not np.isin(found, (0, 1, *others)).all():
             raise ValueError(f"the column {name} holds values that are not 0 or 1 for each label")
+
+
+def _check_tags(columns: Mapping[str, NDArray[Any]]) -> None:
+    """Raise a ValueError if labels or answers are not indices of tags for the same words."""
+    for name, others in {"label": (), "prediction": (), "teacher": (UNKNOWN,)}.items():
+        found = columns.get(name)
+        if found is None or not len(found):
+            continue
+        fits = found.ndim == 2 and found.shape == columns["prediction"].shape
+        if fits and np.issubdtype(found.dtype, np.integer):
+            tags = found[~np.isin(found, (UNLABELLED, *others))]
+            fits = not len(tags) or 0 <= tags.min() <= tags.max() < MOST_CLASSES
+        else:
+            fits = False
+        if not fits:
+            raise ValueError(f"the column {name} holds values that are not a tag for each word")
 
 
 def _check_classes(columns: Mapping[str, NDArray[Any]], classes: int) -> None:
@@ -201,7 +236,7 @@ def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | No
         is_same = np.array_equal(first.row_id, other.row_id) and np.array_equal(
             first.label, other.label, equal_nan=True
         )
-        if not is_same:
+        if not is_same or other.form != first.form:
             return None
     predicted, confidence, teacher, of_teacher = (
         np.stack([getattr(rows, name) for rows in by_seed])
@@ -209,5 +244,5 @@ def combine(runs: Sequence[Mapping[str, Rows]], report: str) -> Predictions | No
     )
     groups = None if (first.group == UNKNOWN).all() else first.group
     return Predictions(
-        first.row_id, first.label, predicted, confidence, teacher, of_teacher, groups
+        first.form, first.row_id, first.label, predicted, confidence, teacher, of_teacher, groups
     )

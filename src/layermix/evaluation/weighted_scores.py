@@ -1,9 +1,10 @@
 """Scores of many resamples at once, each example weighted by how often it is drawn: NumPy only.
 
 Predictions are (runs, examples), or (runs, examples, C) where each row has several labels of 0 or
-1; labels are the same without runs. Weights are (draws, examples), whole numbers as floats. A score
-gives (draws, runs), the plain score of every run on the rows that a draw repeats. Nothing of size
-(draws, examples, C) is made.
+1, or (runs, examples, W) where each of its words has a tag, −100 for none; labels are the same
+without runs. Weights are (draws, examples), whole numbers as floats. A score gives (draws, runs),
+the plain score of every run on the rows that a draw repeats. Nothing of size (draws, examples, C)
+is made.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layermix.evaluation.entities import compared
 from layermix.evaluation.forms import Form
+from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.number_metrics import centred, correlation
 
 Array = NDArray[np.float64]
@@ -43,8 +46,8 @@ def weighted_score(score: str, predicted: Values, labels: Values) -> WeightedSco
 
     Args:
         score: A name of `WEIGHTED`.
-        predicted: (runs, examples[, C]).
-        labels: (examples[, C]).
+        predicted: (runs, examples[, C or W]).
+        labels: (examples[, C or W]).
 
     Raises:
         ValueError: There is no such score, shapes do not fit, or a value is not what the score
@@ -76,6 +79,10 @@ def ratio(part: Array, whole: Array) -> Array:
 
 
 def _accuracy(predicted: Values, labels: Values, weights: Array) -> Array:
+    if predicted.ndim == 3:  # of words
+        known = labels != UNLABELLED
+        right = ((predicted == labels) & known).sum(-1).astype(float)
+        return ratio(weights @ right.T, weights @ known.sum(-1)[:, None].astype(float))
     return _mean(predicted == labels, weights)
 
 
@@ -184,7 +191,8 @@ def _f1_samples(predicted: Values, labels: Values, weights: Array) -> Array:
 
 
 def _exact_match(predicted: Values, labels: Values, weights: Array) -> Array:
-    return _mean((predicted == labels).all(-1), weights)
+    """Of sets of labels, or of the tags of a row; words without a label do not count."""
+    return _mean(((predicted == labels) | (labels == UNLABELLED)).all(-1), weights)
 
 
 def _row_counts(predicted: Values, labels: Values) -> tuple[Array, Array]:
@@ -199,6 +207,32 @@ def _label_counts(predicted: Values, labels: Values, weights: Array) -> tuple[Ar
     correct = np.stack([weights @ (run & true).astype(float) for run in own], axis=1)
     given = np.stack([weights @ run.astype(float) for run in own], axis=1)
     return correct, given, (weights @ true.astype(float))[:, None]
+
+
+# Tags of words
+
+
+def _entity_f1(predicted: Values, labels: Values, weights: Array) -> Array:
+    correct, given, true = _entity_counts(predicted, labels, weights)
+    return ratio(2 * correct, given + true)
+
+
+def _entity_precision(predicted: Values, labels: Values, weights: Array) -> Array:
+    correct, given, _ = _entity_counts(predicted, labels, weights)
+    return ratio(correct, given)
+
+
+def _entity_recall(predicted: Values, labels: Values, weights: Array) -> Array:
+    correct, _, true = _entity_counts(predicted, labels, weights)
+    return ratio(correct, true)
+
+
+def _entity_counts(predicted: Values, labels: Values, weights: Array) -> tuple[Array, Array, Array]:
+    """How many entities are right, predicted, and true: (draws, runs) each."""
+    by_row = [[each.sum(-1) for each in compared(run, labels)] for run in predicted]
+    counts = np.array(by_row, dtype=float)  # (runs, 3, examples)
+    correct, given, true = (weights @ counts[:, kind].T for kind in range(3))
+    return correct, given, true
 
 
 # Checks
@@ -249,11 +283,34 @@ def _check_classes_or_sets(predicted: Values, labels: Values) -> None:
     (_check_sets if predicted.ndim == 3 else _check_classes)(predicted, labels)
 
 
-def _check_shapes(predicted: Values, labels: Values, dimensions: int, advice: str) -> None:
+def _check_tags(predicted: Values, labels: Values) -> None:
+    _check_shapes(predicted, labels, 3, "give the index of a tag for each word", "words")
+    for name, values in (("predictions", predicted), ("labels", labels)):
+        is_whole = np.issubdtype(values.dtype, np.integer)
+        if not is_whole or values[values != UNLABELLED].min(initial=0) < 0:
+            raise ValueError(
+                f"found {name} of type {values.dtype} with least value {values.min()}, wanted "
+                f"indices of tags from 0, or {UNLABELLED} for a word that has none"
+            )
+
+
+def _check_classes_or_tags(predicted: Values, labels: Values) -> None:
+    (_check_tags if predicted.ndim == 3 else _check_classes)(predicted, labels)
+
+
+def _check_sets_or_tags(predicted: Values, labels: Values) -> None:
+    """Tags may be any whole numbers, so sets of other ones than 0 and 1 are taken for tags."""
+    whole = all(np.issubdtype(values.dtype, np.integer) for values in (predicted, labels))
+    (_check_tags if predicted.ndim == 3 and whole else _check_sets)(predicted, labels)
+
+
+def _check_shapes(
+    predicted: Values, labels: Values, dimensions: int, advice: str, of_row: str = "labels"
+) -> None:
     if predicted.ndim != dimensions or predicted.shape[1:] != labels.shape or not predicted.size:
         wanted = {
             2: "(runs, examples) and (examples,)",
-            3: "(runs, examples, labels) and (examples, labels)",
+            3: f"(runs, examples, {of_row}) and (examples, {of_row})",
         }
         raise ValueError(
             f"found predictions of shape {predicted.shape} and labels of shape {labels.shape}, "
@@ -266,6 +323,7 @@ SCORES: Mapping[Form, tuple[str, ...]] = MappingProxyType(
         "class": ("accuracy", "f1", "f1_macro", "matthews"),
         "number": ("pearson", "spearman", "mae"),
         "labels": ("f1_micro", "f1_macro", "f1_samples", "exact_match"),
+        "tags": ("entity_f1", "entity_precision", "entity_recall", "accuracy", "exact_match"),
     }
 )
 """Form of a label -> the names of its scores in `WEIGHTED`."""
@@ -276,6 +334,7 @@ def _no_such(score: str, predicted: Values, labels: Values) -> str:
     if predicted.ndim == 3:
         return (
             f"found score {score!r} for sets of labels, wanted one of {', '.join(SCORES['labels'])}"
+            f"; or for tags of words, wanted one of {', '.join(SCORES['tags'])}"
         )
     if not np.issubdtype(predicted.dtype, np.integer):
         return f"found score {score!r} for numbers, wanted one of {', '.join(SCORES['number'])}"
@@ -287,7 +346,10 @@ def _no_such(score: str, predicted: Values, labels: Values) -> str:
 
 WEIGHTED: Mapping[str, WeightedScore] = MappingProxyType(
     {
-        "accuracy": WeightedScore(_accuracy, _check_classes),
+        "entity_f1": WeightedScore(_entity_f1, _check_tags),
+        "entity_precision": WeightedScore(_entity_precision, _check_tags),
+        "entity_recall": WeightedScore(_entity_recall, _check_tags),
+        "accuracy": WeightedScore(_accuracy, _check_classes_or_tags),
         "f1": WeightedScore(_f1, _check_two_classes),
         "f1_macro": WeightedScore(_f1_macro, _check_classes_or_sets),
         "matthews": WeightedScore(_matthews, _check_classes),
@@ -296,7 +358,11 @@ WEIGHTED: Mapping[str, WeightedScore] = MappingProxyType(
         "mae": WeightedScore(_mae, _check_numbers, higher_is_better=False),
         "f1_micro": WeightedScore(_f1_micro, _check_sets),
         "f1_samples": WeightedScore(_f1_samples, _check_sets),
-        "exact_match": WeightedScore(_exact_match, _check_sets),
+        "exact_match": WeightedScore(_exact_match, _check_sets_or_tags),
     }
 )
-"""Name of a score -> how it is resampled. `f1_macro` is of classes or of sets of labels."""
+"""Name of a score -> how it is resampled; of those of one kind of label the main one first.
+
+`f1_macro` is of classes or of sets of labels, `accuracy` of classes or of tags, and `exact_match`
+of sets of labels or of tags.
+"""

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, check_layers
+from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, at_words, check_layers
 from layermix.data.labels import read_class_names
 from layermix.errors import ModelError, Note
 
@@ -54,10 +54,11 @@ _EMBEDDING = -1  # the number under which the embedding output is captured
 
 @dataclass(frozen=True)
 class Classifier:
-    """A sequence classifier with its tokenizer.
+    """A classifier of texts, or of their tokens, with its tokenizer.
 
     Attributes:
-        model: As `AutoModelForSequenceClassification` loads it, in float32.
+        model: As `AutoModelForSequenceClassification` loads it, or
+            `AutoModelForTokenClassification`, in float32.
         tokenizer: The model's tokenizer.
         source: What it was loaded or made from, in the user's words.
         start: How its weights were initialised, for the record of the run.
@@ -102,7 +103,7 @@ class HFEncoder(nn.Module):
     """A transformers classifier as an `Encoder`: batch -> Signal.
 
     Args:
-        model: A sequence classifier whose base model is a stack of blocks.
+        model: A classifier of texts or of tokens whose base model is a stack of blocks.
         inputs_key: The batch entry that holds this encoder's own inputs; a batch without it holds
             them itself.
 
@@ -125,8 +126,11 @@ class HFEncoder(nn.Module):
     def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
         """Runs the classifier and returns what `needs` asks for.
 
+        The logits of a token classifier are those of the first token of each word, where the batch
+        has `word_starts`; else those of all tokens.
+
         Args:
-            batch: Padded tensors, (B, T); only the model's inputs are read.
+            batch: Padded tensors, (B, T); only the model's inputs and `word_starts` are read.
             needs: Layers are returned in this order.
 
         Raises:
@@ -139,7 +143,9 @@ class HFEncoder(nn.Module):
         scores = _AttentionScores(needs.attention)
         with self._capturing(needs) as captured, scores if needs.attention else nullcontext():
             logits = self.model(**inputs).logits
-        mask = own["attention_mask"].bool()
+        mask, words = own["attention_mask"].bool(), None
+        if "word_starts" in own:
+            logits, words = at_words(logits, own["word_starts"])
         for output in captured.values():
             if output.shape[:2] != mask.shape:
                 raise ModelError(
@@ -149,8 +155,9 @@ class HFEncoder(nn.Module):
                 )
         hidden = torch.stack([captured[layer] for layer in needs.layers]) if needs.layers else None
         attention = self._stacked(scores) if needs.attention else None
+        embedding = captured.get(_EMBEDDING)
         return Signal(
-            logits, mask, needs.layers, hidden, captured.get(_EMBEDDING), attention, needs.attention
+            logits, mask, needs.layers, hidden, embedding, attention, needs.attention, words
         )
 
     @contextmanager

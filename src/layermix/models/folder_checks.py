@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from layermix.data.content import LFS_POINTER
 from layermix.errors import ModelError
+from layermix.models.heads import HEADS, Head
 
 CONFIG_BYTES = 10_000_000
 """Largest config.json that is read."""
@@ -85,14 +86,14 @@ def check_no_pointers(folder: Path) -> None:
         )
 
 
-def check_size(source: str, folder: Path, config: Any) -> None:
+def check_size(source: str, folder: Path, config: Any, head: Head = HEADS[False]) -> None:
     """Checks that a config describes a model that its weights can fill; makes no such model.
 
     Raises:
         ModelError: If it is far larger.
     """
     with torch.random.fork_rng(), torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]  # transformers
+        model = head.auto.from_config(config)
     numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if numbers > stored + EXTRA_NUMBERS:

@@ -1,13 +1,13 @@
 """Runs a classifier over tokenised rows, batch by batch, and collects the logits."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from layermix.core.signals import Batch
+from layermix.core.signals import NO_WORD, Batch
 from layermix.errors import ModelError
 from layermix.hardware.device import default_device
 from layermix.models.encoder import HFEncoder
@@ -17,7 +17,7 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """`track(items, total, what)` yields the items and shows how many are done."""
 
 Runner = Callable[[Batch], Floats]
-"""Computes the logits, (B, C), of a padded batch."""
+"""Computes the logits of a padded batch, (B, C), or (B, W, C) where it has `word_starts`."""
 
 
 class TorchRunner:
@@ -32,7 +32,7 @@ class TorchRunner:
         self.encoder = encoder.eval().to(self.device)
 
     def __call__(self, batch: Batch) -> Floats:
-        """Returns the logits of one batch, (B, C), float32."""
+        """Returns the logits of one batch, as `Runner` says, float32."""
         with torch.inference_mode():
             logits = self.encoder(moved(batch, self.device)).logits
         on_cpu: Floats = logits.float().cpu().numpy()
@@ -65,7 +65,7 @@ def logits_of(
         what: The bar's name.
 
     Returns:
-        Logits in the order of the rows, (N, C).
+        Logits in the order of the rows, (N, C), or (N, W, C), `NO_WORD` where there is no word.
     """
     lengths = [row["length"] for row in rows] if isinstance(rows, list) else rows["length"]
     order = np.argsort(lengths, kind="stable")  # little padding, restored below
@@ -75,16 +75,32 @@ def logits_of(
     batches = [
         run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
     ]
-    return np.concatenate(batches)[order.argsort()]
+    return joined(batches)[order.argsort()]
+
+
+def joined(batches: Sequence[Floats]) -> Floats:
+    """Returns logits of several batches as those of one, with room for the most words.
+
+    Examples:
+        >>> joined([np.zeros((1, 1, 2)), np.zeros((2, 3, 2))])[:, :, 0]
+        array([[   0., -100., -100.],
+               [   0.,    0.,    0.],
+               [   0.,    0.,    0.]])
+    """
+    if batches[0].ndim == 3:
+        width = max(batch.shape[1] for batch in batches)
+        wide = ((0, 0), (0, width), (0, 0))
+        batches = [np.pad(one, wide, constant_values=NO_WORD)[:, :width] for one in batches]
+    return np.concatenate(batches)
 
 
 def finite(whose: str, logits: Floats, rows: str = "rows") -> Floats:
-    """Returns the logits of a model, (N, C), unchanged, after a check that all are finite.
+    """Returns the logits of a model, (N, …), unchanged, after a check that all are finite.
 
     Raises:
         ModelError: If one is NaN or infinite.
     """
-    if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+    if broken := int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum()):
         raise ModelError(
             f"{whose} logits are NaN or infinite on {broken} of {len(logits)} {rows}; its weights "
             "are damaged, or it diverged when it was fine-tuned: do that again with a lower "

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +28,7 @@ from layermix.models.folder_checks import (
     check_size,
     check_tokenizer,
 )
+from layermix.models.heads import HEADS
 from layermix.models.labels import (
     align_labels,
     check_class_names,
@@ -139,10 +139,18 @@ def _check_weights(folder: Path) -> None:
         raise ModelError(
             f"{folder}: found pickle weights only ({', '.join(pickles)}), which can run code when "
             "they are loaded; wanted model.safetensors. Convert them once where you trust them: "
-            f"AutoModelForSequenceClassification.from_pretrained({str(folder)!r})"
+            f"{_auto_name(folder)}.from_pretrained({str(folder)!r})"
             ".save_pretrained(NEW_FOLDER)"
         )
     raise ModelError(f"{folder}: no weights in it; wanted model.safetensors")
+
+
+def _auto_name(folder: Path) -> str:
+    """The class that loads the model in a folder, by its config.json."""
+    with suppress(OSError, ValueError):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return str(HEADS[HEADS[True].is_in(config)].auto.__name__)
+    return str(HEADS[False].auto.__name__)
 
 
 # -- loading ---------------------------------------------------------------------------------------
@@ -164,7 +172,8 @@ def load_classifier(
         names: The data's class names in the order of their indices; None keeps the model's own.
         seed: Of the new head that is made if the model has none for these classes; None makes that
             an error.
-        problem: The kind of the data's labels.
+        problem: The kind of the data's labels; without `names` the model says whether it answers
+            texts or words.
 
     Raises:
         ModelError: If the folder or hub id cannot be loaded, its weights do not belong to it, or
@@ -173,7 +182,8 @@ def load_classifier(
     quiet()
     folder = resolve_source(source)
     config, tokenizer, notes = described(source, folder)
-    with_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+    head = HEADS[HEADS[True].is_in(config) if names is None else problem.by_word]
+    with_head = head.is_in(config)
     own = read_class_names(config.id2label) if with_head else ()
     new_head = not own if names is None else not classes_match(own, names, named=problem.named)
     is_former_kind = not own or is_head_for(config, problem)
@@ -191,8 +201,8 @@ def load_classifier(
         write_kind(config, problem)
     with _loading(source, folder), seeded(seed or 0, "head"):
         if Path(folder).is_dir():
-            check_size(source, Path(folder), config)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+            check_size(source, Path(folder), config, head)
+        model, info = head.auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -226,7 +236,7 @@ def problem_of_model(source: str, *, declared: bool = False) -> Problem | None:
     folder = resolve_source(source)
     with _loading(source, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if not any("ForSequenceClassification" in name for name in config.architectures or []):
+    if not any(head.is_in(config) for head in HEADS.values()):
         return None
     if declared and not getattr(config, "layermix", None) and config.problem_type is None:
         return None

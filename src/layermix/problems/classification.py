@@ -70,20 +70,7 @@ class Classification(Problem):
         Raises:
             ConfigError: If a weight is given to a class that there is not.
         """
-        weights: Tensor | None = None
-        if loss.class_weights == "balanced":
-            known = labels[self.labelled(labels)]
-            present = np.unique(known)
-            weights = torch.ones(len(names))
-            balanced = compute_class_weight("balanced", classes=present, y=known)
-            weights[present] = torch.tensor(balanced, dtype=torch.float32)
-        elif loss.class_weights is not None:
-            if unknown := sorted(loss.class_weights.keys() - set(names)):
-                raise ConfigError(
-                    f"loss.class_weights names {', '.join(map(repr, unknown))}; the classes are "
-                    f"{', '.join(map(repr, names))}"
-                )
-            weights = torch.tensor([loss.class_weights.get(name, 1.0) for name in names])
+        weights = weights_of_classes(loss, labels[self.labelled(labels)], names)
         return Supervised(weight, self.supervised, weights, loss.label_smoothing)
 
     def scores(
@@ -152,17 +139,9 @@ class Classification(Problem):
         return names[int(answers[0])] if len(answers) == 1 and several else None
 
     def calibration(self, logits: Array, labels: Array) -> dict[str, Any] | None:
-        """Return the temperature of `metrics.fit_temperature`.
-
-        None if there is no best one: no row has a label, all answers are right (the surer the
-        better), or the surest ones are wrong.
-        """
+        """Return the temperature of `best_temperature`."""
         known = self.labelled(labels)
-        if (self.answers(logits) == labels)[known].all():  # also if no row has a label
-            return None
-        temperature = metrics.fit_temperature(logits, labels)
-        is_best = temperature < metrics.TEMPERATURES[1] / 1.02
-        return {"temperature": temperature} if is_best else None
+        return best_temperature(logits[known], labels[known])
 
     def calibrated(self, logits: Array, calibration: Mapping[str, Any]) -> Array:
         """Return the logits divided by the temperature."""
@@ -172,6 +151,50 @@ class Classification(Problem):
     def trivial(self, labels: Array, score: str) -> OneClass:
         """Return the best answer that is the same for every row."""
         return OneClass(self, labels, score)
+
+
+def weights_of_classes(loss: LabelLossConfig, labels: Array, names: Sequence[str]) -> Tensor | None:
+    """Return the weights of the classes in L_sup, (C,); None if all count the same.
+
+    Args:
+        loss: Options of L_sup.
+        labels: Those that are known, (M,).
+        names: Of the classes.
+
+    Raises:
+        ConfigError: If a weight is given to a class that there is not.
+    """
+    if loss.class_weights is None:
+        return None
+    if loss.class_weights == "balanced":
+        present = np.unique(labels)
+        weights = torch.ones(len(names))
+        balanced = compute_class_weight("balanced", classes=present, y=labels)
+        weights[present] = torch.tensor(balanced, dtype=torch.float32)
+        return weights
+    if unknown := sorted(loss.class_weights.keys() - set(names)):
+        raise ConfigError(
+            f"loss.class_weights names {', '.join(map(repr, unknown))}; the classes are "
+            f"{', '.join(map(repr, names))}"
+        )
+    return torch.tensor([loss.class_weights.get(name, 1.0) for name in names])
+
+
+def best_temperature(logits: Array, labels: Array) -> dict[str, Any] | None:
+    """Return the `temperature` of `metrics.fit_temperature` for labels that are known.
+
+    None if there is no best one: there is no label, all answers are right (the surer the better),
+    or the surest ones are wrong.
+
+    Args:
+        logits: (M, C).
+        labels: (M,).
+    """
+    if (logits.argmax(-1) == labels).all():  # also if there is no label
+        return None
+    temperature = metrics.fit_temperature(logits, labels)
+    is_best = temperature < metrics.TEMPERATURES[1] / 1.02
+    return {"temperature": temperature} if is_best else None
 
 
 CLASSIFICATION = Classification()

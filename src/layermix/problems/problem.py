@@ -16,7 +16,11 @@ from layermix.evaluation.statistics import row_bootstrap, score_interval
 from layermix.evaluation.weighted_scores import WEIGHTED
 
 Array = NDArray[Any]
-"""Logits are (N, C); labels and answers (N,) class indices, (N,) numbers or (N, C) 0 and 1."""
+"""Logits are (N, C), or (N, W, C) where each of W words has its own, `NO_WORD` where there is none.
+
+Labels and answers are (N,) class indices, (N,) numbers, (N, C) 0 and 1, or (N, W) class indices,
+−100 where there is no word, or none with a label.
+"""
 
 
 class Problem(Protocol):
@@ -32,6 +36,9 @@ class Problem(Protocol):
         calibrated_scores: Those that are told with and without a `calibration`.
         higher_is_better: Each score that `scores` can give, and the direction that is good.
         named: Whether the names of the outputs mean something; of one number they do not.
+        by_word: Whether each word has logits and a label of its own, not the row.
+        spans: Whether the tags of words say where something begins and goes on: O, then B and I of
+            each type, in this order.
         config: What config.json of a saved model says, so that other programs read its logits
             in the same way: its `problem_type`, and perhaps more.
     """
@@ -46,9 +53,11 @@ class Problem(Protocol):
     higher_is_better: Mapping[str, bool]
     config: Mapping[str, Any]
     named: bool = True
+    by_word: bool = False
+    spans: bool = False
 
     def missing(self, outputs: int) -> Any:
-        """Return the label of a row that has none, for a head with so many outputs."""
+        """Return the label of a row (or word, if `by_word`) that has none, for so many outputs."""
         ...
 
     def outputs_fault(self, outputs: int) -> str:
@@ -94,11 +103,11 @@ class Problem(Protocol):
         ...
 
     def values(self, logits: Array) -> Array:
-        """Return what users read in place of logits, (N, C): probabilities, or the number."""
+        """Return what users read in place of logits, (N, …, C): probabilities, or the number."""
         ...
 
     def logits_of(self, values: Array) -> Array:
-        """Return logits with these `values`, (N, C) float32."""
+        """Return logits with these `values`, (N, …, C) float32."""
         ...
 
     def columns(self, logits: Array, names: Sequence[str]) -> dict[str, Array]:
@@ -110,8 +119,32 @@ class Problem(Protocol):
         ...
 
     def written(self, logits: Array, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
-        """Return the columns that `predict` writes beside the texts, each with N values."""
-        ...
+        """Return the columns that `predict` writes beside the texts, each with N values.
+
+        It is not asked for if `by_word`.
+        """
+        message = f"{self.name}: each word has an answer, wanted written_by_word"
+        raise NotImplementedError(message)
+
+    def written_by_word(
+        self,
+        logits: Array,
+        names: Sequence[str],
+        texts: Sequence[str],
+        words: Sequence[Sequence[tuple[int, int]]],
+    ) -> Mapping[str, Sequence[Any]]:
+        """Return the columns that `predict` writes beside the texts, each with N values.
+
+        It is asked for in place of `written` if `by_word`.
+
+        Args:
+            logits: (N, W, C).
+            names: Of the tags.
+            texts: Of the rows, (N,).
+            words: Of each row, where its words are: first character, and the one after the last.
+        """
+        message = f"{self.name}: each row has one answer, wanted written"
+        raise NotImplementedError(message)
 
     def teacher_columns(self, logits: Array) -> dict[str, Array]:
         """Return the columns that say what its teacher answered, and how sure it was."""

@@ -201,9 +201,13 @@ def _calibration_rows(model: str, confidence: Any, correct: Any) -> list[dict[st
     ]
 
 
-def shown_text(texts: Texts, row: int) -> str:
-    """The text or texts of a row, shortened; empty if they are not on record."""
-    text = " ⏐ ".join(str(part) for part in texts.get(row, ()))
+def joined_text(texts: Texts, row: int) -> str:
+    """The text or texts of a row; empty if they are not on record."""
+    return " ⏐ ".join(str(part) for part in texts.get(row, ()))
+
+
+def shortened(text: str) -> str:
+    """A text of at most `MOST_TEXT` characters."""
     if len(text) > MOST_TEXT:
         return f"{text[:MOST_TEXT]}… ({len(text):,} characters)"
     return text

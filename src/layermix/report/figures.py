@@ -755,13 +755,14 @@ def numbers(name: str, rows: Rows, seeds: int = 1) -> Figure:
     )
 
 
-def by_label(name: str, rows: Rows, seeds: int = 1) -> Figure:
+def by_label(name: str, rows: Rows, seeds: int = 1, what: str = "label") -> Figure:
     """F1 of each label.
 
     Args:
         name: Name of its files.
         rows: model, label, f1, rows.
         seeds: Largest number of seeds of a model.
+        what: What a label is called.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -785,8 +786,8 @@ def by_label(name: str, rows: Rows, seeds: int = 1) -> Figure:
     )
     return Figure(
         name,
-        "F1 of each label",
-        f"Labels in the order of the data{_of_seeds(seeds)}.",
+        f"F1 of each {what}",
+        f"In the order of the data{_of_seeds(seeds)}.",
         dots.properties(width="container", height=26 * len(labels)),
         {"rows": rows},
     )

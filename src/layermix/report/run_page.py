@@ -10,12 +10,19 @@ from layermix.evaluation.predictions import Predictions
 from layermix.evaluation.statistics import row_bootstrap
 from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.report import figures
-from layermix.report.answers import ANSWERS
-from layermix.report.charts import MOST_ROWS, alpha_charts, loss_rows, search_note, shown_text
+from layermix.report.answers import ANSWERS, ShownRow
+from layermix.report.charts import (
+    MOST_ROWS,
+    alpha_charts,
+    joined_text,
+    loss_rows,
+    search_note,
+    shortened,
+)
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
 from layermix.runs.model_card import bench_note, bench_tables, guessed_note
-from layermix.runs.reader import RunFiles, Texts
+from layermix.runs.reader import RunFiles
 
 
 def run_page(run: RunFiles) -> Page:
@@ -36,7 +43,7 @@ def run_page(run: RunFiles) -> Page:
             sections.append(
                 Section(
                     "Where teacher and student disagree",
-                    search=_run_disagreements(predictions, classes, run.texts),
+                    search=_run_disagreements(predictions, classes, run),
                 )
             )
     return Page(
@@ -228,26 +235,31 @@ def _run_alpha(run: RunFiles) -> list[Figure]:
     return alpha_charts("", {0: run.history}, run.result.mix)
 
 
-def _run_disagreements(predictions: Predictions, classes: Sequence[str], texts: Texts) -> Search:
+def _run_disagreements(predictions: Predictions, classes: Sequence[str], run: RunFiles) -> Search:
     shown = ANSWERS[predictions.form]
     student, confidence = predictions.predicted[0], predictions.confidence[0]
     teacher, teacher_confidence = predictions.teacher[0], predictions.teacher_confidence[0]
     differ = np.flatnonzero(shown.differ(student, teacher))
     strength = shown.strength(student, teacher, confidence + teacher_confidence)
     order = differ[np.argsort(-strength[differ], kind="stable")]
-    rows = [
-        [
-            str(predictions.row_ids[row]),
-            shown_text(texts, int(predictions.row_ids[row])),
-            shown.text(classes, predictions.labels[row]),
-            shown.text(classes, teacher[row], teacher_confidence[row]),
-            shown.text(classes, student[row], confidence[row]),
-        ]
-        for row in order[:MOST_ROWS]
-    ]
+    rows = []
+    for row in order[:MOST_ROWS]:
+        number = int(predictions.row_ids[row])
+        about = ShownRow(joined_text(run.texts, number), run.words.get(number, ()))
+        label, by_teacher, by_student = predictions.labels[row], teacher[row], student[row]
+        rows.append(
+            [
+                str(number),
+                shortened(shown.marked(about, classes, label)),
+                shown.text_in(about, classes, label, [by_teacher, by_student]),
+                shown.text_in(about, classes, by_teacher, [by_student], teacher_confidence[row]),
+                shown.text_in(about, classes, by_student, [by_teacher], confidence[row]),
+            ]
+        )
+    note = search_note(len(differ), len(student), len(rows), bool(run.texts))
     return Search(
         shown.differing,
-        search_note(len(differ), len(student), len(rows), bool(texts)),
+        note + shown.explained,
         ["row", "text", "label", "teacher", "student"],
         rows,
     )

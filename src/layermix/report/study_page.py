@@ -12,11 +12,18 @@ from layermix.errors import Note
 from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.statistics import summarise
 from layermix.report import figures
-from layermix.report.answers import ANSWERS
-from layermix.report.charts import MOST_ROWS, alpha_charts, loss_rows, search_note, shown_text
+from layermix.report.answers import ANSWERS, ShownRow
+from layermix.report.charts import (
+    MOST_ROWS,
+    alpha_charts,
+    joined_text,
+    loss_rows,
+    search_note,
+    shortened,
+)
 from layermix.report.figures import Figure
 from layermix.report.html import Page, Search, Section, Table
-from layermix.runs.reader import Texts, read_texts
+from layermix.runs.reader import Texts, Words, read_texts, read_words
 from layermix.runs.schema import ModelRecord, RunRecord
 from layermix.studies.analysis import analyse
 from layermix.studies.cells import Arm, FinishedCells, gather
@@ -156,7 +163,7 @@ def _task_section(
             classes, problems = _study_classes(arms), list[Note]()
             form = next(iter(by_arm.values())).form
             charts += ANSWERS[form].charts(by_arm, classes, f"-{slug}")
-            search = _study_disagreements(by_arm, classes, _study_texts(study, arms, problems))
+            search = _study_disagreements(by_arm, classes, *_study_texts(study, arms, problems))
             text += [f"{problem}." for problem in problems]
         if others := [name for name in arms if name not in by_arm]:
             text.append(
@@ -309,13 +316,16 @@ def _study_classes(arms: Mapping[str, Arm]) -> Sequence[str]:
     return next(iter(arms.values())).first.trained.classes
 
 
-def _study_texts(study: Study, arms: Mapping[str, Arm], problems: list[Note]) -> Texts:
-    fingerprint = next(iter(arms.values())).first.data.fingerprint
-    return read_texts(study.texts(fingerprint or ""), problems)
+def _study_texts(
+    study: Study, arms: Mapping[str, Arm], problems: list[Note]
+) -> tuple[Texts, Words]:
+    file = study.texts(next(iter(arms.values())).first.data.fingerprint or "")
+    texts = read_texts(file, problems)
+    return texts, read_words(file, problems) if texts else {}
 
 
 def _study_disagreements(
-    by_arm: Mapping[str, Predictions], classes: Sequence[str], texts: Texts
+    by_arm: Mapping[str, Predictions], classes: Sequence[str], texts: Texts, words: Words
 ) -> Search | None:
     """Rows on which an arm, in at least half of its seeds, disagrees with the teacher."""
     first = next(iter(by_arm.values()))
@@ -333,20 +343,27 @@ def _study_disagreements(
     )
     differ = np.flatnonzero(shares.max(0) >= 0.5)
     order = differ[np.argsort(-shares.mean(0)[differ], kind="stable")]
-    rows = [
-        [
-            str(first.row_ids[row]),
-            shown_text(texts, int(first.row_ids[row])),
-            shown.text(classes, first.labels[row]),
-            ", ".join(dict.fromkeys(shown.text(classes, one) for one in teachers[:, row])),
-            *(f"{int(seeds[:, row].sum())} of {len(seeds)}" for seeds in differs.values()),
-        ]
-        for row in order[:MOST_ROWS]
-    ]
+    students = np.concatenate([arm.predicted[arm.has_teacher] for arm in with_teacher.values()])
+    rows = []
+    for row in order[:MOST_ROWS]:
+        number, label = int(first.row_ids[row]), first.labels[row]
+        about = ShownRow(joined_text(texts, number), words.get(number, ()))
+        of_students = list(students[:, row])
+        of_teachers = [shown.text_in(about, classes, one, of_students) for one in teachers[:, row]]
+        rows.append(
+            [
+                str(number),
+                shortened(shown.marked(about, classes, label)),
+                shown.text_in(about, classes, label, [*teachers[:, row], *of_students]),
+                ", ".join(dict.fromkeys(of_teachers)),
+                *(f"{int(seeds[:, row].sum())} of {len(seeds)}" for seeds in differs.values()),
+            ]
+        )
     return Search(
         "Rows on which an arm disagrees with the teacher in at least half of its seeds",
         search_note(len(differ), len(first.row_ids), len(rows), bool(texts))
-        + " Columns of arms: number of seeds that disagree.",
+        + " Columns of arms: number of seeds that disagree."
+        + shown.explained,
         ["row", "text", "label", "teacher", *differs],
         rows,
     )

@@ -18,8 +18,9 @@ from layermix.atomic import whole_file, write_text
 from layermix.core.objective import Objective, Output
 from layermix.core.trainer import OutputCallback
 from layermix.data.prepared import PreparedData
+from layermix.data.splits import WORDS
 from layermix.errors import ResumeError
-from layermix.evaluation.predictions import half_width
+from layermix.evaluation.predictions import FORM, half_width
 from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
 from layermix.runs.schema import RunRecord
 
@@ -101,7 +102,7 @@ class EpochRecorder(TrainerCallback):
         return self.epochs / f"{split}-{epoch}.npz"
 
     def logits(self, split: str, epoch: int) -> tuple[Any, Any]:
-        """Logits (N, C) and labels (N,) of one evaluation."""
+        """Logits, (N, C) or (N, W, C), and labels of one evaluation."""
         stored = self._read(split, epoch)
         return stored["logits"], stored["labels"]
 
@@ -126,7 +127,8 @@ class EpochRecorder(TrainerCallback):
         numbers of a run can be shared without its data.
         """
         texts = self.prepared.texts.splits["validation"]
-        names = [name for name in ("row_id", "text", "text_pair") if name in texts.column_names]
+        wanted = ("row_id", "text", "text_pair", WORDS)
+        names = [name for name in wanted if name in texts.column_names]
         with whole_file(self.work / TEXTS) as temporary:
             pq.write_table(pa.table({name: texts[name][:] for name in names}), temporary)
         teacher, problem = dict[str, Any](), self.prepared.problem
@@ -156,8 +158,9 @@ class EpochRecorder(TrainerCallback):
                 name: list(values) if values.ndim > 1 else values for name, values in halved.items()
             }
             tables.append(pa.table({"report": [report] * rows, **stored_as}))
+        table = pa.concat_tables(tables).replace_schema_metadata({FORM: problem.form.encode()})
         with whole_file(self.work / PREDICTIONS) as temporary:
-            pq.write_table(pa.concat_tables(tables), temporary, compression="zstd")
+            pq.write_table(table, temporary, compression="zstd")
 
 
 class EarlyStopping(TrainerCallback):

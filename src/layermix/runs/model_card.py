@@ -35,6 +35,9 @@ PUBLISHED: Mapping[str, str] = {
     "accuracy": "accuracy",
     "f1": "f1",
     "f1_micro": "f1",
+    "entity_f1": "f1",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
     "matthews": "matthews_correlation",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
@@ -53,7 +56,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         role: Of the model.
     """
     model, data = record.trained, record.data
-    source, outputs = _name(data.place or ""), WORDS[record.form or "class"].outputs
+    source, words = _name(data.place or ""), WORDS[record.form or "class"]
     title = f"{role.capitalize()} for {record.task or source}"
     made = (
         f"Distilled with {markdown_code(record.formula or '')} from "
@@ -67,7 +70,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         "",
         f"{made} on {data.rows.get('train')} rows of {markdown_code(source)}, at most "
         f"{data.max_length} tokens. {model.parameters:,} parameters; "
-        f"{outputs}: {_classes(model)}.",
+        f"{words.outputs}: {_classes(model)}.",
         "",
         *_scores(record),
         *_alpha(record),
@@ -76,7 +79,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         "```python",
         "from transformers import pipeline",
         "",
-        'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER")',
+        f'classify = pipeline("{words.task}", model="PATH/TO/THIS/FOLDER"{words.options})',
         *_call(record),
         "```",
         "",
@@ -104,11 +107,12 @@ def _metadata(record: RunRecord, role: Role, title: str) -> list[str]:
             if name in PUBLISHED
         ]
     )
-    task = {"type": "text-classification", "name": "Text classification"}
+    task_type = WORDS[record.form or "class"].task
+    task = {"type": task_type, "name": task_type.replace("-", " ").capitalize()}
     result = {"task": task, "dataset": {"name": data, "type": data}, "metrics": numbers}
     block = {
         "library_name": "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": task_type,
         "tags": ["layermix", *(["knowledge-distillation"] if role == "student" else [])],
         "metrics": [number["type"] for number in numbers],
         "model-index": [{"name": title, "results": [result]}],
@@ -179,13 +183,20 @@ def _alpha(record: RunRecord) -> list[str]:
 
 
 def _call(record: RunRecord) -> list[str]:
+    words = WORDS[record.form or "class"]
+    if words.task == TOKENS:  # whose pipeline cuts texts at the limit of the tokenizer
+        return ['classify("a text")']
     given = '{"text": "one text", "text_pair": "the other"}' if record.pair else '"a text"'
-    every = ", top_k=None" if WORDS[record.form or "class"].several else ""
+    every = ", top_k=None" if words.several else ""
     return [f"classify({given}, truncation=True, max_length={record.data.max_length}{every})"]
 
 
 def _classes(model: ModelRecord) -> str:
     return ", ".join(markdown(name) for name in model.classes)
+
+
+TEXTS, TOKENS = "text-classification", "token-classification"
+"""Tasks of transformers and of the hub."""
 
 
 class FormWords(NamedTuple):
@@ -196,12 +207,16 @@ class FormWords(NamedTuple):
         use: What it does with a text, before the names of its outputs.
         limits: What it does with every text.
         several: Whether a text may have more than one of them.
+        task: What transformers and the hub call it.
+        options: Of the pipeline.
     """
 
     outputs: str
     use: str
     limits: str
     several: bool = False
+    task: str = TEXTS
+    options: str = ""
 
 
 WORDS: Mapping[Form, FormWords] = {
@@ -223,6 +238,14 @@ WORDS: Mapping[Form, FormWords] = {
         "output, a number",
         "gives texts like its training texts a number",
         "and it gives every text a number. `mae` above is the mean error.",
+    ),
+    "tags": FormWords(
+        "tags of words",
+        "gives each word of texts like its training texts one of these tags",
+        "and it gives every word a tag. The tag of a word is that of its first token; the pipeline "
+        "above joins neighbouring words with the same tag.",
+        task=TOKENS,
+        options=', aggregation_strategy="first"',
     ),
 }
 """Form of a label -> its words."""
@@ -297,6 +320,7 @@ def export_section(record: ExportRecord) -> str:
                 f"to {effect.max_change:.3f}, {effect.other_answers} predictions differed, and the "
                 f"cost was {effect.drop:.2f} points. Run one text at a time.",
             ]
+    task = WORDS[record.form or "class"].task
     dtype, file = ("q8", "model_quantized") if cost else ("fp32", "model")
     texts, called = '"a text"', "'a text'"
     length = record.max_length
@@ -322,8 +346,7 @@ def export_section(record: ExportRecord) -> str:
             "```js",
             "import { pipeline } from '@huggingface/transformers';",
             "",
-            "const classify = await pipeline('text-classification', 'NAME', "
-            f"{{ dtype: '{dtype}' }});",
+            f"const classify = await pipeline('{task}', 'NAME', {{ dtype: '{dtype}' }});",
             f"await classify({called});",
             "```",
         ]

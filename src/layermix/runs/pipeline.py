@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import concatenate_datasets
 from torch import Tensor
 from transformers import TrainerCallback
@@ -30,7 +29,7 @@ from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
 from layermix.core.terms import Term
 from layermix.data.prepared import PreparedData
-from layermix.data.splits import texts_of
+from layermix.data.splits import labels_of, texts_of
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError, Note
 from layermix.hardware.device import default_device
@@ -238,7 +237,7 @@ def objective_for(
 
 def _supervised(prepared: PreparedData, loss: LabelLossConfig, weight: float = 1.0) -> Term:
     """L_sup for the training rows."""
-    labels = np.asarray(prepared.splits["train"]["labels"])
+    labels = labels_of(prepared.splits["train"]["labels"])
     names = prepared.texts.label_names
     if prepared.problem.labelled(labels).any():
         return prepared.problem.supervised_term(loss, weight, labels, names)
@@ -484,7 +483,7 @@ def _check_losses(texts: TextData, loss: LabelLossConfig) -> None:
     """
     if isinstance(loss, LossConfig):
         _losses_for(texts.problem, loss)
-    labels = np.asarray(texts.splits["train"]["label"][:])
+    labels = labels_of(texts.splits["train"]["label"])
     if texts.problem.labelled(labels).any():
         texts.problem.supervised_term(loss, 1.0, labels, texts.label_names)
 

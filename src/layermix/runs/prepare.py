@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from layermix.augmentation.new_rows import SHARE, with_new_rows
@@ -13,7 +12,7 @@ from layermix.console import Reporter
 from layermix.core.seeds import rows_at_share
 from layermix.core.trainer import warmup_steps
 from layermix.data.prepared import Labels, Logits, PreparedData
-from layermix.data.splits import hold_out, take
+from layermix.data.splits import hold_out, labels_of, take
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
@@ -103,7 +102,7 @@ def answered(
         for name, rows in prepared.splits.items()
         if name != "train"
     }
-    labels = {name: np.asarray(prepared.splits[name]["labels"]) for name in logits}
+    labels = {name: labels_of(prepared.splits[name]["labels"]) for name in logits}
     check_teacher(
         teacher,
         logits,

@@ -22,9 +22,11 @@ class TrainingBar(TrainerCallback):
     Args:
         console: Where it is drawn; a quiet console draws nothing.
         name: Of the training, in front of the bar.
+        metric: The score of an epoch that is shown.
     """
 
-    def __init__(self, console: Console, name: str) -> None:
+    def __init__(self, console: Console, name: str, metric: str = "accuracy") -> None:
+        self.metric = metric
         self.progress = progress_bar(console)
         self.task = self.progress.add_task(name, total=None)
         self.details = Text()
@@ -50,10 +52,10 @@ class TrainingBar(TrainerCallback):
             self.details.plain = "\n".join(
                 filter(None, [loss_line, alpha_shades(logs.get("alpha", ()))])
             )
-        elif (accuracy := logs.get("eval_validation_accuracy")) is not None:
+        elif (score := logs.get(f"eval_validation_{self.metric}")) is not None:
             # Stays above the bar; in a log file, where no bar moves, it is the sign of life.
             epoch = f"epoch {state.epoch:.0f} of {state.num_train_epochs:.0f}"
-            line = f"{epoch}: validation accuracy {accuracy:.3f}"
+            line = f"{epoch}: validation {self.metric} {score:.3f}"
             self.live.console.print(line, soft_wrap=True)
 
 
@@ -74,9 +76,9 @@ def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
 
 
 @contextmanager
-def training_bar(reporter: Reporter, name: str) -> Iterator[TrainingBar]:
+def training_bar(reporter: Reporter, name: str, metric: str = "accuracy") -> Iterator[TrainingBar]:
     """Yield the progress bar of one training, a callback for its trainer."""
-    bar = TrainingBar(reporter.console, name)
+    bar = TrainingBar(reporter.console, name, metric)
     with bar.live:
         yield bar
     if not reporter.console.is_terminal:

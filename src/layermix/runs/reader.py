@@ -1,7 +1,7 @@
 """The run reader: reads a run folder, be it finished, working, failed or damaged."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from layermix.runs.layout import (
 from layermix.runs.schema import BenchRecord, RunRecord, Status, read_text
 
 Texts = Mapping[int, tuple[str, ...]]
+Words = Mapping[int, Sequence[tuple[int, int]]]
 Line = Mapping[str, Any]
+WORDS = "words"
+"""The column of texts.parquet that `Words` come from, as in `data.splits`, which needs torch."""
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
 """The errors that reading a damaged file can raise."""
 
@@ -83,8 +86,30 @@ def read_texts(file: Path, problems: list[Note]) -> Texts:
         return {}
     try:
         rows = pq.read_table(file).to_pydict()
-        ids = rows.pop("row_id")
+        ids, _ = rows.pop("row_id"), rows.pop(WORDS, None)
         return dict(zip(ids, zip(*rows.values(), strict=True), strict=True))
+    except (*UNREADABLE, TypeError) as error:
+        problems.append(damaged(file.name, error))
+        return {}
+
+
+def read_words(file: Path, problems: list[Note]) -> Words:
+    """row_id -> where its words are in its text; empty as `read_texts`, or without words.
+
+    Args:
+        file: texts.parquet.
+        problems: Gets a note if the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        if WORDS not in pq.read_schema(file).names:
+            return {}
+        rows = pq.read_table(file, columns=["row_id", WORDS]).to_pydict()
+        spans = [list(zip(flat[::2], flat[1::2], strict=True)) for flat in rows[WORDS]]
+        if not all(type(place) is int for of_row in spans for span in of_row for place in span):
+            raise ValueError(f"the column {WORDS} holds values that are not places of characters")
+        return dict(zip(rows["row_id"], spans, strict=True))
     except (*UNREADABLE, TypeError) as error:
         problems.append(damaged(file.name, error))
         return {}
@@ -161,6 +186,11 @@ class RunFiles:
     def texts(self) -> Texts:
         """row_id -> texts of the validation rows."""
         return read_texts(self.folder / TEXTS, self.problems)
+
+    @cached_property
+    def words(self) -> Words:
+        """row_id -> where the words of a validation row are in its text, if each has a label."""
+        return read_words(self.folder / TEXTS, self.problems)
 
     @cached_property
     def bench(self) -> BenchRecord | None:

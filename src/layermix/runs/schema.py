@@ -649,6 +649,7 @@ class ExportRecord(Record):
         weights: File -> sha256 of the weights that it was made from.
         rows: Where the rows it was checked on came from, in words.
         pair: Whether a row has two texts.
+        form: What a label is; None in records of older versions.
         max_length: In tokens.
         parity: The float32 file against PyTorch.
         bytes: Sizes.
@@ -666,6 +667,7 @@ class ExportRecord(Record):
     bytes: FileSizes
     versions: dict[str, str] = {}
     int8: QuantizationCost | None = None
+    form: Form | None = None
 
 
 # -- config.json of a saved model ------------------------------------------------------------------

@@ -61,6 +61,11 @@ def check_probabilities_suffice(config: DistillConfig, problem: Problem = CLASSI
             f"loss.logit is {loss.logit}, which compares logits, but probabilities give logits "
             f"only up to a constant; use {' or '.join(problem.soft_losses)}"
         )
+    if problem.by_word:
+        problems.append(
+            "labels of words (data.problem) are learned from one teacher model, since soft labels "
+            "hold probabilities of rows; give one --teacher"
+        )
     if problems:
         raise ConfigError(
             "\n".join(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PrinterCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -25,6 +24,7 @@ from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer
 from layermix.data.prepared import PreparedData
+from layermix.data.splits import labels_of
 from layermix.errors import Note
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.embedding_rows import occurring, only_occurring_trained
@@ -219,7 +219,7 @@ class Training:
             tokens |= occurring(held_out, self.student.tokenizer.pad_token_id)
         share = {"unlabeled_share": self.prepared.unlabeled_share}
         chosen = only_occurring_trained(self.student.model, tokens)
-        with chosen, training_bar(reporter, name) as bar:
+        with chosen, training_bar(reporter, name, metric) as bar:
             trainer = DistillTrainer(
                 self.objective,
                 self.teacher,
@@ -229,7 +229,7 @@ class Training:
                 checkpoints,
                 alpha_learner=self.extensions.alpha_learner,
                 held_out=held_out,
-                labelled=self.problem.labelled(np.asarray(train["labels"])).tolist(),
+                labelled=self.problem.labelled(labels_of(train["labels"])).tolist(),
                 beside=lambda: needed_to_resume(work),
                 train_dataset=train,
                 eval_dataset=self.prepared.evaluated,
@@ -369,7 +369,7 @@ class Training:
     def _test(self, reporter: Reporter) -> dict[str, Any]:
         """Scores of the saved student on the test rows."""
         rows = self.prepared.splits["test"]
-        labels = np.asarray(rows["labels"])
+        labels = labels_of(rows["labels"])
         student = TorchRunner(HFEncoder(self.student.model))
         logits = logits_of(student, rows, self.prepared.collate, track=reporter.track, what="test")
         if not self.problem.labelled(labels).any():

@@ -214,12 +214,13 @@ def _exported(
 
     float32, quantized = scratch / "model.onnx", scratch / "model_quantized.onnx"
     write_onnx(load_classifier(version.source), float32)
-    classes = len(version.predictor.label_names)
-    runner = OnnxRunner(float32, classes)
+    classes, problem = len(version.predictor.label_names), version.predictor.problem
+    runner = OnnxRunner(float32, classes, by_word=problem.by_word)
     some = version.predictor.encode(rows.tuples[:CHECKED])
-    compare(version.predictor.run(some), runner(some))
+    compare(version.predictor.run(some), runner(some), problem=problem)
     write_int8(float32, quantized, scratch)
-    return {"onnx": runner, "int8": OnnxRunner(quantized, classes, one_by_one=True)}
+    int8 = OnnxRunner(quantized, classes, by_word=problem.by_word, one_by_one=True)
+    return {"onnx": runner, "int8": int8}
 
 
 def _common_limit(versions: Mapping[str, _Version], max_tokens: int | None) -> int:

@@ -5,11 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.columns import columns_for_model
+from layermix.data.splits import labels_of
 from layermix.data.texts import GUESSED, TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, Note
@@ -60,7 +59,7 @@ def evaluate(
         if split not in texts.splits:
             continue
         rows, cut = tokenize_split(texts.splits[split], predictor.tokenizer, predictor.max_length)
-        labels = np.asarray(rows["labels"])
+        labels = labels_of(rows["labels"])
         if not (known := int(problem.labelled(labels).sum())):
             continue
         if cut_note := predictor.cut_note(name, cut):
@@ -71,6 +70,15 @@ def evaluate(
         details = problem.details(logits, labels, texts.label_names)
         results[name] = {"rows": known, **scores, **details}
     return results
+
+
+OF_CLASSES = ("class", "rows")
+HEADS: Mapping[str, tuple[str, str]] = {
+    "f1_samples": ("label", "rows"),
+    "entity_f1": ("type", "names"),
+    "exact_match": ("tag", "words"),
+}
+"""A score that only some kinds of label have -> what they tell apart, and what is counted of it."""
 
 
 def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -86,12 +94,9 @@ def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
             if isinstance(value, float)
         ]
         if per_class:
-            heads = ("precision", "recall", "f1")
-            lines.append(
-                f"  {'label' if 'f1_samples' in scores else 'class':<{width}}"
-                + "".join(f"{one:>10}" for one in heads)
-                + "    rows"
-            )
+            what, counted = next((HEADS[name] for name in HEADS if name in scores), OF_CLASSES)
+            heads = "".join(f"{one:>10}" for one in ("precision", "recall", "f1"))
+            lines.append(f"  {what:<{width}}{heads}{counted:>8}")
         for name, own in per_class.items():
             numbers = f"{own['precision']:10.4f}{own['recall']:10.4f}{own['f1']:10.4f}"
             lines.append(f"  {name:<{width}}{numbers}{own['support']:8.0f}")
@@ -130,7 +135,12 @@ def labelled_texts(
     names = {"validation": "validation", "test": "test"}
     alone = data.validation is None and data.test is None
     one_file = alone and data.path is not None and Path(data.path).is_file()
-    with columns_for_model(predictor.source, predictor.text_columns, data.text_columns) as columns:
+    with columns_for_model(
+        predictor.source,
+        predictor.text_columns,
+        data.text_columns,
+        by_word=predictor.problem.by_word,
+    ) as columns:
         data = data.model_copy(update={"text_columns": columns})
         if data.path is not None and one_file:
             # The same file twice: of a single file, a tenth would be split off for validation.

@@ -1,7 +1,7 @@
 """Rows on which versions of a model are compared: the validation rows of its run, or the user's."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from layermix.config import DataConfig
 from layermix.console import Reporter
-from layermix.data.splits import GROUP
+from layermix.data.splits import GROUP, WORDS, labels_of
 from layermix.data.tasks import TASKS
 from layermix.errors import ConfigError, Note
-from layermix.evaluation.metrics import UNLABELLED
 from layermix.evaluation.weighted_scores import WEIGHTED
+from layermix.models.inference import Floats
 from layermix.models.labels import class_order
 from layermix.models.loading import model_folder
 from layermix.problems.classification import CLASSIFICATION
@@ -38,17 +38,19 @@ class EvaluationRows:
         metric: The task's first score, or another one if that score has no interval.
         source: Where they come from, in words.
         problem: The kind of label.
+        order: The model's output for each of the data's classes; empty if they have one order.
     """
 
     texts: Dataset
     metric: str
     source: str
     problem: Problem = CLASSIFICATION
+    order: tuple[int, ...] = ()
 
     @property
     def labels(self) -> NDArray[Any]:
         """One for each row, as the kind of label has them."""
-        return np.asarray(self.texts["label"][:])
+        return labels_of(self.texts["label"])
 
     @property
     def groups(self) -> NDArray[np.integer[Any]] | None:
@@ -56,6 +58,10 @@ class EvaluationRows:
         if GROUP not in self.texts.column_names:
             return None
         return np.unique(np.asarray(self.texts[GROUP][:]), return_inverse=True)[1]
+
+    def in_order(self, logits: Floats) -> Floats:
+        """A model's logits, (…, C), in the order of the data's classes."""
+        return logits[..., self.order] if self.order else logits
 
     @property
     def labelled(self) -> NDArray[np.integer[Any]]:
@@ -126,10 +132,12 @@ def evaluation_rows(
     columns: dict[str, Any] = {"text": [row[0] for row in rows]}
     if len(rows[0]) == 2:
         columns["text_pair"] = [row[1] for row in rows]
-    columns |= {
-        "label": predictions.labels.tolist(),
-        "row_id": predictions.row_ids.tolist(),
-    }
+    labels = predictions.labels.tolist()
+    if predictor.problem.by_word:
+        words = [files.words[int(row)] for row in predictions.row_ids]
+        columns[WORDS] = [[*chain.from_iterable(of_row)] for of_row in words]
+        labels = [row[: len(of_row)] for row, of_row in zip(labels, words, strict=True)]
+    columns |= {"label": labels, "row_id": predictions.row_ids.tolist()}
     if predictions.groups is not None:
         columns[GROUP] = predictions.groups.tolist()
     return EvaluationRows(
@@ -147,26 +155,13 @@ def _of_data(
     texts, names = labelled_texts(data, predictor, reporter)
     names_of_both = predictor.label_names, texts.label_names
     order, _ = class_order(predictor.source, *names_of_both, named=predictor.problem.named)
-    rows = texts.splits["validation"]
-    labels = _in_order_of_model(np.asarray(rows["label"][:]), order)
-    rows = rows.remove_columns("label").add_column("label", labels.tolist())
-    problem = predictor.problem
+    rows, problem = texts.splits["validation"], predictor.problem
     if not metric:
         task = TASKS.get(texts.task or "")
         of_task = task is not None and task.problem == problem.name
         metric = task.metrics[0] if task and of_task else problem.default_scores[0]
-    return EvaluationRows(rows, _score(metric, problem, reporter), names["validation"], problem)
-
-
-def _in_order_of_model(labels: NDArray[Any], order: Sequence[int]) -> NDArray[Any]:
-    """Labels with the model's index of each class of the data, which is at its place in `order`."""
-    if labels.ndim > 1:
-        moved = labels.copy()
-        moved[:, list(order)] = labels
-        return moved
-    if np.issubdtype(labels.dtype, np.integer):
-        return np.where(labels == UNLABELLED, labels, np.asarray(order)[np.maximum(labels, 0)])
-    return labels
+    score = _score(metric, problem, reporter)
+    return EvaluationRows(rows, score, names["validation"], problem, tuple(order))
 
 
 def _score(metric: str, problem: Problem, reporter: Reporter) -> str:

@@ -30,7 +30,7 @@ from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
 from layermix.evaluation.statistics import row_bootstrap
 from layermix.evaluation.weighted_scores import WEIGHTED, weighted_score
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
-from layermix.models.inference import Floats, Runner, finite, logits_of
+from layermix.models.inference import Floats, Runner, finite, joined, logits_of
 from layermix.models.loading import load_classifier, model_folder
 from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.classification import CLASSIFICATION
@@ -82,7 +82,10 @@ KEPT_IN_FLOAT = 4
 
 
 class _TokenizedRows:
-    """The rows on which versions of one model are compared, tokenized."""
+    """The rows on which versions of one model are compared, tokenized.
+
+    Logits are in the order of the data's classes.
+    """
 
     def __init__(self, rows: EvaluationRows, predictor: Predictor, reporter: Reporter) -> None:
         self.rows, self.reporter = rows, reporter
@@ -92,15 +95,18 @@ class _TokenizedRows:
     def logits(self, run: Runner, what: str) -> Floats:
         """The logits of all rows, (N, C), computed in batches of `BATCH` rows of like length."""
         track = self.reporter.track
-        return logits_of(run, self.tokens, self._collate, BATCH, track=track, what=what)
+        found = logits_of(run, self.tokens, self._collate, BATCH, track=track, what=what)
+        return self.rows.in_order(found)
 
     def alone(self, run: Runner) -> Floats:
         """The logits of the first `ALONE` rows, computed one by one."""
-        return logits_of(run, self.tokens.select(range(len(self.tokens))[:ALONE]), self._collate, 1)
+        first = self.tokens.select(range(len(self.tokens))[:ALONE])
+        return self.rows.in_order(logits_of(run, first, self._collate, 1))
 
     def at(self, run: Runner, rows: Sequence[int]) -> Floats:
         """The logits of some rows."""
-        return logits_of(run, self.tokens.select(rows), self._collate, BATCH)
+        found = logits_of(run, self.tokens.select(rows), self._collate, BATCH)
+        return self.rows.in_order(found)
 
 
 def export(
@@ -153,14 +159,15 @@ def export(
         float32.parent.mkdir()
         reporter.say(f"exporting to ONNX, opset {OPSET}; this may take a minute")
         write_onnx(classifier, float32)
-        runner = OnnxRunner(float32, len(predictor.label_names))
+        by_word = predictor.problem.by_word
+        runner = OnnxRunner(float32, len(predictor.label_names), by_word=by_word)
         onnx_logits, onnx_alone = tokenized.logits(runner, "ONNX"), tokenized.alone(runner)
         torch_logits = finite(
             f"{predictor.source}: its", tokenized.logits(predictor.run, "PyTorch")
         )
         parity = compare(
-            np.concatenate([torch_logits, tokenized.alone(predictor.run)]),
-            np.concatenate([onnx_logits, onnx_alone]),
+            joined([torch_logits, tokenized.alone(predictor.run)]),
+            joined([onnx_logits, onnx_alone]),
             len(onnx_alone),
             predictor.problem,
         )
@@ -176,6 +183,7 @@ def export(
         record = ExportRecord(
             format=FORMAT,
             opset=OPSET,
+            form=predictor.problem.form,
             fingerprint=fingerprint(classifier.model),
             weights=weight_hashes(folder),
             rows=rows.source,
@@ -281,7 +289,8 @@ def write_onnx(classifier: Classifier, file: Path) -> None:
 
     Args:
         classifier: Its inputs are those that its tokenizer gives and its model takes.
-        file: The target; inputs keep their names, the output is `logits` (batch, classes).
+        file: The target; inputs keep their names, the output is `logits` (batch, classes), or
+            (batch, sequence, classes) where each token has its own.
 
     Raises:
         ExportError: If torch cannot export this family.
@@ -399,7 +408,7 @@ def _quantise(
     Raises:
         ExportError: If it still costs more than `max_drop` points on the rows that judge.
     """
-    classes, problem = before.shape[1], rows.rows.problem
+    classes, problem = before.shape[-1], rows.rows.problem
     steering, judging = rows.rows.steering_and_judging()
     tries: list[QuantizationTry] = []
     with tempfile.TemporaryDirectory(dir=quantized.parent) as scratch:
@@ -409,7 +418,8 @@ def _quantise(
         def attempt(in_float: tuple[str, ...], judged_on: str) -> QuantizationCost:
             with _silent():
                 quantizer.write(quantized, set(quantizer.parts) - set(in_float))
-            after = rows.logits(OnnxRunner(quantized, classes, one_by_one=True), "int8")
+            runner = OnnxRunner(quantized, classes, by_word=problem.by_word, one_by_one=True)
+            after = rows.logits(runner, "int8")
             cost = measure_cost(before, after, rows.rows, in_float, judging)
             steering_drop = _drop(before, after, rows.rows, steering)
             tries.append(
@@ -440,9 +450,10 @@ def _quantise(
         for part in rows.reporter.track(quantizer.parts, len(quantizer.parts), "part by part"):
             with _silent():
                 quantizer.write(file, (part,))
-            after = rows.at(OnnxRunner(file, classes, one_by_one=True), probed.tolist())
-            change = problem.values(after) - problem.values(before[probed])
-            effect[part] = float(np.abs(change).mean())
+            runner = OnnxRunner(file, classes, by_word=problem.by_word, one_by_one=True)
+            after = rows.at(runner, probed.tolist())
+            change = problem.values(after) - problem.values(before[probed, : after.shape[1]])
+            effect[part] = float(np.nanmean(np.abs(change)))  # NaN: there is no such word
         kept = -(-len(effect) // KEPT_IN_FLOAT)
         worst = tuple(sorted(effect, key=lambda part: -effect[part])[:kept])
         if chosen and judged_on == "other-rows":  # only the judging rows can have turned it down
@@ -527,12 +538,13 @@ def _in_batches(
 ) -> BatchEffect:
     """What batches of rows of like length change in the answers of an int8 file."""
     problem = rows.rows.problem
-    batched = rows.logits(OnnxRunner(quantized, before.shape[1]), "int8 in batches")
+    runner = OnnxRunner(quantized, before.shape[-1], by_word=problem.by_word)
+    batched = rows.logits(runner, "int8 in batches")
     return BatchEffect(
         batch_size=BATCH,
         drop=_drop(before, batched, rows.rows, judging),
         other_answers=int((~problem.same(batched, after)).sum()),
-        max_change=float(np.abs(problem.values(batched) - problem.values(after)).max()),
+        max_change=float(np.nanmax(np.abs(problem.values(batched) - problem.values(after)))),
     )
 
 

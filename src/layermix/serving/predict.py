@@ -1,7 +1,7 @@
 """Labels for new texts from a saved model, block by block."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -12,11 +12,11 @@ from layermix.atomic import LockedError, check_out_file, whole_file
 from layermix.console import Reporter
 from layermix.data.columns import Text, columns_for_model
 from layermix.data.files import Quoting
-from layermix.data.new_texts import open_texts
+from layermix.data.new_texts import WordText, open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.data.writing import check_rows_file, row_writer
 from layermix.errors import ConfigError, RunExistsError
-from layermix.models.inference import finite, logits_of
+from layermix.models.inference import Floats, finite, logits_of
 from layermix.problems.problem import Problem
 from layermix.serving.predictor import Predictor, Runtime, open_predictor
 
@@ -38,13 +38,13 @@ def predict(
     reporter: Reporter | None = None,
     problem: Problem | None = None,
 ) -> None:
-    """Label texts, in their order, with a probability for each class.
+    """Label texts, in their order: what `Problem.written`, or `written_by_word`, says.
 
     Reads, labels and writes the input block by block, so memory does not grow with its length.
 
     Args:
         model: Run folder, model folder or hub id.
-        file: TSV, CSV, JSONL, Parquet or plain text; `-` is standard input.
+        file: TSV, CSV, JSONL, Parquet, CoNLL or plain text; `-` is standard input.
         out: .jsonl, .csv or .tsv, written completely or not at all; `-` is standard output (JSONL).
         text_columns: If None, those that the model was trained on, or the usual names.
         input_format: Format of the input; by default that of the file's ending.
@@ -82,7 +82,9 @@ def predict(
     # Rows that are printed on a terminal show the progress; a bar would disturb them.
     counter = Reporter(quiet=True) if out == "-" and sys.stdout.isatty() else reporter
     with ExitStack() as stack:
-        with columns_for_model(model, predictor.text_columns, text_columns) as columns:
+        by_word = predictor.problem.by_word
+        trained = predictor.text_columns
+        with columns_for_model(model, trained, text_columns, by_word=by_word) as columns:
             source = sys.stdin.buffer if file == "-" else file
             texts = stack.enter_context(
                 open_texts(
@@ -93,12 +95,14 @@ def predict(
                     header=header,
                     encoding=encoding,
                     note=reporter.say,
+                    by_word=by_word,
                 )
             )
         parts = ("text", "text_pair")[: len(texts.columns)]
-        names = predictor.label_names
-        of_model = predictor.problem.written(np.zeros((0, len(names))), names)
-        written = [*parts, *of_model]
+        written = [
+            *parts,
+            *_columns(predictor, [], np.zeros((0, len(predictor.label_names)), dtype=np.float32)),
+        ]
         # Before the bar, which on a terminal replaces sys.stdout.
         stream = stack.enter_context(_whole(out, force))
         write = row_writer(stream, ending, written)
@@ -117,19 +121,36 @@ def predict(
 
 
 def _labelled(
-    predictor: Predictor, collate: Collator, block: Sequence[Text | None], batch_size: int
+    predictor: Predictor,
+    collate: Collator,
+    block: Sequence[Text | WordText | None],
+    batch_size: int,
 ) -> tuple[list[list[Any] | None], int]:
     """The values to write for each row, None for one without text, and how many were cut."""
     given = [text for text in block if text is not None]
     if not given:
         return [None] * len(block), 0
-    tokens, cut = tokenize_texts(given, predictor.tokenizer, predictor.max_length)
+    words = [row.words for row in given if isinstance(row, WordText)] or None
+    texts = [row.text if isinstance(row, WordText) else row for row in given]
+    tokens, cut = tokenize_texts(texts, predictor.tokenizer, predictor.max_length, words)
     logits = finite(
         f"{predictor.source}: its", logits_of(predictor.run, tokens, collate, batch_size)
     )
-    columns = predictor.problem.written(logits, predictor.label_names)
-    answers = zip(*columns.values(), strict=True)
-    return [None if text is None else [*text, *next(answers)] for text in block], cut
+    answers = zip(*_columns(predictor, given, logits).values(), strict=True)
+    rows = iter(texts)
+    return [None if row is None else [*next(rows), *next(answers)] for row in block], cut
+
+
+def _columns(
+    predictor: Predictor, rows: Sequence[Text | WordText], logits: Floats
+) -> Mapping[str, Sequence[Any]]:
+    """The columns that are written beside the texts."""
+    problem, names = predictor.problem, predictor.label_names
+    if not problem.by_word:
+        return problem.written(logits, names)
+    located = [row for row in rows if isinstance(row, WordText)]
+    texts, words = [row.text[0] for row in located], [row.words for row in located]
+    return problem.written_by_word(logits, names, texts, words)
 
 
 @contextmanager

@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from layermix.config import describe_problems
-from layermix.core.signals import Batch
+from layermix.core.signals import Batch, at_words
 from layermix.data.labels import read_class_names
+from layermix.data.tokenization import Collator, tokenize_texts
+from layermix.data.words import words_of
 from layermix.errors import ConfigError, ModelError, Note
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, longest_input
 from layermix.models.inference import Floats, Runner, TorchRunner
@@ -40,6 +42,7 @@ class OnnxRunner:
     Args:
         file: One exported by `layermix export`, or by another tool in the same form.
         classes: Number of logits that it must give.
+        by_word: Whether it gives them for each token, of which each word has its own.
         threads: Processor threads; torch's number if None.
         one_by_one: Run the rows of a batch one by one, without padding. Answers of a file with
             dynamic int8 would otherwise depend on the batch: it scales an activation by the largest
@@ -51,7 +54,13 @@ class OnnxRunner:
     """
 
     def __init__(
-        self, file: Path, classes: int, threads: int | None = None, *, one_by_one: bool = False
+        self,
+        file: Path,
+        classes: int,
+        threads: int | None = None,
+        *,
+        by_word: bool = False,
+        one_by_one: bool = False,
     ) -> None:
         try:
             import onnxruntime
@@ -77,16 +86,24 @@ class OnnxRunner:
         self.inputs = [node.name for node in self.session.get_inputs()]
         shape = self.session.get_outputs()[0].shape
         unknown = set(self.inputs) - set(MODEL_INPUTS)
-        if unknown or "input_ids" not in self.inputs or len(shape) != 2 or shape[1] != classes:
+        fits = len(shape) == 2 + by_word and shape[-1] == classes
+        if unknown or "input_ids" not in self.inputs or not fits:
             raise ModelError(
                 f"{file}: takes {', '.join(self.inputs)} and gives an output of shape {shape}; "
                 f"wanted input_ids, optionally {' and '.join(MODEL_INPUTS[1:])}, and one "
-                f"logit for each of {classes} classes"
+                f"logit for each of {classes} classes" + " and each token" * by_word
             )
         self.file, self.one_by_one = file, one_by_one
 
     def __call__(self, batch: Batch) -> Floats:
-        """The logits of one batch, (B, C)."""
+        """The logits of one batch, as `Runner` says."""
+        logits = self._logits(batch)
+        if "word_starts" not in batch:
+            return logits
+        return at_words(torch.from_numpy(logits), batch["word_starts"])[0].numpy()
+
+    def _logits(self, batch: Batch) -> Floats:
+        """The logits of one batch, (B, C), or (B, T, C)."""
         feeds = {  # without token_type_ids all tokens belong to the first text
             name: batch[name].numpy() if name in batch else np.zeros_like(batch["input_ids"])
             for name in self.inputs
@@ -98,7 +115,12 @@ class OnnxRunner:
             {name: values[row : row + 1, kept] for name, values in feeds.items()}
             for row, kept in enumerate(mask)
         )
-        return np.concatenate([self._run(row) for row in rows])
+        alone = [self._run(row) for row in rows]
+        if alone[0].ndim == 2:
+            return np.concatenate(alone)
+        logits = np.zeros((*mask.shape, alone[0].shape[-1]), dtype=np.float32)
+        logits[mask] = np.concatenate([of_tokens[0] for of_tokens in alone])
+        return logits
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> Floats:
         try:
@@ -119,7 +141,7 @@ class Predictor:
     Attributes:
         source: What the user named.
         runtime: `torch`, `onnx` or `int8`.
-        run: Batch -> logits, (B, C).
+        run: Batch -> logits, as `Runner` says.
         tokenizer: Its own.
         label_names: Class names by index.
         max_length: The longest input in training; if unknown, the longest that it takes, in tokens.
@@ -156,7 +178,7 @@ class Predictor:
         """
         named = self.problem.named
         order, note = class_order(self.source, self.label_names, names, named=named)
-        run = self.run if order == sorted(order) else lambda batch: self.run(batch)[:, order]
+        run = self.run if order == sorted(order) else lambda batch: self.run(batch)[..., order]
         notes = self.notes if note is None else (*self.notes, note)
         return replace(self, run=run, label_names=tuple(names), notes=notes)
 
@@ -190,7 +212,11 @@ class Predictor:
         return self.problem.answers(self.run(self.encode(texts)))
 
     def encode(self, texts: Sequence[tuple[str, ...]]) -> Batch:
-        """Texts or pairs, cut at `max_length`, as one padded batch."""
+        """Texts or pairs, cut at `max_length`, as one padded batch, with their words if wanted."""
+        if self.problem.by_word:
+            words = [words_of(text[0]) for text in texts]
+            rows, _ = tokenize_texts(texts, self.tokenizer, self.max_length, words)
+            return Collator(self.tokenizer)(rows)
         columns = [list(column) for column in zip(*texts, strict=True)]
         return dict(
             self.tokenizer(
@@ -231,8 +257,10 @@ def open_predictor(
     config, tokenizer, notes = described(source, str(folder))
     names = read_class_names(config.id2label)
     check_class_names(source, names)
-    run = OnnxRunner(folder / ONNX_FILES[runtime], len(names), one_by_one=runtime == "int8")
     trained = _trained(source, config, tokenizer, problem)
+    by_word = trained["problem"].by_word
+    file, is_int8 = folder / ONNX_FILES[runtime], runtime == "int8"
+    run = OnnxRunner(file, len(names), by_word=by_word, one_by_one=is_int8)
     return Predictor(source, runtime, run, tokenizer, names, **trained, notes=notes)
 
 

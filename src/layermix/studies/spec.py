@@ -61,6 +61,9 @@ Score = Literal[
     "f1_micro",
     "f1_samples",
     "exact_match",
+    "entity_f1",
+    "entity_precision",
+    "entity_recall",
 ]
 """As in `evaluation.weighted_scores`, whose SciPy would cost every `--help` half a second."""
 

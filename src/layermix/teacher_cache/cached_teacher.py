@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from layermix.core.signals import Batch, Signal, Teacher
+from layermix.core.signals import Batch, Signal, Teacher, at_words
 from layermix.errors import CacheError, ModelError
 from layermix.models.encoder import MODEL_INPUTS
 from layermix.teacher_cache.manifest import Identity, read_manifest, store_folders
@@ -66,17 +67,26 @@ class CachedTeacher:
                     f"row {row} has {tokens} tokens in the batch, but {place.tokens} when it was "
                     "stored; tokenise both in the same way"
                 )
-        logits = torch.stack([self.store.logits(place) for place in places]).to(mask.device)
+        logits = [self.store.logits(place) for place in places]
+        words: Tensor | None = None
+        if self.store.identity.token_logits:
+            of_tokens = torch.zeros(*mask.shape, self.store.identity.classes)
+            for example, (start, found) in enumerate(zip(starts, logits, strict=True)):
+                of_tokens[example, start : start + len(found)] = found
+            word_starts = batch.get("teacher_inputs", batch)["word_starts"]
+            stacked, words = at_words(of_tokens.to(mask.device), word_starts)
+        else:
+            stacked = torch.stack(logits).to(mask.device)
         layers, embedding = self.provides.layers, self.provides.embedding
         if not layers and not embedding:
-            return Signal(logits, mask)
+            return Signal(stacked, mask, words=words)
         shape = (len(layers) + embedding, *mask.shape, self.hidden_size)
         padded = torch.zeros(shape)
         for example, (place, start) in enumerate(zip(places, starts, strict=True)):
             padded[:, example, start : start + place.tokens] = self.store.hidden(place)
         padded = padded.to(mask.device)
         hidden = padded[: len(layers)] if layers else None
-        return Signal(logits, mask, layers, hidden, padded[-1] if embedding else None)
+        return Signal(stacked, mask, layers, hidden, padded[-1] if embedding else None, words=words)
 
     def _place(self, row: int) -> Place:
         if row not in self.places:
@@ -157,7 +167,7 @@ def fill(
         waiting: dict[bytes, Row] = {}
         size = 0
         for indices in steps:
-            batch = collate([rows[index] for index in indices])
+            batch = _of_tokens(collate([rows[index] for index in indices]))
             for row in _stored(teacher(batch), [keys[index] for index in indices], store.identity):
                 if row.key not in store and row.key not in waiting:
                     waiting[row.key] = row
@@ -168,6 +178,12 @@ def fill(
         if waiting:
             store.add(list(waiting.values()))
         store.drop_plan()
+
+
+def _of_tokens(batch: Batch) -> Batch:
+    """Returns a batch for which a token classifier gives the logits of all tokens, not of words."""
+    inner = {name: _of_tokens(part) for name, part in batch.items() if isinstance(part, Mapping)}
+    return {name: part for name, part in batch.items() if name != "word_starts"} | inner
 
 
 def _planned(
@@ -222,7 +238,7 @@ def _stored(signal: Signal, keys: Sequence[bytes], identity: Identity) -> list[R
     return [
         Row(
             key,
-            logits[row],
+            logits[row, mask[row]] if identity.token_logits else logits[row],
             None if hidden is None else hidden[:, row, mask[row]],
             int(mask[row].sum()),
         )

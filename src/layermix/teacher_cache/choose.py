@@ -171,6 +171,7 @@ def open_cache(
         dtype=config.cache.dtype,
         precision="float32",
         setup=setup_fingerprint(teacher.model, collate.teacher_tokenizer or collate.tokenizer),
+        token_logits=prepared.problem.by_word,
     )
     agreed = agreed or functools.partial(agree, prepared, teacher, reporter)
     store = find_store(root, precise, reporter.say)

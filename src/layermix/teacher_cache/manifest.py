@@ -51,6 +51,7 @@ class Identity:
         dtype: How hidden states are stored: float16, bfloat16 or float32 (logits always float32).
         precision: How they were computed: float32 or bfloat16.
         setup: The `setup_fingerprint` of the teacher: whatever else decides what it computes.
+        token_logits: Whether logits are stored of each token, not of each row.
     """
 
     teacher: Word
@@ -61,11 +62,15 @@ class Identity:
     dtype: Literal["float16", "bfloat16", "float32"]
     precision: Literal["bfloat16", "float32"]
     setup: Word
+    token_logits: bool = False
 
     @property
     def name(self) -> str:
         """The folder's name."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        fields = asdict(self)
+        if not self.token_logits:  # as stores were named before there was this field
+            del fields["token_logits"]
+        text = json.dumps({"format": FORMAT, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -81,12 +86,12 @@ class Identity:
     @property
     def token_bytes(self) -> int:
         """Bytes of a token on disk."""
-        return self.token_values * self.storage.itemsize
+        return self.token_values * self.storage.itemsize + 4 * self.classes * self.token_logits
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row on disk beside its tokens: key, number of tokens, logits."""
-        return KEY_BYTES + 4 + 4 * self.classes
+        return KEY_BYTES + 4 + 4 * self.classes * (not self.token_logits)
 
     @property
     def storage(self) -> torch.dtype:

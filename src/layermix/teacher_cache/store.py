@@ -65,7 +65,7 @@ class Place(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is stored of a row: logits (C,); hidden (layers and embedding, T, D) in `storage`."""
+    """What is stored of a row: logits (C,), or (T, C); hidden (layers and embedding, T, D)."""
 
     key: bytes
     logits: Tensor
@@ -147,8 +147,11 @@ class SignalStore:
         return key in self.places
 
     def logits(self, place: Place) -> Tensor:
-        """Returns the logits of a row, (C,), float32."""
-        return self._mapped[place.shard]["logits"][place.row]
+        """Returns the logits of a row, (C,), or of its tokens, (T, C), float32."""
+        stored = self._mapped[place.shard]["logits"]
+        if self.identity.token_logits:
+            return stored[place.start : place.start + place.tokens]
+        return stored[place.row]
 
     def hidden(self, place: Place) -> Tensor:
         """Returns block outputs in order, then the embedding output, (S, T, D); a view."""
@@ -228,11 +231,11 @@ class SignalStore:
         Raises:
             CacheError: If it cannot be written, for example because the disk is full.
         """
-        keys = b"".join(row.key for row in rows)
+        keys, classes = b"".join(row.key for row in rows), self.identity.classes
         tensors = {
             "keys": torch.frombuffer(bytearray(keys), dtype=torch.uint8).view(-1, KEY_BYTES),
             "counts": torch.tensor([row.tokens for row in rows], dtype=torch.int32),
-            "logits": torch.stack([row.logits for row in rows]).float(),
+            "logits": torch.cat([row.logits.reshape(-1, classes) for row in rows]).float(),
         }
         hidden = [row.hidden.reshape(-1) for row in rows if row.hidden is not None]
         if hidden:
@@ -360,10 +363,11 @@ def _mapped(file: Path, identity: Identity, shard: Shard) -> dict[str, Tensor]:
     if size > _HEADER_BYTES:
         raise ValueError(f"a header of {size} bytes")
     header = _HEADER.validate_json(content[8 : 8 + size].tobytes())
+    with_logits = shard.tokens if identity.token_logits else shard.rows
     expected = {
         "keys": (torch.uint8, (shard.rows, KEY_BYTES)),
         "counts": (torch.int32, (shard.rows,)),
-        "logits": (torch.float32, (shard.rows, identity.classes)),
+        "logits": (torch.float32, (with_logits, identity.classes)),
     }
     if identity.token_values:
         expected["hidden"] = (identity.storage, (shard.tokens * identity.token_values,))

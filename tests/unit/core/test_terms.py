@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from layermix.core.signals import Signal
-from layermix.core.terms import Hidden
+from layermix.core.losses import IGNORED, LOGIT, cross_entropy
+from layermix.core.signals import NO_WORD, Signal, at_words
+from layermix.core.terms import ForwardPass, Hidden, Logit, Supervised
 from layermix.errors import ModelError
 
 
@@ -31,3 +32,87 @@ def test_every_tensor_of_a_signal_is_moved_or_pinned(monkeypatch: pytest.MonkeyP
 
 def test_the_hidden_term_names_its_mix_where_there_is_one() -> None:
     assert Hidden().describe(None) == "L_hid[mean]"
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+STARTS = torch.tensor([[1, 3, 4], [1, 2, -1], [2, -1, -1]])
+"""Of three examples with 3, 2 and 1 words."""
+
+
+def of_words(seed: int, starts: Tensor = STARTS) -> Signal:
+    of_tokens = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(seed))
+    logits, words = at_words(of_tokens.requires_grad_(), starts)
+    return Signal(logits, torch.ones(3, 6, dtype=torch.bool), words=words)
+
+
+def word_by_word(loss: object, student: Signal, other: Tensor, counted: Tensor) -> Tensor:
+    """The mean over the words of each example that count, written as a loop."""
+    means = []
+    for example in range(3):
+        each = [
+            loss(student.logits[example, word][None], other[example, word][None])  # type: ignore[operator]
+            for word in range(3)
+            if counted[example, word]
+        ]
+        means.append(torch.cat(each).mean() if each else torch.zeros(()))
+    return torch.stack(means)
+
+
+def test_the_logits_of_a_word_are_those_of_its_first_token() -> None:
+    of_tokens = torch.randn(3, 6, 4)
+    logits, words = at_words(of_tokens, STARTS)
+    assert words.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
+    assert logits[0].equal(of_tokens[0, [1, 3, 4]])
+    assert logits[1, :2].equal(of_tokens[1, [1, 2]])
+    assert logits[~words].eq(NO_WORD).all()
+
+
+def test_l_sup_is_the_mean_over_the_labelled_words_of_an_example() -> None:
+    student = of_words(0)
+    labels = torch.tensor([[0, IGNORED, 3], [IGNORED, IGNORED, IGNORED], [2, 1, IGNORED]])
+    found = Supervised()(ForwardPass({"labels": labels}, student))
+    counted = torch.tensor([[True, False, True], [False] * 3, [True, False, False]])  # 1 is cut off
+    expected = word_by_word(cross_entropy, student, labels, counted)
+    torch.testing.assert_close(found, expected)
+    assert found[1] == 0
+
+
+def test_l_sup_of_words_takes_class_weights_and_smoothing() -> None:
+    student, labels = of_words(0), torch.tensor([[0, 1, 3], [2, 2, IGNORED], [1, 0, IGNORED]])
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
+
+    def loss(logits: Tensor, label: Tensor) -> Tensor:
+        return cross_entropy(logits, label, weights, 0.1)
+
+    term = Supervised(1.0, "cross_entropy", weights, 0.1)
+    found = term(ForwardPass({"labels": labels}, student))
+    torch.testing.assert_close(found, word_by_word(loss, student, labels, student.words))
+
+
+@pytest.mark.parametrize("loss", LOGIT)
+def test_l_logit_is_the_mean_over_the_words_that_both_have(loss: str) -> None:
+    student = of_words(0)
+    teacher = of_words(1, torch.tensor([[1, 3, -1], [1, 2, -1], [-1, -1, -1]]))  # cut off earlier
+
+    def at_2(one: Tensor, other: Tensor) -> Tensor:
+        return LOGIT[loss].function(one, other, 2.0)
+
+    found = Logit(1.0, loss, 2.0)(ForwardPass({}, student, teacher))
+    expected = word_by_word(at_2, student, teacher.logits, teacher.words)
+    torch.testing.assert_close(found, expected)
+    assert found[2] == 0
+
+
+def test_places_without_a_word_have_no_gradient() -> None:
+    of_tokens = torch.randn(3, 6, 4, requires_grad=True)
+    logits, words = at_words(of_tokens, STARTS)
+    student = Signal(logits, torch.ones(3, 6, dtype=torch.bool), words=words)
+    teacher = of_words(1)
+    Logit()(ForwardPass({}, student, teacher)).sum().backward()
+    assert of_tokens.grad is not None
+    reached = of_tokens.grad.abs().sum(-1) > 0
+    expected = torch.zeros(3, 6, dtype=torch.bool)
+    for example, starts in enumerate(STARTS.tolist()):
+        expected[example, [start for start in starts if start >= 0]] = True
+    assert reached.equal(expected)

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from layermix.config import DataConfig
 from layermix.data import files, new_texts
+from layermix.data.columns import columns_for_model
 from layermix.data.files import FORMATS
-from layermix.data.new_texts import TextStream, open_texts
+from layermix.data.new_texts import TextStream, WordText, open_texts
 from layermix.data.tables import Diagnostics
 from layermix.errors import DataError, Note, UnreadRowsError
 
@@ -155,6 +156,52 @@ def test_blank_lines_are_no_rows_of_json_lines_but_rows_of_plain_text(
         [("a",), None, ("b",)],
         [f"{file}:2: the text is empty (column 'text')"],
     )
+
+
+# -- texts with their words ------------------------------------------------------------------------
+
+LISTS = b'{"tokens": ["U.S.", "New York"]}\n{"tokens": ["a", ""]}\n{"tokens": "U.S."}\n'
+CUT = [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "rows"),
+    [
+        (LISTS, {}, [(("U.S. New York",), [(0, 4), (5, 13)]), None, (("U.S.",), CUT)]),
+        (b'{"text": "U.S."}\n', {}, [(("U.S.",), CUT)]),
+        (b'{"text": "x", "tokens": ["a"]}\n', {}, [(("a",), [(0, 1)])]),
+        (b'{"text": "x", "tokens": ["a"]}\n', {"columns": ["text"]}, [(("x",), [(0, 1)])]),
+        (b'n,tokens\n1,"[""a"", ""b c""]"\n', {"format": "csv"}, [(("a b c",), [(0, 1), (2, 5)])]),
+        (b"U.S.\n \n", {}, [(("U.S.",), CUT), None]),
+        (b"U.S. O\nis O\n\n", {"format": "bio"}, [(("U.S. is",), [(0, 4), (5, 7)])]),
+    ],
+)
+def test_texts_come_with_their_words(
+    small: None, data: bytes, options: dict[str, Any], rows: list[Any]
+) -> None:
+    found = read(io.BytesIO(data), by_word=True, **options)
+    assert found == rows
+    assert all(row is None or isinstance(row, WordText) for row in found)
+
+
+def test_a_pair_of_texts_has_no_words() -> None:
+    data = b'{"sentence1": "a", "sentence2": "b"}\n'
+    assert refused(lambda: read(io.BytesIO(data), by_word=True)) == [
+        "standard input:1: no text column found; the columns are 'sentence1', 'sentence2'; name it "
+        "with --data.text_columns A"
+    ]
+    (problem,) = refused(lambda: read(io.BytesIO(data), ["sentence1", "sentence2"], by_word=True))
+    assert problem.startswith("standard input:1: wanted one text column, since each word has a")
+
+
+def test_a_model_of_words_takes_lists_and_texts_whichever_it_was_trained_on() -> None:
+    for trained, wanted in (("tokens", None), ("Text", None), ("quote", ("quote",))):
+        with columns_for_model("m", (trained,), None, by_word=True) as columns:
+            assert columns == wanted
+        with columns_for_model("m", (trained,), None) as columns:
+            assert columns == (trained,)
+    with columns_for_model("m", ("tokens",), ("quote",), by_word=True) as columns:
+        assert columns == ("quote",)
 
 
 class Pipe(io.BytesIO):

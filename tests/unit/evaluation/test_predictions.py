@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from layermix.evaluation.predictions import UNKNOWN, combine, read_rows
+from layermix.evaluation.predictions import FORM, UNKNOWN, combine, read_rows
 
 COLUMNS: dict[str, list[Any]] = {
     "report": ["last"] * 3,
@@ -22,9 +22,11 @@ COLUMNS: dict[str, list[Any]] = {
 }
 
 
-def written(folder: Path, columns: dict[str, list[Any]]) -> Path:
+def written(folder: Path, columns: dict[str, list[Any]], form: str = "") -> Path:
+    """A file as a run writes it, or without a form as older versions did."""
     file = folder / "predictions.parquet"
-    pq.write_table(pa.table(columns), file)
+    metadata = {FORM: form.encode()} if form else None
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
     return file
 
 
@@ -132,6 +134,60 @@ def test_other_answers_than_a_run_writes_are_refused(
     }
     with pytest.raises(ValueError, match=told):
         read_rows(written(tmp_path, {**columns, **changed}))
+
+
+TAGS: dict[str, Any] = {
+    "report": ["last"] * 3,
+    "row_id": [1, 0, 2],
+    "label": [[1, 2, -100], [-100, 0, 1], [-100, -100, -100]],
+    "prediction": [[1, 0, -100], [0, 0, 1], [3, 0, 1]],
+    "teacher": [[1, 2, -100], [0, 0, -100], [3, 0, 1]],
+}
+
+
+def test_tags_are_read_with_and_without_a_teacher(tmp_path: Path) -> None:
+    runs = [read_rows(written(tmp_path, TAGS, "tags"))] * 2
+    found = combine(runs, "last")
+    assert found is not None
+    assert found.form == "tags"
+    assert found.row_ids.tolist() == [0, 1, 2]
+    assert found.known.tolist() == [True, True, False]
+    assert found.predicted.shape == (2, 3, 3)
+    assert found.predicted[0].tolist() == [[0, 0, 1], [1, 0, -100], [3, 0, 1]]
+    assert found.has_teacher.tolist() == [True, True]
+    bare = {name: values for name, values in TAGS.items() if name != "teacher"}
+    alone = combine([read_rows(written(tmp_path, bare, "tags"))], "last")
+    assert alone is not None
+    assert alone.has_teacher.tolist() == [False]
+
+
+def test_the_form_is_what_the_file_says(tmp_path: Path) -> None:
+    sets = {**TAGS, "label": [[0, 1]] * 3, "prediction": [[1, 1]] * 3, "teacher": [[1, 0]] * 3}
+    as_tags, as_sets = (read_rows(written(tmp_path, sets, form)) for form in ("tags", "labels"))
+    assert (as_tags["last"].form, as_sets["last"].form) == ("tags", "labels")
+    assert read_rows(written(tmp_path, sets))["last"].form == "labels"
+    assert combine([as_tags, as_sets], "last") is None
+    with pytest.raises(ValueError, match="its labels are 'trees', wanted one of class, labels, nu"):
+        read_rows(written(tmp_path, sets, "trees"))
+    nothing = {name: pa.array([], pa.list_(pa.int64())) for name in ("label", "prediction")}
+    none = {"report": pa.array([], pa.string()), "row_id": pa.array([], pa.int64()), **nothing}
+    assert read_rows(written(tmp_path, none, "tags")) == {}  # type: ignore[arg-type]  # arrays
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label", [[1, 2, -5], [0, 0, 0], [0, 0, 0]]),
+        ("label", [[1, 2], [0, 0], [0, 0]]),
+        ("prediction", [[1, 2, 10**6], [0, 0, 0], [0, 0, 0]]),
+        ("prediction", [[0.5, 2, 1], [0, 0, 0], [0, 0, 0]]),
+        ("teacher", [1, 2, 3]),
+        ("teacher", [[1, 2, -3], [0, 0, 0], [0, 0, 0]]),
+    ],
+)
+def test_tags_that_no_run_writes_are_refused(tmp_path: Path, column: str, values: Any) -> None:
+    with pytest.raises(ValueError, match="holds values that are not a tag for each word"):
+        read_rows(written(tmp_path, TAGS | {column: values}, "tags"))
 
 
 def test_groups_are_read_and_those_of_labelled_rows_given(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn import metrics as sklearn_metrics
 
-from layermix.evaluation import label_set_metrics, metrics, number_metrics
+from layermix.evaluation import label_set_metrics, metrics, number_metrics, tag_metrics
 from layermix.evaluation.statistics import (
     Bootstrap,
     multi_bootstrap,
@@ -66,12 +66,21 @@ def by_scikit_learn(average):
     return plain
 
 
+def tag_score(name):
+    def plain(predicted, labels):
+        nothing = np.where(predicted[..., None] < 0, np.nan, np.log(np.full(5, 0.2)))
+        return tag_metrics.scores(nothing, predicted, labels, entities=True)[name]
+
+    return plain
+
+
 PLAIN = [
     *(("class", name, class_score(name)) for name in SCORES["class"]),
     *(("number", name, number_score(name)) for name in SCORES["number"]),
     ("number", "pearson", by_scipy(scipy_stats.pearsonr)),
     ("number", "spearman", by_scipy(scipy_stats.spearmanr)),
     *(("labels", name, set_score(name)) for name in SCORES["labels"]),
+    *(("tags", name, tag_score(name)) for name in SCORES["tags"]),
     *(("labels", f"f1_{each}", by_scikit_learn(each)) for each in ("micro", "macro", "samples")),
 ]
 
@@ -88,6 +97,13 @@ def runs_of(form, name, examples, generator):
         labels = generator.integers(classes, size=examples)
         guesses = generator.integers(classes, size=(4, examples))
         predicted = np.where(generator.random(guesses.shape) < 0.6, labels, guesses)
+    elif form == "tags":
+        labels = generator.choice([0, 0, 1, 2, 3, 4, -100], (examples, 4))
+        labels[:, 0] = generator.integers(5, size=examples)  # rows with a label
+        guesses = generator.choice([0, 1, 2, 3, 4, -100], (4, examples, 4))
+        predicted = np.where(
+            (generator.random(guesses.shape) < 0.8) & (labels >= 0), labels, guesses
+        )
     else:
         labels = (generator.random((examples, 3)) < [0.5, 0.2, 0.1]).astype(int)
         guesses = (generator.random((4, examples, 3)) < 0.3).astype(int)
@@ -155,7 +171,13 @@ def test_a_constant_draw_has_no_correlation():
 def test_the_tables_agree():
     assert set(get_args(Score)) == set(WEIGHTED)
     assert set(WEIGHTED) == {name for names in SCORES.values() for name in names}
-    tables = {"class": metrics, "number": number_metrics, "labels": label_set_metrics}
+    tables = {
+        "class": metrics,
+        "number": number_metrics,
+        "labels": label_set_metrics,
+        "tags": tag_metrics,
+    }
+    assert tables.keys() == SCORES.keys()
     for form, table in tables.items():
         for name in SCORES[form]:
             assert WEIGHTED[name].higher_is_better == table.HIGHER_IS_BETTER[name]
@@ -226,7 +248,7 @@ SETS = np.array([[0, 1], [1, 1], [0, 0]])
         ("accuracy", NUMBERS, CLASSES, "float64 with least value 0.0 as .* wanted class indices"),
         ("matthews", CLASSES - 100, CLASSES, "int64 with least value -100 as predictions and lab"),
         ("f1_macro", NUMBERS, NUMBERS, "found float64 with least value 0.5"),
-        ("accuracy", SETS, SETS, r"\(1, 3, 2\) and labels .* wanted \(runs, examples\) and .* ind"),
+        ("matthews", SETS, SETS, r"\(1, 3, 2\) and labels .* wanted \(runs, examples\) and .* ind"),
         ("pearson", SETS, SETS, r"wanted \(runs, examples\) and \(examples,\), .* one number per"),
         ("mae", NUMBERS * math.inf, NUMBERS, "NaN or infinity 3 times among 3 predictions, wanted"),
         ("mae", NUMBERS, NUMBERS * math.nan, "among 3 labels, .* leave out rows without a label"),

@@ -1,20 +1,29 @@
 """The model card in a saved folder speaks of the model that is saved there."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from transformers import BertForSequenceClassification, BertTokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertTokenizer,
+    pipeline,
+)
 
 from layermix.config import DistillConfig, TeachConfig
 from layermix.data.texts import TextData
 from layermix.models.encoder import Classifier
 from layermix.models.labels import name_classes
-from layermix.runs.model_card import with_section
+from layermix.runs.model_card import export_section, model_card, with_section
 from layermix.runs.pipeline import distill_from, teach_from
+from layermix.runs.schema import ExportRecord, RunRecord
 from layermix.runs.training import Result
 
 
@@ -114,3 +123,81 @@ def test_class_names_cannot_change_the_card(
     twice = with_section(once, "export", "ONNX two")
     assert twice == once.replace("ONNX one", "ONNX two")
     assert twice.startswith(card.rstrip())
+
+
+@pytest.mark.parametrize("form", ["tags", "class"])
+def test_a_card_says_how_tags_of_words_are_asked_for(form: str) -> None:
+    scores = {"entity_f1": 0.75, "entity_precision": 0.5, "entity_recall": 1.0, "accuracy": 0.9}
+    names = ["O", "B-PER", "I-PER"]
+    record = RunRecord.model_validate(
+        {
+            "status": "ok",
+            "form": form,
+            "metric": "entity_f1",
+            "metrics": {"last": {"epoch": 1, "validation": scores}},
+            "teacher": {"place": "T"},
+            "student": {"parameters": 5, "classes": names},
+            "data": {"place": "names", "max_length": 64, "rows": {"train": 9, "validation": 3}},
+        }
+    )
+    card = model_card(record, "student")
+    header = yaml.safe_load(card.split("---")[1])
+    (entry,) = header["model-index"][0]["results"]
+    called = {
+        "tags": (
+            'pipeline("token-classification", model="PATH/TO/THIS/FOLDER", '
+            'aggregation_strategy="first")\nclassify("a text")\n'
+        ),
+        "class": (
+            'pipeline("text-classification", model="PATH/TO/THIS/FOLDER")\n'
+            'classify("a text", truncation=True, max_length=64)\n'
+        ),
+    }
+    assert called[form] in card
+    task = {"tags": "token-classification", "class": "text-classification"}[form]
+    assert header["pipeline_tag"] == entry["task"]["type"] == task
+    assert entry["task"]["name"] == task.capitalize().replace("-", " ")
+    assert [(one["type"], one["value"]) for one in entry["metrics"]] == [
+        ("f1", 0.75),
+        ("precision", 0.5),
+        ("recall", 1.0),
+        ("accuracy", 0.9),
+    ]
+    assert ("tags of words: O, B-PER, I-PER." in card) == (form == "tags")
+    exported = ExportRecord.model_validate(
+        {
+            "opset": 17,
+            "fingerprint": "f",
+            "weights": {},
+            "rows": "here",
+            "pair": False,
+            "max_length": 64,
+            "parity": {"rows": 3, "max_difference": 1e-6, "alone": 1, "other_answers": 0},
+            "bytes": {"onnx": 10},
+            "form": form,
+        }
+    )
+    assert f"await pipeline('{task}', 'NAME'" in export_section(exported)
+
+
+def test_the_pipeline_of_the_card_finds_entities_and_cuts_long_texts(
+    tokenizer: BertTokenizer, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    size = len(tokenizer)
+    config = BertConfig(vocab_size=size, intermediate_size=8, max_position_embeddings=16, **sizes)
+    config.id2label = dict(enumerate(("B-X", "I-X", "O")))
+    tagger = BertForTokenClassification(config)
+    torch.nn.init.zeros_(tagger.classifier.weight)
+    tagger.classifier.bias.data = torch.tensor([0.0, 1.0, -1.0])  # every word continues an X
+    tagger.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path, legacy_format=False)
+    saved = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    saved["model_max_length"] = 16  # as a run saves it
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(saved), encoding="utf-8")
+    find = pipeline("token-classification", model=str(tmp_path), aggregation_strategy="first")
+    word = next(word for word in tokenizer.vocab if word.isalpha())
+    (found,) = find(" ".join([word] * 3))
+    assert (found["entity_group"], found["start"], found["end"]) == ("X", 0, 3 * len(word) + 2)
+    (cut,) = find(" ".join([word] * 40))
+    assert cut["end"] == 14 * (len(word) + 1) - 1

@@ -97,6 +97,16 @@ def test_a_training_shows_step_losses_scores_and_alpha(tmp_path: Path) -> None:
     assert "α of student layer 0: ░ .30  ▓ .70" in shown
 
 
+def test_an_epoch_shows_the_score_of_the_kind_of_label(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    bar = TrainingBar(console, "learned", "pearson")
+    arguments, state = TrainingArguments(str(tmp_path)), TrainerState(epoch=1, num_train_epochs=2)
+    with bar.live:
+        bar.on_log(arguments, state, TrainerControl(), logs={"eval_validation_pearson": 0.5})
+    assert isinstance(console.file, io.StringIO)
+    assert "epoch 1 of 2: validation pearson 0.500" in console.file.getvalue()
+
+
 def test_alpha_by_student_layer() -> None:
     assert alpha_shades([[0.0, 1.0], [0.5, 0.5]]) == (
         "α of student layer 0:   .00  █ 1.00\nα of student layer 1: ▒ .50  ▒ .50"

@@ -2,13 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from transformers import EvalPrediction
 
+from layermix.core.signals import NO_WORD
+from layermix.data.prepared import PreparedData
+from layermix.data.splits import make_split
+from layermix.problems.tags import ENTITIES
 from layermix.report.build import page_of
 from layermix.report.html import render
 from layermix.runs import schema
+from layermix.runs.callbacks import EpochRecorder
 from layermix.runs.layout import CONFIG, ENVIRONMENT, HISTORY, RESULT
 from layermix.runs.reader import RunFiles, read_history
 
@@ -66,3 +74,39 @@ def test_no_file_is_read_beyond_measure(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(schema, "MOST_BYTES", 10)
     (tmp_path / RESULT).write_text('{"status": "ok"}', encoding="utf-8")
     assert [note.code for note in RunFiles(tmp_path).problems[:1]] == ["file-damaged"]
+
+
+def test_tags_that_a_run_records_are_read_with_their_words(tmp_path: Path) -> None:
+    words = [[(0, 3), (4, 8)], [(0, 2), (3, 6), (7, 11)]]
+    labels = [[1, 0], [-100, 1, 2]]
+    split = make_split([("Ann runs",), ("in New York",)], labels, 5, words)
+    texts: Any = SimpleNamespace(
+        splits={"validation": split}, problem=ENTITIES, label_names=("O", "B-X", "I-X"), task=None
+    )
+    padded = np.array([[1, 0, -100], [-100, 1, 2]])
+    logits = np.where(padded[..., None] < 0, NO_WORD, np.eye(3)[np.maximum(padded, 0)])
+    logits[1, 2] = NO_WORD  # cut off
+    prepared = PreparedData(
+        texts,
+        {"validation": {"row_id": [5, 6], "labels": labels}},
+        None,  # type: ignore[arg-type]  # nothing is padded here
+        max_length=9,
+        cut={},
+        teacher_logits={"validation": logits},
+    )
+    recorder = EpochRecorder(tmp_path, prepared, keep_selected=False)
+    given = EvalPrediction(logits[::-1], (padded[::-1], np.array([6, 5])))  # by length
+    scores = recorder.score(given)
+    assert (scores["entity_f1"], scores["accuracy"], scores["agreement"]) == (0.5, 0.75, 1)
+    recorder.on_evaluate(None, SimpleNamespace(epoch=1.0, log_history=[]), None)
+    recorder.predictions({"last": 1, "best_on_dev": 1})
+    (tmp_path / CONFIG).write_text("seed: 0\n", encoding="utf-8")
+    files = RunFiles(tmp_path)
+    found = files.predictions("last")
+    assert found is not None
+    assert found.form == "tags"
+    assert found.labels.tolist() == padded.tolist()
+    assert found.predicted.tolist() == [[[1, 0, -100], [-100, 1, -100]]]
+    assert found.has_teacher.tolist() == [True]
+    assert files.texts == {5: ("Ann runs",), 6: ("in New York",)}
+    assert files.words == dict(zip((5, 6), words, strict=True))
