@@ -6,9 +6,9 @@ its block as None, so that the rows keep their places; its problem is reported a
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from layermix.data.columns import (
     Text,
@@ -42,11 +42,11 @@ class WordText(NamedTuple):
     words: Sequence[tuple[int, int]]
 
 
-Row = TypeVar("Row")
-"""How a text is given: as `Text`, or as `WordText`."""
+Row = Text | WordText
+"""How a text is given."""
 
 
-class TextStream(Generic[Row]):
+class TextStream:
     """The texts of one file, in blocks; made by `open_texts`, read once.
 
     Attributes:
@@ -62,7 +62,7 @@ class TextStream(Generic[Row]):
         self,
         columns: tuple[str, ...],
         reader: Reader,
-        rows_of: Callable[[Table, tuple[str, ...]], list[Row]],
+        rows_of: Callable[[Table, tuple[str, ...]], Sequence[Row]],
     ) -> None:
         self.columns = columns
         self._rows_of = rows_of
@@ -112,30 +112,6 @@ def _texts_with_words(table: Table, columns: tuple[str, ...]) -> list[WordText]:
     return list(map(WordText, texts, words))
 
 
-@overload
-def open_texts(
-    source: str | Path | BinaryIO,
-    text_columns: Sequence[str] | None = None,
-    *,
-    format: str | None = None,
-    quoting: Quoting = "auto",
-    header: bool = True,
-    encoding: str = "utf-8",
-    note: OnNote = ...,
-    by_word: Literal[False] = False,
-) -> AbstractContextManager[TextStream[Text]]: ...
-@overload
-def open_texts(
-    source: str | Path | BinaryIO,
-    text_columns: Sequence[str] | None = None,
-    *,
-    format: str | None = None,
-    quoting: Quoting = "auto",
-    header: bool = True,
-    encoding: str = "utf-8",
-    note: OnNote = ...,
-    by_word: bool,
-) -> AbstractContextManager[TextStream[Any]]: ...
 @contextmanager
 def open_texts(
     source: str | Path | BinaryIO,
@@ -147,7 +123,7 @@ def open_texts(
     encoding: str = "utf-8",
     note: OnNote = lambda sentence: None,
     by_word: bool = False,
-) -> Iterator[TextStream[Any]]:
+) -> Iterator[TextStream]:
     """Opens texts to predict; a label column is neither needed nor read.
 
     Args:
@@ -182,8 +158,7 @@ def open_texts(
         columns = find(reader.head, text_columns, None)
         if columns is None or not has_text_columns(reader.head, columns):
             diagnostics.stop()
-        rows_of: Callable[..., list[Any]] = _texts_with_words if by_word else check_texts
-        yield TextStream(columns, reader, rows_of)
+        yield TextStream(columns, reader, _texts_with_words if by_word else check_texts)
 
 
 def _refuse_first(block: Block) -> NoReturn:

@@ -267,11 +267,9 @@ def _plain(
     names = fitting or tuple(sorted(present, key=_sort_key(present)))
     indices = {}
     for split, rows in tags.items():
-        match = match_labels(_present(rows), names, by_index=False)
-        if match.note:
-            tables[split].diagnostics.notes.append(Note("labels-matched", f"{split}: {match.note}"))
+        index = _matched(tables[split], split, _present(rows), names)
         unknown = f"the tags are {listed(names)}"
-        indices[split] = _indices(tables[split], rows, match.index, "tag", unknown)
+        indices[split] = _indices(tables[split], rows, index, unknown)
     return names, indices
 
 
@@ -315,15 +313,25 @@ def _fitting(
     return ()
 
 
+def _matched(
+    table: Table, split: str, found: Iterable[str], names: Sequence[str]
+) -> Mapping[str, int]:
+    """Returns the place of each name that was found; a note says where they differ in writing."""
+    match = match_labels(list(found), names, by_index=False)
+    if match.note:
+        table.diagnostics.notes.append(Note("labels-matched", f"{split}: {match.note}"))
+    return match.index
+
+
 def _indices(
-    table: Table, rows: Rows, index: Mapping[str, int], kind: str, known: str
+    table: Table, rows: Rows, index: Mapping[str, int], known: str
 ) -> list[list[int] | None]:
     """Returns the index of each tag; in each row the first unknown one is a problem."""
     indices: list[list[int] | None] = []
     for number, row in enumerate(rows):
         unknown = [tag for tag in row or () if tag is not None and tag not in index]
         if unknown:
-            table.add_problem(f"unknown {kind} {short(unknown[0])}; {known}", number)
+            table.add_problem(f"unknown tag {short(unknown[0])}; {known}", number)
         indices.append(
             None
             if row is None
@@ -434,15 +442,10 @@ def _entities(
     indices = {}
     for split, rows in decoded.items():
         found = dict.fromkeys(tag[2:] for tag in _present(rows) if tag != OUTSIDE)
-        match = match_labels(found, types, by_index=False)
-        if match.note:
-            tables[split].diagnostics.notes.append(Note("labels-matched", f"{split}: {match.note}"))
         index = {OUTSIDE: 0}
-        for name, place in match.index.items():
+        for name, place in _matched(tables[split], split, found, types).items():
             index |= {f"B-{name}": 2 * place + 1, f"I-{name}": 2 * place + 2}
-        known = f"the types are {listed(types)}"
-        shown = [None if row is None else [*row] for row in rows]
-        indices[split] = _indices(tables[split], shown, index, "tag", known)
+        indices[split] = _indices(tables[split], rows, index, f"the types are {listed(types)}")
     return names, indices
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from layermix.atomic import LockedError, check_out_file, whole_file
 from layermix.console import Reporter
-from layermix.data.columns import Text, columns_for_model
+from layermix.data.columns import columns_for_model
 from layermix.data.files import Quoting
-from layermix.data.new_texts import WordText, open_texts
+from layermix.data.new_texts import Row, WordText, open_texts
 from layermix.data.tokenization import Collator, tokenize_texts
 from layermix.data.writing import check_rows_file, row_writer
 from layermix.errors import ConfigError, RunExistsError
@@ -123,7 +123,7 @@ def predict(
 def _labelled(
     predictor: Predictor,
     collate: Collator,
-    block: Sequence[Text | WordText | None],
+    block: Sequence[Row | None],
     batch_size: int,
 ) -> tuple[list[list[Any] | None], int]:
     """The values to write for each row, None for one without text, and how many were cut."""
@@ -142,7 +142,7 @@ def _labelled(
 
 
 def _columns(
-    predictor: Predictor, rows: Sequence[Text | WordText], logits: Floats
+    predictor: Predictor, rows: Sequence[Row], logits: Floats
 ) -> Mapping[str, Sequence[Any]]:
     """The columns that are written beside the texts."""
     problem, names = predictor.problem, predictor.label_names
