@@ -15,15 +15,12 @@ from layermix.config import DistillConfig
 from layermix.core.signals import NO_WORD, Needs
 from layermix.data.texts import TextData, from_splits
 from layermix.data.tokenization import Collator, tokenize
-from layermix.errors import ModelError
 from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.live_teacher import LiveTeacher
 from layermix.problems.kinds import PROBLEMS
 from layermix.runs.pipeline import distill
 from layermix.runs.schema import read_result
-from layermix.serving.export import write_onnx
-from layermix.serving.predictor import OnnxRunner
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
 from layermix.teacher_cache.manifest import Identity
 
@@ -153,16 +150,3 @@ def test_distilled_saved_and_read_by_transformers(family: Any, tmp_path: Path) -
         logits_of(TorchRunner(HFEncoder(model)), rows, collate) for model in (trained.model, loaded)
     )
     assert np.array_equal(ours, theirs)
-
-
-def test_an_exported_file_answers_word_by_word(families: dict[str, Any], tmp_path: Path) -> None:
-    classifier = teacher_of(families["roberta"])
-    write_onnx(classifier, tmp_path / "model.onnx")
-    rows = tokenize(texts(), classifier.tokenizer, LONGEST).splits["validation"]
-    collate = Collator(classifier.tokenizer)
-    expected = logits_of(TorchRunner(HFEncoder(classifier.model)), rows, collate)
-    for one_by_one in (False, True):
-        runner = OnnxRunner(tmp_path / "model.onnx", 3, by_word=True, one_by_one=one_by_one)
-        np.testing.assert_allclose(logits_of(runner, rows, collate), expected, atol=1e-4)
-    with pytest.raises(ModelError, match="one logit for each of 4 classes and each token"):
-        OnnxRunner(tmp_path / "model.onnx", 4, by_word=True)

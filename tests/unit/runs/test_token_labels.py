@@ -26,7 +26,7 @@ from layermix.serving.benchmark import bench
 from layermix.serving.evaluate import evaluate, scores_text
 from layermix.serving.export import export
 from layermix.serving.predict import predict
-from layermix.serving.predictor import open_predictor
+from layermix.serving.predictor import ONNX_FILES, OnnxRunner, open_predictor
 
 RECIPE = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "log_every": 2, "precision": "fp32"}
 NAMES = ("O", "B-PLACE", "I-PLACE", "B-WHO", "I-WHO")
@@ -219,6 +219,10 @@ def test_exported_files_answer_alike_and_int8_is_judged_by_entity_f1(
     shown = scores_text({"validation": own})
     assert "  type " in shown
     assert "entity_f1" in shown
+    file = model / "student" / ONNX_FILES["onnx"]
+    for classes, by_word in ((4, True), (5, False)):
+        with pytest.raises(ModelError, match=f"one logit for each of {classes} classes"):
+            OnnxRunner(file, classes, by_word=by_word)
     record = bench([str(model)], DataConfig(), rounds=1)
     assert {row.runtime for row in record.models} == {"torch", "onnx", "int8"}
 
