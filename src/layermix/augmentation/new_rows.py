@@ -1,20 +1,20 @@
 """The new rows of a run: made from its training rows alone, without labels, by several ways."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import concatenate_datasets
 
 from layermix.augmentation.ways import WAYS, Corpus
 from layermix.config import DataConfig
 from layermix.core.seeds import derive
 from layermix.data.columns import Text
-from layermix.data.splits import WORDS, make_split, texts_of
+from layermix.data.splits import WORDS, make_split, texts_of, words_by_text
 from layermix.data.texts import TextData
-from layermix.data.words import Words, spaced_words, words_of
+from layermix.data.words import Words, cutter_of
 from layermix.errors import ConfigError, Note
 from layermix.models.encoder import Classifier
 
@@ -79,7 +79,7 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         made[way] = list(islice(_fresh(candidates, seen, known), count))
     words: list[Words] | None = None
     if WORDS in splits["train"].column_names:
-        cut = _cutter(splits["train"])
+        cut = cutter_of(words_by_text(splits["train"]))
         words = [cut(text[0]) for rows in made.values() for text in rows]
     new = [text for rows in made.values() for text in rows]
     if not new:
@@ -102,13 +102,6 @@ def with_new_rows(texts: TextData, teacher: Classifier, config: DataConfig) -> T
         text += f"; {wanted:,} were asked for, but no more different ones could be made"
     notes = (*texts.split_notes, Note("new-rows", text))
     return replace(texts, splits=splits | {"unlabeled": rows}, split_notes=notes)
-
-
-def _cutter(train: Dataset) -> Callable[[str], Words]:
-    """Returns how new texts are cut into words: at spaces only, if that is how all rows are."""
-    rows = zip(train["text"][:], train[WORDS][:], strict=True)
-    spaced = all([*chain.from_iterable(spaced_words(text))] == words for text, words in rows)
-    return spaced_words if spaced else words_of
 
 
 def _none_made(texts: TextData, config: DataConfig, found: str, remedy: str = "") -> TextData:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from layermix.data.labels import is_missing, unpacked
+from layermix.data.labels import is_missing, refuse_printed, unpacked
 from layermix.data.soft_labels import LIST_COLUMN, SoftColumns, probability_columns
 from layermix.data.tables import Table, listed, short
 from layermix.data.tag_cells import holds_spans
@@ -343,6 +343,8 @@ def _words_in(
         ValueError: If it cannot be used.
     """
     value = unpacked(value) if may_be_list or not isinstance(value, str) else value
+    if may_be_list:
+        refuse_printed(value)
     if not isinstance(value, list | tuple):
         if fault := _text_fault(value):
             raise ValueError(fault)
@@ -351,7 +353,7 @@ def _words_in(
         if not isinstance(token, str):
             raise ValueError(f"word {place} is {short(token)}, wanted text")
         if not token.strip():
-            raise ValueError(f"word {place} is empty")
+            raise ValueError(f"word {place} is empty; leave it out, and its label")
     text, words = joined([token.strip() for token in value])
     if fault := _text_fault(text):
         raise ValueError(fault)

@@ -15,7 +15,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from io import StringIO
 from numbers import Integral, Real
+from token import STRING
+from tokenize import TokenError, generate_tokens
 from typing import Any, Literal
 
 from layermix.data.tables import Table, is_integer, joined, listed, short
@@ -100,10 +103,43 @@ def list_in(text: str) -> Any:
     Raises:
         ValueError: If it holds none.
     """
-    for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+    for read in (json.loads, _literal):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError, TokenError):
             return read(text.strip())
+    if _WITHOUT_COMMAS.fullmatch(text.strip()):
+        raise ValueError(
+            f"found {short(text)}, a list without commas, as NumPy prints it; write lists as JSON, "
+            "or the file as Parquet"
+        )
     raise ValueError(f'found {short(text)}, wanted a list such as ["good", "short"]')
+
+
+def _literal(text: str) -> Any:
+    """Returns what a text is in Python, but for strings beside each other, which would be joined.
+
+    Raises:
+        ValueError, SyntaxError, TokenError: If it is none.
+
+    Examples:
+        >>> _literal("['good', 'short']")
+        ['good', 'short']
+    """
+    value = ast.literal_eval(text)
+    given = sum(one.type == STRING for one in generate_tokens(StringIO(text).readline))
+    nodes = ast.walk(ast.parse(text, mode="eval"))
+    kept = sum(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in nodes)
+    if given > kept:
+        raise ValueError("strings without a comma between them")
+    return value
+
+
+_WITHOUT_COMMAS = re.compile(r"\[[^,]+\s[^,]+\]")
+
+
+def refuse_printed(value: Any) -> None:
+    """Raises a ValueError for a text that is a list without commas."""
+    if isinstance(value, str) and _WITHOUT_COMMAS.fullmatch(value.strip()):
+        list_in(value)
 
 
 def unpacked(value: Any) -> Any:

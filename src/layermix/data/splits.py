@@ -1,7 +1,7 @@
 """The splits of a data set: their names, rows held out or taken by a hash of their text, hashes."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -152,6 +152,12 @@ def texts_of(split: Dataset) -> list[Text]:
     """Returns the texts of the rows."""
     columns = [name for name in ("text", "text_pair") if name in split.column_names]
     return list(zip(*(split[name][:] for name in columns), strict=True))
+
+
+def words_by_text(split: Dataset) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yields the text of each row, and where its words stand in it."""
+    for text, flat in zip(split["text"][:], split[WORDS][:], strict=True):
+        yield text, list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def hold_out(

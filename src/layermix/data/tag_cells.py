@@ -5,7 +5,8 @@ from itertools import pairwise
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from layermix.data.labels import is_missing, unpacked
+from layermix.data.classes import NO_LABEL
+from layermix.data.labels import is_missing, refuse_printed, unpacked
 from layermix.data.tables import short
 from layermix.data.words import Words
 from layermix.evaluation.entities import OUTSIDE
@@ -68,13 +69,19 @@ def tags_in(value: Any, name: Name) -> list[Tag]:
     if holds_spans(value):
         raise ValueError("found spans, wanted a tag for each word, as the first training row has")
     value = unpacked(value)
+    refuse_printed(value)
     items: Sequence[Any] = value.split() if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise ValueError(f"found {short(value)}, wanted a list with a tag for each word")
     tags = list[Tag]()
     for place, item in enumerate(items, 1):
-        none = item is None or item != item or item == UNLABELLED
+        none = item is None or item != item or str(item) == str(UNLABELLED)
         try:
+            if str(item) == NO_LABEL:
+                raise ValueError(
+                    f"found {NO_LABEL}, which marks hidden labels, wanted a tag, or {UNLABELLED} "
+                    "for a word without one"
+                )
             tags.append(None if none else name(item))
         except ValueError as error:
             raise ValueError(f"tag {place}: {error}") from None

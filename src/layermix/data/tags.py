@@ -37,6 +37,9 @@ NO_TYPE = "ENTITY"
 """The type of entities whose tags have none, but B and I alone."""
 
 _PREFIXED = re.compile(r"([BIESLU])(?:-(.+))?", re.DOTALL)
+_ALMOST = re.compile(r"([biBI])[-_].+|.+[-_]([biBI])", re.DOTALL)
+"""Tags that are written almost as those that are read."""
+
 _BEGIN = "BSU"
 _SHOWN = 30
 
@@ -372,6 +375,8 @@ def have_prefixes(tags: Iterable[str]) -> bool | None:
         (True, False)
         >>> have_prefixes(["NOUN", "VERB"]), have_prefixes(["O", "B-PER", "LOC"])
         (None, None)
+        >>> have_prefixes(["O", "b-per", "i-per"]), have_prefixes(["O", "PER-B", "PER-I"])
+        (None, None)
     """
     tags = set(tags)
     inside = tags - {OUTSIDE}
@@ -379,6 +384,10 @@ def have_prefixes(tags: Iterable[str]) -> bool | None:
     if all(found):
         return True
     if any(one is not None and one[0] in "BI" for one in found):
+        return None
+    almost = [_ALMOST.fullmatch(tag) for tag in inside]
+    letters = {(one[1] or one[2]).lower() for one in almost if one}
+    if {"b", "i"} <= letters:  # they say where an entity begins, in a way that is not read
         return None
     return False if OUTSIDE in tags else None
 

@@ -45,7 +45,7 @@ from layermix.data.splits import (
 )
 from layermix.data.tables import NO_ROWS, Diagnostics, Table
 from layermix.data.tags import WordRows
-from layermix.data.words import Words, words_of
+from layermix.data.words import Words, cutter_of
 from layermix.errors import Note
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.problems.classification import CLASSIFICATION
@@ -304,9 +304,11 @@ def _check(
     if labels is None:
         diagnostics.stop()
     if reader.by_word:
+        of_train = labels.rows["train"]
+        cut = cutter_of(zip((text for (text,) in of_train.texts), of_train.words, strict=True))
         for split, table in readable.items():
-            rows = labels.rows.get(split) or _unlabelled_words(table, columns.texts[0])
-            texts[split], words[split] = rows
+            found = labels.rows.get(split) or WordRows(*check_words(table, columns.texts[0], cut))
+            texts[split], words[split] = found
     missing = problem.missing(len(labels.names))
     probabilities = {
         split: read_probabilities(
@@ -379,10 +381,6 @@ def _with_text_column(tables: Mapping[str, Table], column: str) -> dict[str, Tab
     if not all(found.values()):
         next(iter(named.values())).diagnostics.stop()
     return named
-
-
-def _unlabelled_words(table: Table, column: str) -> WordRows:
-    return WordRows(*check_words(table, column, words_of))
 
 
 def _split_off_validation(

@@ -157,8 +157,17 @@ def tokenize_texts(
         batch["label"] = [[UNLABELLED] * len(of_text) for of_text in words]
         batch[WORDS] = [[*chain.from_iterable(of_text)] for of_text in words]
     columns, cut = _token_rows(batch, {"": tokenizer}, max_length)
+    if words is not None:  # memory should not grow with words that are cut off
+        starts = columns[_STARTS] = [_without_end(row) for row in columns[_STARTS]]
+        columns["labels"] = [[UNLABELLED] * len(row) for row in starts]
     rows = zip(*columns.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows], cut
+
+
+def _without_end(starts: list[int]) -> list[int]:
+    """Returns the first tokens of a row's words, up to the last one that has some."""
+    last = max((place for place, start in enumerate(starts) if start >= 0), default=0)
+    return starts[: last + 1]
 
 
 def _check_room(tokenizers: Iterable[PreTrainedTokenizerBase], pair: bool, max_length: int) -> None:

@@ -5,7 +5,7 @@ can say which of its tokens is the first of a word.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import regex
 
@@ -43,6 +43,20 @@ def spaced_words(text: str) -> list[tuple[int, int]]:
         [(0, 4), (5, 10), (11, 12)]
     """
     return [found.span() for found in _SPACED.finditer(text)]
+
+
+def cutter_of(rows: Iterable[tuple[str, Words]]) -> Callable[[str], list[tuple[int, int]]]:
+    """Returns how texts like these are cut: at spaces if all of these are, else by the rule.
+
+    Args:
+        rows: Texts and their words.
+
+    Examples:
+        >>> cutter_of([("U.S. firms", [(0, 4), (5, 10)])]) is spaced_words
+        True
+    """
+    spaced = all(spaced_words(text) == [*map(tuple, words)] for text, words in rows)
+    return spaced_words if spaced else words_of
 
 
 def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

@@ -5,6 +5,7 @@ Where a row has fewer words, or a word was cut off, all its logits are `NO_WORD`
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class OneTag(Constant):
     @cached_property
     def value(self) -> float:
         """The score of the best such answer."""
-        return max(map(self._value_of, self._counts.argsort()[-2:]))
+        best = max if self.problem.higher_is_better[self.score] else min
+        return best(self._value_of(int(tag)) for tag in np.flatnonzero(self._counts))
 
     @property
     def perfect(self) -> bool:
@@ -153,13 +155,15 @@ class TagProblem(Problem):
         words: Sequence[Sequence[Span]],
     ) -> Mapping[str, Sequence[Any]]:
         """Return `words` and their `tags`, lists; None for a word that the model did not see."""
+        answers = self.answers(logits).tolist()
+        rows = [row[: len(spans)] for row, spans in zip(answers, words, strict=True)]
         of_words = [
             [text[start:end] for start, end in spans]
             for text, spans in zip(texts, words, strict=True)
         ]
         tags = [
-            [names[tag] if tag >= 0 else None for tag in row[: len(spans)]]
-            for row, spans in zip(self.answers(logits).tolist(), words, strict=True)
+            [names[tag] if tag >= 0 else None for _, tag in zip_longest(spans, row, fillvalue=-1)]
+            for row, spans in zip(rows, words, strict=True)
         ]
         return {"words": of_words, "tags": tags}
 

@@ -43,6 +43,12 @@ def check_probabilities_suffice(config: DistillConfig, problem: Problem = CLASSI
     Raises:
         ConfigError: With every term that cannot.
     """
+    if problem.by_word:
+        raise ConfigError(
+            f"labels of words ({problem.name}) are learned from one teacher model, since soft "
+            "labels, and the mean of several teachers, are probabilities of rows; give one "
+            "--teacher"
+        )
     loss = config.loss
     needs = {
         "hidden_weight": "hidden states",
@@ -60,11 +66,6 @@ def check_probabilities_suffice(config: DistillConfig, problem: Problem = CLASSI
         problems.append(
             f"loss.logit is {loss.logit}, which compares logits, but probabilities give logits "
             f"only up to a constant; use {' or '.join(problem.soft_losses)}"
-        )
-    if problem.by_word:
-        problems.append(
-            "labels of words (data.problem) are learned from one teacher model, since soft labels "
-            "hold probabilities of rows; give one --teacher"
         )
     if problems:
         raise ConfigError(

@@ -122,7 +122,8 @@ def evaluation_rows(
         )
     files = RunFiles(run)
     predictions = files.predictions(files.result.metrics.saved_epoch)
-    if predictions is None or not files.texts:
+    lacks_words = predictor.problem.by_word and not files.words
+    if predictions is None or not files.texts or lacks_words:
         problems = "; ".join(map(str, files.problems))
         raise ConfigError(
             f"{run}: cannot read the validation rows from its {PREDICTIONS} and {TEXTS} "

@@ -323,11 +323,16 @@ def test_test_rows_with_some_spans_have_none_where_the_list_is_empty() -> None:
     assert labels(read(train, splits={"test": empty}), "test")[0] == [-100] * 5
 
 
-def test_unlabelled_rows_have_lists_as_they_are_and_texts_by_rule() -> None:
-    train = rows(tokens=TOKENS, tags=TAGS)
-    for more, words in (
-        ({"tokens": ["U.S.", "now"]}, [0, 4, 5, 8]),
-        ({"text": "U.S. now"}, [0, 1, 1, 2, 2, 3, 3, 4, 5, 8]),
+def test_unlabelled_rows_have_lists_as_they_are_and_texts_cut_as_the_training_rows() -> None:
+    spaced, by_rule = [0, 4, 5, 8], [0, 1, 1, 2, 2, 3, 3, 4, 5, 8]
+    lists, spans = (
+        rows(tokens=TOKENS, tags=TAGS),
+        rows(text=[f"{one}." for one in TEXTS], spans=SPANS),
+    )
+    for train, more, words in (
+        (lists, {"tokens": ["U.S.", "now"]}, spaced),
+        (lists, {"text": "U.S. now"}, spaced),
+        (spans, {"text": "U.S. now"}, by_rule),
     ):
         (row,) = read(train, splits={"unlabeled": [more]}).splits["unlabeled"]
         assert (row["text"], row["words"]) == ("U.S. now", words)
@@ -390,6 +395,7 @@ def test_the_fingerprint_tells_words_and_labels_apart_and_others_have_the_old_on
 # -- faults ----------------------------------------------------------------------------------------
 
 GOOD = {"tokens": ["a", "b"], "tags": ["B-X", "O"]}
+PRINTED = "a list without commas, as NumPy prints it; write lists as JSON, or the file as Parquet"
 SPAN = {"text": "ab cd ef", "spans": [[0, 2, "X"]]}
 OUTSIDE_TEXT = (
     "is not within its text of 8 characters; wanted the place of its first character, counted from "
@@ -426,7 +432,27 @@ OUTSIDE_TEXT = (
             {"tokens": ["a", "b"], "tags": [None, -100]},
             "no word has a label; wanted one that is not -100 (column 'tags')",
         ),
-        ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty (column 'tokens')"),
+        (
+            {"tokens": ["a", " "], "tags": ["O", "O"]},
+            "word 2 is empty; leave it out, and its label (column 'tokens')",
+        ),
+        (
+            {"tokens": ["a", "b"], "tags": ["O", -1]},
+            "tag 2: found -1, which marks hidden labels, wanted a tag, or -100 for a word without "
+            "one (column 'tags')",
+        ),
+        (
+            {"tokens": "['a' 'b']", "tags": ["O", "O"]},
+            f"found \"['a' 'b']\", {PRINTED} (column 'tokens')",
+        ),
+        (
+            {"tokens": ["a", "b"], "tags": "['O' 'O']"},
+            f"found \"['O' 'O']\", {PRINTED} (column 'tags')",
+        ),
+        (
+            {"tokens": ["a", "b"], "tags": "[0 1]"},
+            f"found '[0 1]', {PRINTED} (column 'tags')",
+        ),
         ({"tokens": ["a", 5], "tags": ["O", "O"]}, "word 2 is 5, wanted text (column 'tokens')"),
         ({"tokens": [], "tags": []}, "the text is empty (column 'tokens')"),
         ({"tokens": ["\u200b"], "tags": ["O"]}, "the text is empty (column 'tokens')"),
@@ -528,6 +554,12 @@ NO_SCHEME = (
             [{**GOOD, "tags": ["B-X", "Y"]}, {**GOOD, "tags": ["O", "O"]}],
             {},
             f"found the tags 'B-X', 'O', 'Y' (column 'tags'), {NO_SCHEME}",
+        ),
+        (
+            "entities",
+            [{**GOOD, "tags": ["b-X", "i-X"]}, {**GOOD, "tags": ["O", "O"]}],
+            {},
+            f"found the tags 'O', 'b-X', 'i-X' (column 'tags'), {NO_SCHEME}",
         ),
         (
             "entities",
@@ -660,7 +692,7 @@ def test_every_bad_row_is_told_with_its_line(tmp_path: Path) -> None:
     found = problems_of(lambda: load_texts(DataConfig(path=str(tmp_path), problem="entities")))
     assert found == [
         f"{file}:2: 1 tags for 2 words (column 'tags')",
-        f"{file}:3: word 2 is empty (column 'tokens')",
+        f"{file}:3: word 2 is empty; leave it out, and its label (column 'tokens')",
         f"{tmp_path}/dev.jsonl:2: unknown tag 'B-Z'; the types are 'X'",
     ]
     text = [{"text": "a b,", "tags": "B-X O O"}]

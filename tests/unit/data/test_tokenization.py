@@ -228,3 +228,34 @@ def test_a_tokenizer_without_padding_is_refused(
         f"{type(other).__name__} has no padding token, which batches need; set its pad_token and "
         "save it again"
     )
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def test_words_that_are_cut_off_take_no_room_where_nothing_is_scored(
+    bert: PreTrainedTokenizerBase,
+) -> None:
+    texts = [(" ".join("abcd" * 50),), ("a b",)]
+    words = [[(at, at + 1) for at in range(0, len(text), 2)] for (text,) in texts]
+    rows, cut = tokenize_texts(texts, bert, 8, words)
+    assert cut == 1
+    assert [row["word_starts"] for row in rows] == [[1, 2, 3, 4, 5, 6], [1, 2]]
+    batch = Collator(bert)(rows)
+    assert batch["word_starts"].shape == batch["labels"].shape == (2, 6)
+
+
+def test_the_first_token_of_a_word_follows_padding_on_the_left(
+    bert: PreTrainedTokenizerBase,
+) -> None:
+    bert.padding_side = "left"
+    rows, _ = tokenize_texts([("a b c",), ("a",)], bert, 8, [[(0, 1), (4, 5)], [(0, 1)]])
+    assert Collator(bert)(rows)["word_starts"].tolist() == [[1, 3], [3, -1]]
+
+
+def test_labels_of_words_need_a_fast_tokenizer(
+    bert: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(bert), "is_fast", False)
+    with pytest.raises(ModelError, match="wanted a fast tokenizer"):
+        tokenize_texts([("a",)], bert, 8, [[(0, 1)]])

@@ -125,6 +125,14 @@ def test_other_kinds_write_by_row_and_these_by_word() -> None:
         CLASSIFICATION.written_by_word(LOGITS, NAMES, TEXTS, WORDS)
 
 
+def test_words_beyond_those_that_were_seen_are_written_without_an_answer() -> None:
+    seen = logits_of(ANSWERS[:, :2])
+    written = TAGS.written_by_word(seen, NAMES, TEXTS, WORDS)
+    assert written["tags"] == [["B-PER", "I-PER", None, None], ["O", "B-LOC", None]]
+    (first, second) = ENTITIES.written_by_word(seen, NAMES, TEXTS, WORDS)["entities"]
+    assert [entity["text"] for entity in (*first, *second)] == ["Ann Lee", "New"]
+
+
 def test_one_tag_for_every_word_is_told() -> None:
     assert TAGS.only_answer(LOGITS, LABELS, NAMES) is None
     outside = logits_of(np.where(ANSWERS < 0, ANSWERS, 0))
@@ -143,6 +151,8 @@ def test_the_trivial_answer_is_one_tag() -> None:
     )
     # O has no entity; B-LOC for every labelled word is right for 1 of 7, and 3 are true
     assert ENTITIES.trivial(LABELS, "entity_f1").value == pytest.approx(2 / 10)
+    rare = np.array([[0, 0, 0, 2], [0, 0, 2, 1]])  # the rarest tag is the best answer
+    assert ENTITIES.trivial(rare, "entity_f1").value > 0
     outside = np.where(LABELS > 2, 0, LABELS)
     assert ENTITIES.trivial(np.zeros((2, 2), dtype=int), "entity_f1").value == 0
     assert ENTITIES.trivial(np.zeros((2, 2), dtype=int), "entity_f1").perfect
