@@ -170,6 +170,11 @@ def unequal_classes(source: str, own: Sequence[str], names: Sequence[str] | None
     )
     if own and names is not None and len(own) == len(names):
         message += ", or say which label is which class with --data.label_names LABEL=CLASS,…"
+    if names is not None and set(names) < set(own):
+        message += (
+            ", or, if rows of the others are only missing here, name all of the model's with "
+            f"--data.label_names {','.join(own)}"
+        )
     return message
 
 

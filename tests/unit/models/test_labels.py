@@ -154,6 +154,17 @@ def test_other_classes_are_refused_of_a_teacher(
         align_labels(load_classifier(str(path)), names)
 
 
+def test_a_model_with_more_classes_than_occur_says_how_to_name_them(
+    folder: Callable[..., Path],
+) -> None:
+    path = folder(("red", "green", "blue"))
+    with pytest.raises(ModelError, match=r"name all .* with --data\.label_names red,green,blue$"):
+        load_classifier(str(path), ("blue", "red"))
+    with pytest.raises(ModelError) as error:
+        load_classifier(str(path), ("blue", "pink"))
+    assert "label_names" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("multi_label_classification", "multi_label"), ("regression", "regression")]
 )
