@@ -14,6 +14,11 @@ train.jsonl and validation.jsonl, the same for the same lists:
   classes, exceptions, functions, methods or attributes (for links), and where; no mark is left in
   the text.
 
+    python bench/label_kinds.py OUT GLUE --soft TEACHER
+
+writes `soft`: the rows of `tags` with the probabilities of a teacher beside the labels, for the
+study soft-labels.yaml. These probabilities are made, not given by people.
+
 Packages are drawn by a hash of their name; those of one source package are on one side of the
 split, since their descriptions are much alike. Questions and sentences are drawn by a hash, too;
 sentences of one page are on one side.
@@ -25,6 +30,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -215,12 +221,33 @@ def write(folder: Path, side: str, lines: list[dict[str, object]]) -> None:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
+def write_soft(out: Path, teacher: str) -> None:
+    """Write `tags` with the probabilities of a teacher beside the labels of the training rows."""
+    from layermix.serving.predict import predict
+
+    (out / "soft").mkdir(exist_ok=True)
+    shutil.copyfile(out / "tags/validation.jsonl", out / "soft/validation.jsonl")
+    with tempfile.TemporaryDirectory() as folder:
+        predict(teacher, str(out / "tags/train.jsonl"), f"{folder}/found.jsonl")
+        found = Path(folder, "found.jsonl").read_text(encoding="utf-8").splitlines()
+    own = (out / "tags/train.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = []
+    for line, answer in zip(map(json.loads, own), map(json.loads, found), strict=True):
+        del answer["label"]
+        rows.append({**answer, "labels": line["labels"]})
+    write(out / "soft", "train", rows)
+
+
 def main() -> None:
     """Write the folders."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("glue", type=Path)
+    parser.add_argument("--soft", help="a teacher for `tags`; then only `soft` is written")
     given = parser.parse_args()
+    if given.soft:
+        write_soft(given.out, given.soft)
+        return
     kept = common_tags()
     for side, chosen in split_of_packages().items():
         tags: list[dict[str, object]] = [

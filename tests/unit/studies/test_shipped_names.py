@@ -23,6 +23,7 @@ NAMES = {
     "studies/ablations/warmup.yaml": (13, "8d2e5883fe31"),
     "studies/label-kinds.yaml": (21, "88265331ad48"),
     "studies/token-labels.yaml": (7, "cb8152d22c60"),
+    "studies/soft-labels.yaml": (6, "fd5f91a3a316"),
     "studies/local-main.yaml": (100, "2c866ec7d402"),
     "studies/local-qnli.yaml": (13, "119f54db2612"),
     "studies/local-recipe-confirmed.yaml": (21, "a419c540f7ba"),
