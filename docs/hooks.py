@@ -151,6 +151,11 @@ FORMAT_WORDS = {
     "jsonl": "one JSON object per line",
     "json": "the same: one JSON object per line, not an array",
     "parquet": "Parquet",
+    "conll": "a word and its labels per line, an empty line after each sentence",
+    "conllu": "CoNLL-U, as Universal Dependencies has it",
+    "bio": "as `.conll`",
+    "iob": "as `.conll`",
+    "iob2": "as `.conll`",
     "txt": "one text per line, no header, no label: texts without labels, and `predict`",
 }
 
