@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -53,6 +53,12 @@ TAG_COLUMNS = (
     ("pos_tags", "upos", "pos"),
 )
 """Names by which a column with labels of words is found: of the first group that has one."""
+
+_GROUPS: Mapping[Form, tuple[tuple[str, ...], ...]] = {
+    "number": (LABEL_COLUMNS, NUMBER_COLUMNS),
+    "tags": TAG_COLUMNS,
+}
+"""Form of a label -> names by which its column is found, where they are more than usual."""
 
 SoftLabels = Literal["never", "beside", "instead"]
 """Whether probabilities in the data are read: never, beside labels, or where there are none."""
@@ -172,9 +178,7 @@ def find_label_column(
     """
     if given is not None:
         return given
-    groups: tuple[tuple[str, ...], ...] = (LABEL_COLUMNS,)
-    if form in ("number", "tags"):
-        groups = TAG_COLUMNS if form == "tags" else (LABEL_COLUMNS, NUMBER_COLUMNS)
+    groups = _GROUPS.get(form, (LABEL_COLUMNS,))
     found = [[name for name in table.columns if name.lower() in usual] for usual in groups]
     occurring = [names for names in found if names]
     alone = [names for names in occurring if len(names) == 1 or form != "tags"]

@@ -124,13 +124,16 @@ def _literal(text: str) -> Any:
         >>> _literal("['good', 'short']")
         ['good', 'short']
     """
-    value = ast.literal_eval(text)
-    given = sum(one.type == STRING for one in generate_tokens(StringIO(text).readline))
-    nodes = ast.walk(ast.parse(text, mode="eval"))
-    kept = sum(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in nodes)
-    if given > kept:
-        raise ValueError("strings without a comma between them")
-    return value
+    tree = ast.parse(text, mode="eval")
+    if _BESIDE.search(text):  # else there are no such strings, and counting takes time
+        given = sum(one.type == STRING for one in generate_tokens(StringIO(text).readline))
+        constants = (one for one in ast.walk(tree) if isinstance(one, ast.Constant))
+        if given > sum(isinstance(one.value, str) for one in constants):
+            raise ValueError("strings without a comma between them")
+    return ast.literal_eval(tree)
+
+
+_BESIDE = re.compile(r"['\"]\s*[a-zA-Z]{0,2}['\"]")
 
 
 _WITHOUT_COMMAS = re.compile(r"\[[^,]+\s[^,]+\]")

@@ -73,7 +73,7 @@ def evaluate(
 
 
 OF_CLASSES = ("class", "rows")
-HEADS: Mapping[str, tuple[str, str]] = {
+COUNTED: Mapping[str, tuple[str, str]] = {
     "f1_samples": ("label", "rows"),
     "entity_f1": ("type", "names"),
     "exact_match": ("tag", "words"),
@@ -94,7 +94,7 @@ def scores_text(results: Mapping[str, Mapping[str, Any]]) -> str:
             if isinstance(value, float)
         ]
         if per_class:
-            what, counted = next((HEADS[name] for name in HEADS if name in scores), OF_CLASSES)
+            what, counted = next((COUNTED[name] for name in COUNTED if name in scores), OF_CLASSES)
             heads = "".join(f"{one:>10}" for one in ("precision", "recall", "f1"))
             lines.append(f"  {what:<{width}}{heads}{counted:>8}")
         for name, own in per_class.items():

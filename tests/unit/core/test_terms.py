@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,12 +48,14 @@ def of_words(seed: int, starts: Tensor = STARTS) -> Signal:
     return Signal(logits, torch.ones(3, 6, dtype=torch.bool), words=words)
 
 
-def word_by_word(loss: object, student: Signal, other: Tensor, counted: Tensor) -> Tensor:
+def word_by_word(
+    loss: Callable[..., Tensor], student: Signal, other: Tensor, counted: Tensor
+) -> Tensor:
     """The mean over the words of each example that count, written as a loop."""
     means = []
     for example in range(3):
         each = [
-            loss(student.logits[example, word][None], other[example, word][None])  # type: ignore[operator]
+            loss(student.logits[example, word][None], other[example, word][None])
             for word in range(3)
             if counted[example, word]
         ]

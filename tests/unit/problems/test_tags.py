@@ -1,5 +1,4 @@
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -220,15 +219,15 @@ def test_class_weights_and_smoothing_are_those_of_words() -> None:
 
 
 def test_the_kind_is_read_from_a_config() -> None:
-    config: Callable[..., Any] = lambda names, **more: SimpleNamespace(  # noqa: E731
-        **{
+    def config(names: tuple[str, ...], **more: Any) -> SimpleNamespace:
+        own = {
             "architectures": ["BertForTokenClassification"],
             "id2label": dict(enumerate(names)),
             "num_labels": len(names),
             "problem_type": None,
         }
-        | more
-    )
+        return SimpleNamespace(**own | more)
+
     assert problem_of(config(NAMES)) is ENTITIES
     assert problem_of(config(("I-PER", "O"))) is ENTITIES
     assert problem_of(config(("NOUN", "VERB"))) is TAGS
