@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from layermix.models.loading import load_classifier as load_classifier
     from layermix.models.students import copy_blocks as copy_blocks
     from layermix.models.students import fresh_student as fresh_student
+    from layermix.models.vocabulary import trim_vocabulary as trim_vocabulary
     from layermix.runs.pipeline import distill as distill
     from layermix.runs.pipeline import distill_from as distill_from
     from layermix.runs.pipeline import make_student as make_student
@@ -38,6 +39,7 @@ _HOMES = {
     "copy_blocks": "models.students",
     "fresh_student": "models.students",
     "load_classifier": "models.loading",
+    "trim_vocabulary": "models.vocabulary",
     "Objective": "core.objective",
     "build_objective": "core.objective",
     "param_groups": "core.objective",

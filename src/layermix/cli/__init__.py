@@ -13,7 +13,13 @@ from typing import Any
 import click
 
 from layermix.cli.cache import cache_group
-from layermix.cli.models import bench_command, evaluate_command, export_command, predict_command
+from layermix.cli.models import (
+    bench_command,
+    evaluate_command,
+    export_command,
+    predict_command,
+    trim_command,
+)
 from layermix.cli.reference import list_command, schema_command
 from layermix.cli.report import report_command
 from layermix.cli.studies import reproduce_command, study_command
@@ -81,5 +87,6 @@ for subcommand in (
     schema_command,
     study_command,
     teach_command,
+    trim_command,
 ):
     main.add_command(subcommand)

@@ -1,6 +1,7 @@
 """Commands on a saved model: `evaluate`, `predict`, `export` and `bench`."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from layermix.cli.options import (
     MODEL,
     READING,
     RUNTIME,
+    TRIMMED,
     config_options,
     extra_needed,
     given_fields,
     print_json,
 )
-from layermix.config import TeachConfig, load
+from layermix.config import DistillConfig, TeachConfig, load
 from layermix.console import echo
 from layermix.errors import ConfigError
 
@@ -132,6 +134,40 @@ def predict_command(
         calibrated=calibrated,
         reporter=Reporter(quiet),
     )
+
+
+@command("trim", computes=True)
+@MODEL
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="A new folder for the smaller model.",
+)
+@JSON
+@config_options(DistillConfig, only=TRIMMED)
+def trim_command(model: str, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Make MODEL smaller without training: keep the words that its texts use.
+
+    MODEL is a run folder, a model folder or a hub id. The training texts and those of
+    --data.unlabeled say which tokens stay; by default those of MODEL's run. With
+    --student.vocabulary occurring (the default here) the answers on them stay the same to the last
+    bit. Other words are read in smaller pieces, so the answers on validation rows are compared,
+    too.
+    """
+    given = {"student.vocabulary": "occurring", **given_fields(options)}
+    settings = load(DistillConfig, flags=given)
+    from layermix.console import Reporter
+    from layermix.serving.trim import trim, trimming_text
+
+    wanted = settings.student.vocabulary or "occurring"
+    trimming = trim(model, settings.data, out, vocabulary=wanted, reporter=Reporter(quiet))
+    if as_json:
+        print_json(asdict(trimming))
+        return
+    echo(trimming_text(trimming, out))
+    echo(f"Next: layermix evaluate {shlex.quote(str(out))} --data DATA")
 
 
 @command("export", computes=True)

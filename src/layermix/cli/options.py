@@ -155,6 +155,8 @@ LABELS = (
     *("data.label_names", "data.skip_labels"),
 )
 """Fields that say how labels are read."""
+TRIMMED = ("student.vocabulary", "data.path", "data.unlabeled", *LABELS, *READING)
+"""Fields that say which words a trimmed model keeps."""
 DATA = config_options(TeachConfig, only=("data.path", *LABELS, *READING))
 
 

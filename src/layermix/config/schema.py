@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PlainValidator,
+    PositiveInt,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -89,6 +90,22 @@ def _rows_or_auto(value: Any) -> int | Literal["auto"]:
         ) from None
 
 
+def _tokens_or_occurring(value: Any) -> int | Literal["occurring"]:
+    """A number of tokens, also as text, or `occurring`.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if value == "occurring":
+        return "occurring"
+    try:
+        return _TOKENS.validate_python(value)
+    except ValidationError:
+        raise ValueError(
+            f"found {value!r}, wanted occurring or a whole number of tokens, such as 8000"
+        ) from None
+
+
 def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
     """`balanced`, or the weights of classes by name, also as the text `bad=2,good=1`.
 
@@ -116,6 +133,7 @@ def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
 
 
 _ROWS = TypeAdapter(NonNegativeInt)
+_TOKENS = TypeAdapter(PositiveInt)
 _WEIGHTS = TypeAdapter(
     Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 )
@@ -152,6 +170,10 @@ AugmentWays = Annotated[
 RowsOrAuto = Annotated[
     int | Literal["auto"],
     PlainValidator(_rows_or_auto, json_schema_input_type=NonNegativeInt | Literal["auto"]),
+]
+TokensOrOccurring = Annotated[
+    int | Literal["occurring"],
+    PlainValidator(_tokens_or_occurring, json_schema_input_type=PositiveInt | Literal["occurring"]),
 ]
 ClassWeights = Annotated[
     Literal["balanced"] | dict[str, float],
@@ -236,6 +258,10 @@ class StudentConfig(OneWord):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout of the student in training; it stays in the saved student's config. Without a value
     that of its config (a copy has its teacher's)."""
+    vocabulary: TokensOrOccurring | None = None
+    """Trim the student's vocabulary, often most of its parameters: to the tokens that occur in the
+    training texts and those without labels (occurring), or to a number of tokens, such as 8000: the
+    most frequent of those, then common ones. Other words are then read in smaller pieces."""
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -83,9 +83,12 @@ class SoftColumns:
         return not any(name in table.columns for name in self.columns)
 
     def described(self) -> str:
-        """Returns the columns in words."""
-        several = len(self.columns) > 1
-        return f"the column{'s' if several else ''} {', '.join(self.columns)}"
+        """Returns the columns in words, at most four of them by name."""
+        if len(self.columns) == 1:
+            return f"the column {self.columns[0]}"
+        if len(self.columns) > 4:
+            return f"the columns {', '.join(self.columns[:3])}, … {self.columns[-1]}"
+        return f"the columns {', '.join(self.columns)}"
 
 
 def probability_columns(table: Table) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The splits of a data set: their names, rows held out or taken by a hash of their text, hashes."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -74,6 +74,15 @@ def _feature(label: Any) -> Any:
     if isinstance(label, Sequence):
         return datasets.List(datasets.Value("int64"))
     return datasets.Value("float64" if isinstance(label, float) else "int64")
+
+
+def text_batches(splits: Iterable[Dataset]) -> Iterator[list[list[str]]]:
+    """Yields the texts of splits in batches: a list of texts, or one of each text of a pair."""
+    for rows in splits:
+        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
+        for start in range(0, len(rows), 1000):
+            batch = rows[start : start + 1000]
+            yield [list(batch[name]) for name in columns]
 
 
 def labels_of(column: Sequence[Any]) -> NDArray[Any]:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
@@ -75,6 +77,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_numbers: NDArray[np.int64] | None = None,
 ) -> Tokens:
     """Tokenizes every split; in a pair, the longer text is cut first.
 
@@ -83,6 +86,9 @@ def tokenize(
         tokenizer: The student's tokenizer.
         max_length: Largest number of tokens of a row, including special tokens.
         teacher_tokenizer: The teacher's tokenizer if it differs; it cuts at the same length.
+        teacher_numbers: The teacher's number of each of the student's tokens, (V,), if it has all
+            of them. It then reads the student's tokens in the rows to train on, so that hidden
+            states stand for the same tokens, and its own in all other rows.
 
     Raises:
         ConfigError: If the maximum length has no room for text beside the special tokens.
@@ -90,7 +96,10 @@ def tokenize(
     splits: dict[str, Dataset] = {}
     cut: dict[str, float] = {}
     for name, split in texts.splits.items():
-        splits[name], cut[name] = tokenize_split(split, tokenizer, max_length, teacher_tokenizer)
+        own = teacher_numbers if name in ("train", "unlabeled") else None
+        splits[name], cut[name] = tokenize_split(
+            split, tokenizer, max_length, teacher_tokenizer, own
+        )
     if "unlabeled" in splits:
         train, unlabeled = splits["train"], splits.pop("unlabeled")
         splits["train"] = concatenate_datasets([train, unlabeled])
@@ -104,13 +113,16 @@ def tokenize_split(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_numbers: NDArray[np.int64] | None = None,
 ) -> tuple[Dataset, float]:
     """Tokenizes one split of `TextData`; returns its token rows and the share of rows cut.
 
     Raises:
         ConfigError: As `tokenize`.
     """
-    tokenizers = {"": tokenizer} | ({_TEACHER: teacher_tokenizer} if teacher_tokenizer else {})
+    tokenizers = {"": tokenizer}
+    if teacher_tokenizer is not None and teacher_numbers is None:
+        tokenizers[_TEACHER] = teacher_tokenizer
     _check_room(tokenizers.values(), "text_pair" in split.column_names, max_length)
     rows_cut = 0
 
@@ -118,7 +130,7 @@ def tokenize_split(
         nonlocal rows_cut
         rows, cut = _token_rows(batch, tokenizers, max_length)
         rows_cut += cut
-        return rows
+        return rows if teacher_numbers is None else rows | _as_teacher(rows, teacher_numbers)
 
     # A fingerprint is given because `datasets` would pickle the tokenizer to make one.
     encoded = split.map(
@@ -130,6 +142,13 @@ def tokenize_split(
         desc="tokenizing",
     )
     return encoded, rows_cut / len(split)
+
+
+def _as_teacher(rows: Mapping[str, Any], numbers: NDArray[np.int64]) -> dict[str, Any]:
+    """Returns the columns of the teacher's inputs: the student's tokens by the teacher's number."""
+    columns = {_TEACHER + name: rows[name] for name in (*_INPUTS, _STARTS) if name in rows}
+    columns[f"{_TEACHER}input_ids"] = [numbers[ids].tolist() for ids in rows["input_ids"]]
+    return columns
 
 
 def tokenize_texts(

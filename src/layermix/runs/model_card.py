@@ -14,6 +14,7 @@ import yaml
 from layermix.escaping import markdown, markdown_code
 from layermix.evaluation.forms import Form
 from layermix.runs.schema import (
+    SOFT_LABELS,
     BenchRecord,
     ExportRecord,
     ModelRecord,
@@ -58,9 +59,11 @@ def model_card(record: RunRecord, role: Role) -> str:
     model, data = record.trained, record.data
     source, words = _name(data.place or ""), WORDS[record.form or "class"]
     title = f"{role.capitalize()} for {record.task or source}"
+    teacher = record.teacher.place or ""
+    if record.signals != SOFT_LABELS:  # those say in words what they are
+        teacher = _name(teacher)
     made = (
-        f"Distilled with {markdown_code(record.formula or '')} from "
-        f"{markdown_code(_name(record.teacher.place or ''))}"
+        f"Distilled with {markdown_code(record.formula or '')} from {markdown_code(teacher)}"
         if role == "student"
         else f"Fine-tuned from {markdown_code(_name(model.place or 'a model in memory'))}"
     )

@@ -29,7 +29,7 @@ from layermix.core.objective import Objective, build_objective
 from layermix.core.signals import Teacher
 from layermix.core.terms import Term
 from layermix.data.prepared import PreparedData
-from layermix.data.splits import labels_of, texts_of
+from layermix.data.splits import labels_of, text_batches, texts_of
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError, Note
 from layermix.hardware.device import default_device
@@ -40,6 +40,7 @@ from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
+from layermix.models.vocabulary import trim_vocabulary
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
@@ -290,7 +291,15 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
     else:
         spread = wanted.copied == "spread"
         student = copy_blocks(teacher, wanted.layers, wanted.blocks, spread=spread)
-    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
+    if wanted.dropout is not None:
+        student = with_dropout(student, wanted.dropout)
+    if wanted.vocabulary is None:
+        return student
+    rows = choose_rows(texts, config).splits  # no held-out row
+    used = [rows[name] for name in ("train", "unlabeled") if name in rows]
+    return trim_vocabulary(
+        student, wanted.vocabulary, text_batches(used), text_batches([rows["validation"]])
+    )[0]
 
 
 HOLDOUT_WARNING = Note(

@@ -1,9 +1,11 @@
 """What teacher and data fix for every arm: tokens, held-out rows, the teacher's answers."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from layermix.augmentation.new_rows import SHARE, with_new_rows
@@ -12,7 +14,7 @@ from layermix.console import Reporter
 from layermix.core.seeds import rows_at_share
 from layermix.core.trainer import warmup_steps
 from layermix.data.prepared import Labels, Logits, PreparedData
-from layermix.data.splits import hold_out, labels_of, take
+from layermix.data.splits import hold_out, labels_of, take, text_batches
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
@@ -20,6 +22,7 @@ from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
 from layermix.models.inference import TorchRunner, finite, logits_of
 from layermix.models.tokenizers import equal_inputs, equal_padding
+from layermix.models.vocabulary import old_numbers
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
@@ -79,7 +82,11 @@ def answered(
         WeakTeacherError, ModelError, ConfigError: As `prepare`.
     """
     tokenizers = teacher.tokenizer, student.tokenizer
-    equal = equal_inputs(*tokenizers, _text_batches(texts))
+    numbers = old_numbers(student.tokenizer, teacher.tokenizer)
+    if numbers is None:
+        equal = equal_inputs(*tokenizers, text_batches(texts.splits.values()))
+    else:  # training rows are cut by the student's tokenizer, for both
+        equal = frozenset({"input_ids"})
     loss = config.loss
     of_tokens = loss.hidden_weight or loss.embedding_weight or loss.attention_weight
     if of_tokens and "input_ids" not in equal:
@@ -93,7 +100,7 @@ def answered(
     shared = equal == set(MODEL_INPUTS) and equal_padding(*tokenizers)
     limit = min(teacher.max_length, student.max_length)
     teacher_tokenizer = None if shared else teacher.tokenizer
-    prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer)
+    prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer, numbers)
     run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     logits = {
         name: logits_of(
@@ -147,15 +154,6 @@ def with_new_rows_at_share(
         training = config.training.model_copy(update={"unlabeled_share": SHARE})
         config = config.model_copy(update={"training": training})
     return config, texts
-
-
-def _text_batches(texts: TextData) -> Iterator[list[list[str]]]:
-    """Yields the texts of all splits in batches: a list of texts, or one of each text of a pair."""
-    for rows in texts.splits.values():
-        columns = [name for name in ("text", "text_pair") if name in rows.column_names]
-        for start in range(0, len(rows), 1000):
-            batch = rows[start : start + 1000]
-            yield [list(batch[name]) for name in columns]
 
 
 def check_teacher(
@@ -242,6 +240,7 @@ def tokenize_for(
     limit: int,
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_numbers: NDArray[np.int64] | None = None,
 ) -> PreparedData:
     """Tokenise all splits.
 
@@ -251,6 +250,7 @@ def tokenize_for(
         limit: Most tokens that the models take.
         tokenizer: The student's.
         teacher_tokenizer: The teacher's, if it does not give the same.
+        teacher_numbers: See `tokenize`.
 
     Raises:
         ConfigError: If the wanted length is more than the models take.
@@ -277,7 +277,7 @@ def tokenize_for(
         )
         notes.append(Note("unused-settings", text))
     chosen = replace(texts, splits=splits)
-    tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer)
+    tokens = tokenize(chosen, tokenizer, length, teacher_tokenizer, teacher_numbers)
     cut = [f"{share:.1%} of {name}" for name, share in tokens.cut.items() if share]
     text = f"at most {length} tokens per row; cut by that: {', '.join(cut) or 'no row'}"
     notes += [

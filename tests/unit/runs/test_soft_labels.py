@@ -21,6 +21,7 @@ from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks
 from layermix.problems.classification import CLASSIFICATION, SMALLEST
 from layermix.runs import pipeline
+from layermix.runs.model_card import model_card
 from layermix.runs.reader import RunFiles
 from layermix.runs.schema import read_result
 from layermix.runs.soft_labels import prepare_mean, prepare_soft
@@ -140,6 +141,14 @@ def test_the_run_folder_of_soft_labels(teacher: Classifier, soft: TextData, tmp_
     assert {"teacher", "teacher_confidence"} <= set(columns)
     assert "`the columns p_0, p_1`" in (out / "student" / "README.md").read_text()
     assert RunFiles(out).problems == []
+
+
+def test_a_card_takes_the_names_of_columns_for_no_path(teacher: Classifier, soft: TextData) -> None:
+    record = pipeline.distill_from(None, student_of(teacher), soft, config()).record
+    columns = "the columns " + ", ".join(f"p_role/{number}/code" for number in range(60))
+    known = record.teacher.model_copy(update={"place": columns})
+    card = model_card(record.model_copy(update={"teacher": known}), "student")
+    assert f"from `{columns}` on" in card
 
 
 def test_rows_without_a_label_are_skipped_by_the_loss_on_labels(

@@ -1,0 +1,198 @@
+"""Trims the vocabulary of a saved classifier to the words of its texts, without training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from layermix.atomic import whole_folder, write_text
+from layermix.config import DataConfig, read_yaml
+from layermix.console import Reporter
+from layermix.data.columns import columns_for_model
+from layermix.data.splits import text_batches
+from layermix.data.texts import TextData, load_texts
+from layermix.data.tokenization import Collator, tokenize_split
+from layermix.errors import ConfigError, ModelError, RunExistsError
+from layermix.models.inference import Floats, logits_of
+from layermix.models.loading import load_classifier, model_folder
+from layermix.models.tokenizers import save_tokenizer
+from layermix.models.vocabulary import trim_vocabulary
+from layermix.runs.layout import CARD, CONFIG
+from layermix.runs.model_card import with_section
+from layermix.serving.evaluation_rows import run_of
+from layermix.serving.predictor import Predictor, predictor_of
+
+COMPARED = 512
+"""Training rows on which the answers of both models are compared."""
+
+
+@dataclass(frozen=True)
+class Trimming:
+    """What trimming a saved model did.
+
+    Attributes:
+        tokens: Size of the new vocabulary.
+        tokens_before: Size of the old one.
+        bytes: Size of the new folder.
+        bytes_before: Size of the old folder's weights, config and tokenizer.
+        rows: Training rows on which logits were compared.
+        max_difference: The largest difference of a logit on them; 0 is the same to the last bit.
+        validation_rows: All validation rows.
+        other_answers: How many of them get another answer.
+        note: What happened to the validation texts, in words.
+    """
+
+    tokens: int
+    tokens_before: int
+    bytes: int
+    bytes_before: int
+    rows: int
+    max_difference: float
+    validation_rows: int
+    other_answers: int
+    note: str
+
+
+def trim(
+    source: str,
+    data: DataConfig,
+    out: Path,
+    *,
+    vocabulary: int | Literal["occurring"] = "occurring",
+    reporter: Reporter | None = None,
+) -> Trimming:
+    """Write a copy of a saved classifier that knows fewer tokens.
+
+    Args:
+        source: Run folder, model folder or hub id.
+        data: Its training texts and those without labels say which tokens stay; by default the data
+            of the model's run.
+        out: A new folder.
+        vocabulary: How many tokens to keep, or all that occur.
+        reporter: Where progress is shown; quiet if None.
+
+    Raises:
+        LayermixError: If model or texts cannot be used, too much would be lost, or `out` exists.
+    """
+    reporter = reporter or Reporter(quiet=True)
+    if out.exists():
+        raise RunExistsError(
+            f"--out {out} already exists, and layermix does not overwrite it; choose another name"
+        )
+    classifier = load_classifier(source)
+    before = predictor_of(classifier)
+    texts = _texts(source, data, before)
+    for note in texts.notes:
+        reporter.say(note)
+    used = [texts.splits[name] for name in ("train", "unlabeled") if name in texts.splits]
+    smaller, trimmed = trim_vocabulary(
+        classifier, vocabulary, text_batches(used), text_batches([texts.splits["validation"]])
+    )
+    after = predictor_of(smaller)
+    first = texts.splits["train"].select(range(len(texts.splits["train"]))[:COMPARED])
+    one, other = (_logits(way, first, reporter, "training rows") for way in (before, after))
+    rest = texts.splits["validation"]
+    was, now = (_logits(way, rest, reporter, "validation rows") for way in (before, after))
+    note = trimmed.note()
+    reporter.say(note)
+    with whole_folder(out.absolute()) as folder:
+        smaller.model.save_pretrained(folder)
+        smaller.tokenizer.model_max_length = smaller.max_length
+        save_tokenizer(smaller.tokenizer, folder)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        card = _card(source)
+        write_text(
+            folder / CARD,
+            with_section(
+                card, "vocabulary", f"## Vocabulary\n\n{note.text[0].upper()}{note.text[1:]}."
+            ),
+        )
+    return Trimming(
+        tokens=len(trimmed.kept),
+        tokens_before=trimmed.before,
+        bytes=size,
+        bytes_before=_size(source),
+        rows=len(first),
+        max_difference=float(np.abs(one - other).max(initial=0)),
+        validation_rows=len(rest),
+        other_answers=int((~before.problem.same(was, now)).sum()),
+        note=note.text,
+    )
+
+
+def _texts(source: str, data: DataConfig, predictor: Predictor) -> TextData:
+    """The texts that the user names, or those of the model's run."""
+    if data.path is None and data.train is None:
+        run = run_of(source)
+        if run is None:
+            raise ConfigError(
+                f"{source}: is not in a run folder, so there are no training texts beside it; give "
+                "--data FOLDER or FILE with labelled texts like those that the model will get"
+            )
+        given = data.model_dump(exclude_unset=True)
+        data = DataConfig.model_validate(read_yaml(run / CONFIG)[0].get("data", {}) | given)
+    with columns_for_model(
+        predictor.source,
+        predictor.text_columns,
+        data.text_columns,
+        by_word=predictor.problem.by_word,
+    ) as columns:
+        return load_texts(
+            data.model_copy(update={"text_columns": columns}),
+            classes=predictor.label_names,
+            problem=predictor.problem,
+            soft_labels="instead",
+        )
+
+
+def _logits(predictor: Predictor, texts: Any, reporter: Reporter, what: str) -> Floats:
+    rows, _ = tokenize_split(texts, predictor.tokenizer, predictor.max_length)
+    return logits_of(
+        predictor.run, rows, Collator(predictor.tokenizer), track=reporter.track, what=what
+    )
+
+
+def _files(source: str) -> list[Path]:
+    """The files of a saved model itself, without exports; none of a hub id."""
+    folder = model_folder(source)
+    return [] if folder is None else [file for file in folder.iterdir() if file.is_file()]
+
+
+def _size(source: str) -> int:
+    return sum(file.stat().st_size for file in _files(source) if file.name != CARD)
+
+
+def _card(source: str) -> str:
+    """The text of the model card; empty if there is none.
+
+    Raises:
+        ModelError: If it is not UTF-8.
+    """
+    for file in _files(source):
+        if file.name == CARD:
+            try:
+                return file.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                message = f"{file}: not UTF-8 ({error.reason}); save it as UTF-8"
+                raise ModelError(message) from None
+    return ""
+
+
+def trimming_text(trimming: Trimming, out: Path) -> str:
+    """A summary of a trimming for the command line."""
+    saved = 1 - trimming.bytes / trimming.bytes_before if trimming.bytes_before else None
+    size = f"{trimming.bytes / 1e6:.1f} MB"
+    if saved is not None:
+        size += f" instead of {trimming.bytes_before / 1e6:.1f} ({saved:.0%} less)"
+    same = (
+        "are the same to the last bit"
+        if trimming.max_difference == 0
+        else f"differ by at most {trimming.max_difference:.2g}"
+    )
+    return (
+        f"{out}: {trimming.tokens:,} tokens instead of {trimming.tokens_before:,}, {size}.\n"
+        f"The logits of {trimming.rows:,} training texts {same}; "
+        f"{trimming.other_answers:,} of {trimming.validation_rows:,} validation rows get another "
+        "answer."
+    )
