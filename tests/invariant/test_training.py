@@ -198,10 +198,10 @@ RESUMABLE = TRAINING | {
 @pytest.mark.parametrize(
     ("stops", "batching"),
     [
-        ((4,), "by_length"),
         ((5, 6), "random"),
         ((9, 10), "by_length"),
         ((2, 4, 7, 12), "random"),
+        pytest.param((4,), "by_length", marks=pytest.mark.slow),
         pytest.param((4,), "random", marks=pytest.mark.slow),
         pytest.param((5, 6), "by_length", marks=pytest.mark.slow),
         pytest.param((9, 10), "random", marks=pytest.mark.slow),

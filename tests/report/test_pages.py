@@ -452,6 +452,7 @@ def test_of_several_studies_one_must_be_named(study_folder: Make) -> None:
     assert page_of(study.folder / "small.plan.json")[1].name == "small.html"
 
 
+@pytest.mark.slow
 def test_a_large_study_is_a_small_page(tmp_path: Path) -> None:
     names = ("fixed", "uniform", "learned", "reverse", "all_to_one", "last_only", "random")
     arms: dict[str, Any] = {name: {"mix": name} for name in names}

@@ -15,6 +15,7 @@ import click
 from layermix.cli.cache import cache_group
 from layermix.cli.models import (
     bench_command,
+    check_command,
     evaluate_command,
     export_command,
     predict_command,
@@ -76,6 +77,7 @@ for subcommand in (
     augment_command,
     bench_command,
     cache_group,
+    check_command,
     demo_command,
     distill_command,
     evaluate_command,

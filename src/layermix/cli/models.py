@@ -1,6 +1,7 @@
 """Commands on a saved model: `evaluate`, `predict`, `export` and `bench`."""
 
 import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,80 @@ def trim_command(model: str, out: Path, as_json: bool, quiet: bool, **options: A
         return
     echo(trimming_text(trimming, out))
     echo(f"Next: layermix evaluate {shlex.quote(str(out))} --data DATA")
+
+
+@command("check", computes=True)
+@MODEL
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="The model to compare with: the teacher, or the model in service.",
+)
+@click.option(
+    "--max-drop",
+    type=float,
+    metavar="X",
+    help="Points (hundredths) of the main score that MODEL may be below --against.",
+)
+@click.option(
+    "--sure",
+    is_flag=True,
+    help="The whole 95 % interval of the drop must be within --max-drop, not only its estimate.",
+)
+@click.option(
+    "--max-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Milliseconds that one text may take, the median of 100 texts.",
+)
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="How many times as fast as --against MODEL must be, for one text. Holds on slow machines, "
+    "too.",
+)
+@click.option(
+    "--max-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Megabytes that the file of MODEL's weights may have.",
+)
+@RUNTIME
+@JSON
+@DATA
+def check_command(
+    model: str,
+    against: str | None,
+    max_drop: float | None,
+    sure: bool,
+    max_ms: float | None,
+    min_speedup: float | None,
+    max_mb: float | None,
+    runtime: Any,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Check that MODEL is good, fast and small enough: a gate for CI.
+
+    Prints one line. The exit code is 0 if every limit is kept, and 1 if one is not. The rows are
+    the validation rows of MODEL's run, or those of --data (every row of a file, the validation
+    split of a folder or hub data set).
+    """
+    data = load(TeachConfig, flags=given_fields(options)).data
+    from layermix.console import Reporter
+    from layermix.serving.check import Limits, check, check_text
+
+    limits = Limits(max_drop, sure, max_ms, min_speedup, max_mb)
+    checked = check(model, against, limits, data, runtime=runtime, reporter=Reporter(quiet))
+    passed = all(one.passed for one in checked)
+    if as_json:
+        print_json({"passed": passed, "model": model, "checks": [asdict(one) for one in checked]})
+    else:
+        echo(check_text(model, checked))
+    if not passed:
+        sys.exit(1)
 
 
 @command("export", computes=True)

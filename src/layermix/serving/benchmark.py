@@ -274,21 +274,19 @@ def _runtimes(source: str) -> list[MeasuredRuntime]:
     return runtimes or ["torch"]
 
 
-def _bytes(version: _Version) -> int:
+def weight_bytes(source: str, predictor: Predictor) -> int:
     """The size of the file with the weights; for a hub model, of its weights in memory."""
-    folder = model_folder(version.source)
-    if version.file is not None:
-        return version.file.stat().st_size
-    if version.runtime != "torch":
+    folder = model_folder(source)
+    if predictor.runtime in ONNX_FILES:
         assert folder is not None  # only a folder has exported files
-        return (folder / ONNX_FILES[version.runtime]).stat().st_size
+        return (folder / ONNX_FILES[predictor.runtime]).stat().st_size
     if folder is not None:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return sum(weight.nbytes for weight in _weights(version))
+    return sum(weight.nbytes for weight in _weights(predictor))
 
 
-def _weights(version: _Version) -> list[torch.Tensor]:
-    run = version.predictor.run
+def _weights(predictor: Predictor) -> list[torch.Tensor]:
+    run = predictor.run
     return list(run.encoder.parameters()) if isinstance(run, TorchRunner) else []
 
 
@@ -351,7 +349,7 @@ def _rows(
     }
     parameters = Counter[str]()  # an exported model has as many as the original
     for version in versions.values():
-        parameters[version.source] += sum(weight.numel() for weight in _weights(version))
+        parameters[version.source] += sum(weight.numel() for weight in _weights(version.predictor))
     lengths = {
         version.source: _lengths(version.predictor, rows.tuples) for version in versions.values()
     }
@@ -367,7 +365,11 @@ def _rows(
             name=name,
             runtime=version.runtime,
             parameters=parameters[version.source] or None,
-            bytes=_bytes(version),
+            bytes=(
+                weight_bytes(version.source, version.predictor)
+                if version.file is None
+                else version.file.stat().st_size
+            ),
             median_ms=1000 * float(np.median(alone[name])),
             p95_ms=1000 * float(np.quantile(alone[name], 0.95)),
             texts_per_second=float(np.median(TOGETHER / together[name])),

@@ -27,8 +27,6 @@ from layermix.config import DataConfig
 from layermix.console import Reporter
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import ConfigError, ExportError, ModelError, RunExistsError
-from layermix.evaluation.statistics import row_bootstrap
-from layermix.evaluation.weighted_scores import WEIGHTED, weighted_score
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint, longest_input
 from layermix.models.inference import Floats, Runner, finite, joined, logits_of
 from layermix.models.loading import load_classifier, model_folder
@@ -46,6 +44,7 @@ from layermix.runs.schema import (
     QuantizationCost,
     QuantizationTry,
 )
+from layermix.serving.compared import drop_of, points_lost
 from layermix.serving.evaluation_rows import ENOUGH, EvaluationRows, evaluation_rows
 from layermix.serving.predictor import (
     ONNX_FILES,
@@ -421,7 +420,7 @@ def _quantise(
             runner = OnnxRunner(quantized, classes, by_word=problem.by_word, one_by_one=True)
             after = rows.logits(runner, "int8")
             cost = measure_cost(before, after, rows.rows, in_float, judging)
-            steering_drop = _drop(before, after, rows.rows, steering)
+            steering_drop = points_lost(before, after, rows.rows, steering)
             tries.append(
                 QuantizationTry(in_float=len(in_float), steering_drop=steering_drop, drop=cost.drop)
             )
@@ -487,46 +486,18 @@ def measure_cost(
     """
     if at is None:
         at = rows.labelled
-    problem, metric = rows.problem, rows.metric
-    labels, first, second = rows.labels[at], problem.answers(before[at]), problem.answers(after[at])
-    groups = None if rows.groups is None else rows.groups[at]
-    if groups is not None and len(np.unique(groups)) < 2:
-        groups = None
-    drop = row_bootstrap(first, second, labels, metric, groups=groups)
-    ends = sorted(100 * _sign(metric) * end for end in (drop.low, drop.high))
+    drop = drop_of(before, after, rows, at)
     return QuantizationCost(
-        metric=metric,
+        metric=rows.metric,
         rows=len(at),
-        float32=_score(first, labels, metric),
-        int8=_score(second, labels, metric),
-        drop=100 * _sign(metric) * drop.difference,
-        low=ends[0],
-        high=ends[1],
-        same_answers=float(problem.same(before[at], after[at]).mean()),
+        float32=drop.before,
+        int8=drop.after,
+        drop=drop.points,
+        low=drop.low,
+        high=drop.high,
+        same_answers=float(rows.problem.same(before[at], after[at]).mean()),
         in_float=in_float,
     )
-
-
-def _score(answers: NDArray[Any], labels: NDArray[Any], metric: str) -> float:
-    """A score of labelled rows, in full precision."""
-    row = weighted_score(metric, answers[None], labels)
-    return float(row.function(answers[None], labels, np.ones((1, len(labels))))[0, 0])
-
-
-def _sign(metric: str) -> int:
-    """1 if more of a score is better, else −1."""
-    return 1 if WEIGHTED[metric].higher_is_better else -1
-
-
-def _drop(
-    before: Floats, after: Floats, rows: EvaluationRows, at: NDArray[np.integer[Any]]
-) -> float:
-    """Points that the score loses on labelled rows, given by their indices."""
-    first, second = (
-        _score(rows.problem.answers(one[at]), rows.labels[at], rows.metric)
-        for one in (before, after)
-    )
-    return 100 * _sign(rows.metric) * (first - second)
 
 
 def _in_batches(
@@ -542,7 +513,7 @@ def _in_batches(
     batched = rows.logits(runner, "int8 in batches")
     return BatchEffect(
         batch_size=BATCH,
-        drop=_drop(before, batched, rows.rows, judging),
+        drop=points_lost(before, batched, rows.rows, judging),
         other_answers=int((~problem.same(batched, after)).sum()),
         max_change=float(np.nanmax(np.abs(problem.values(batched) - problem.values(after)))),
     )

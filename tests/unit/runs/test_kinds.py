@@ -154,7 +154,9 @@ def test_a_run_of_each_kind_reaches_everything(kind: str, taught: Any, tmp_path:
     assert list(lines[0])[:2] == ["text", "label"]
 
 
-@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+@pytest.mark.parametrize(
+    "kind", ["multi_label", pytest.param("regression", marks=pytest.mark.slow)]
+)
 def test_exported_files_answer_alike_and_int8_is_judged_by_the_main_score(
     kind: str, taught: Any, tmp_path: Path
 ) -> None:
