@@ -98,6 +98,20 @@ def test_a_study_ends_in_tables_and_verdicts(finished: tuple[Path, Any]) -> None
     assert (folder / "study.md").read_text() in done.out
 
 
+def test_baselines_are_added_to_a_finished_study(
+    cli: Any, finished: tuple[Path, Any], recipe_file: Callable[..., Path]
+) -> None:
+    folder, _ = finished
+    done = cli("study", recipe_file("study"), "--out", "study", "--baselines")
+    assert done.code == 0, done.err
+    assert "reviews: TF-IDF and a linear model have accuracy " in done.err
+    score = json.loads((folder / "study.json").read_text())["tasks"]["reviews"]["baselines"]
+    assert f"; TF-IDF {score['TF-IDF']:.4f}." in done.out
+    again = cli("study", recipe_file("study"), "--out", "study", "--baselines")
+    assert "TF-IDF and a linear model" not in again.err
+    assert again.out == done.out
+
+
 def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(
     finished: tuple[Path, Any], place: Path
 ) -> None:

@@ -27,6 +27,7 @@ from layermix.cli.studies import reproduce_command, study_command
 from layermix.cli.train import (
     audit_command,
     augment_command,
+    baseline_command,
     demo_command,
     distill_command,
     teach_command,
@@ -75,6 +76,7 @@ def main() -> None:
 for subcommand in (
     audit_command,
     augment_command,
+    baseline_command,
     bench_command,
     cache_group,
     check_command,

@@ -41,6 +41,12 @@ DRY_RUN = click.option(
 KEEP = click.option(
     "--keep_students", is_flag=True, help="Keep the weights of every student, not only its scores."
 )
+BASELINES = click.option(
+    "--baselines",
+    is_flag=True,
+    help="Score a model without a neural network (TF-IDF and a linear model) on each task, too. It "
+    "takes seconds, before the runs.",
+)
 RESUMES = "stopped; the same command continues the study"
 
 
@@ -51,6 +57,7 @@ RESUMES = "stopped; the same command continues the study"
 @JOBS
 @DRY_RUN
 @KEEP
+@BASELINES
 @JSON
 def study_command(study: Path, **options: Any) -> None:
     """Compare arms (variants of a run) over several seeds.
@@ -69,6 +76,7 @@ def study_command(study: Path, **options: Any) -> None:
 @JOBS
 @DRY_RUN
 @KEEP
+@BASELINES
 @JSON
 def reproduce_command(table: str, **options: Any) -> None:
     """Run Table 2 of the paper on one task, and show its numbers beside yours.
@@ -87,6 +95,7 @@ def _run_study(
     jobs: int,
     dry_run: bool,
     keep_students: bool,
+    baselines: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -94,6 +103,7 @@ def _run_study(
     if out is None and not dry_run:
         raise ConfigError("no --out: give the folder for the study's runs and results")
     from layermix.studies.analysis import analyse
+    from layermix.studies.baselines import add_baselines
     from layermix.studies.declarations import declare
     from layermix.studies.folder import Study
     from layermix.studies.scheduler import Scheduler
@@ -107,6 +117,8 @@ def _run_study(
     console = Terminal(quiet)
     console.print(plan_text(plan, folder), soft_wrap=True)
     declare(plan, folder)
+    if baselines:
+        add_baselines(plan, folder, lambda line: console.print(line, soft_wrap=True))
     try:
         Scheduler(plan, folder, jobs, console, keep_students).run()
     except BaseException:

@@ -33,13 +33,14 @@ from layermix.config import (
 from layermix.console import echo
 from layermix.runs.layout import RunFolder
 
-AUGMENTED = (
-    "teacher.model",
-    *("data.path", "data.train", "data.validation", "data.test"),
+ROWS = (
+    *("data.path", "data.train", "data.validation", "data.test", "data.task"),
     *("data.problem", *LABELS, *READING),
-    *("data.group_column", "data.augment", "data.augment_ways", "data.train_rows"),
+    *("data.group_column", "data.train_rows"),
     *("training.selection", "training.holdout_fraction"),
 )
+"""Fields that say which rows are trained on."""
+AUGMENTED = ("teacher.model", *ROWS, "data.augment", "data.augment_ways")
 """Fields that decide which new rows are made."""
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
@@ -189,6 +190,28 @@ def audit_command(
         "Next: correct the column label (and clear the probabilities of such a row, if there are "
         "any), and give the file as --data.train"
     )
+
+
+@command("baseline")
+@CONFIG_FILE
+@JSON
+@config_options(TeachConfig, only=ROWS)
+def baseline_command(config: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Score a model without a neural network: do you need a transformer at all?
+
+    Fits logistic regression (ridge regression for numbers) to TF-IDF of the words of the training
+    rows, in seconds, and scores it on the validation and test rows. Texts of which each word has a
+    label have no baseline.
+    """
+    settings = load(TeachConfig, config, given_fields(options))
+    from layermix.runs.baseline import TFIDF, baseline
+    from layermix.serving.evaluate import scores_text
+
+    found = baseline(settings)
+    if as_json:
+        print_json(found)
+    else:
+        echo(f"{TFIDF} and a linear model\n{scores_text(found)}")
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

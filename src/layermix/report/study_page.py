@@ -36,7 +36,7 @@ from layermix.studies.schema import (
     TaskScores,
     VerdictRecord,
 )
-from layermix.studies.text import arm_cells, arm_columns, not_yet_sentences, teacher_text
+from layermix.studies.text import arm_cells, arm_columns, beside_text, not_yet_sentences
 
 
 def study_page(plan: Plan, study: Study) -> Page:
@@ -220,7 +220,7 @@ def _score_charts(
 
 def _arm_table(scores: TaskScores, record: StudyRecord) -> Table:
     return Table(
-        f"{scores.metric} on {record.split}; {teacher_text(scores.teacher)}",
+        f"{scores.metric} on {record.split}; {beside_text(scores)}",
         ["arm", *arm_columns(record.report)],
         [[name, *arm_cells(arm)] for name, arm in scores.arms.items()],
     )

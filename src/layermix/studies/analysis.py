@@ -26,7 +26,8 @@ from layermix.evaluation.statistics import (
 )
 from layermix.evaluation.verdicts import Comparison, Verdict, describe, judge
 from layermix.evaluation.weighted_scores import WEIGHTED
-from layermix.runs.schema import FORMAT
+from layermix.runs.schema import FORMAT, ScoresBySplit
+from layermix.studies.baselines import read_baselines
 from layermix.studies.cells import Arm, FinishedCells, gather
 from layermix.studies.declarations import read_declarations
 from layermix.studies.folder import Study
@@ -66,6 +67,11 @@ def analyse(plan: Plan, study: Study, cells: FinishedCells | None = None) -> Stu
     """
     cells = cells or gather(plan, study)
     arms, notes = cells.arms, list(cells.notes)
+    try:
+        baselines = read_baselines(study)
+    except StudyError as error:
+        baselines = {}
+        notes.append(Note("baselines-damaged", str(error)))
     judged = _comparisons(plan, arms, plan.judged, notes)
     verdicts = dict(
         zip(judged, judge(list(judged.values()), family=len(plan.judged)), strict=True)
@@ -86,6 +92,7 @@ def analyse(plan: Plan, study: Study, cells: FinishedCells | None = None) -> Stu
                 metric=_metric(by_arm),
                 teacher=_teacher_scores(by_arm),
                 arms={name: _arm_scores(arm) for name, arm in by_arm.items()},
+                baselines=_baseline_scores(baselines.get(task, {}), _metric(by_arm), plan),
             )
             for task, by_arm in arms.items()
         },
@@ -117,6 +124,14 @@ def _undeclared_pairs(arms: Arms, judged: Mapping[Pair, Comparison]) -> Iterator
         for arm in others:
             if (task, arm, baseline) not in judged and (task, baseline, arm) not in judged:
                 yield task, arm, baseline
+
+
+def _baseline_scores(
+    by_name: Mapping[str, ScoresBySplit], metric: str, plan: Plan
+) -> dict[str, float] | None:
+    """The score of each baseline on the rows of the study; None if there is none."""
+    scores = {name: one.score(metric, plan.study.split) for name, one in by_name.items()}
+    return {name: score for name, score in scores.items() if score is not None} or None
 
 
 def _metric(by_arm: Mapping[str, Arm]) -> str:

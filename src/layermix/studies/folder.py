@@ -72,6 +72,11 @@ class Study:
         """What the cells show, as JSON; the same as Markdown is beside it."""
         return self.folder / f"{self.name}.json"
 
+    @property
+    def baselines_file(self) -> Path:
+        """Scores of models without a neural network, if they were asked for."""
+        return self.folder / f"{self.name}.baselines.json"
+
     def filed(self, name: str) -> Path:
         """The folder with the kept files of a finished cell."""
         return self.folder / CELLS / name

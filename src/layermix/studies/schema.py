@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_serializer, model_validator
 
 from layermix.evaluation.verdicts import Outcome
-from layermix.runs.schema import FORMAT, Matrix, Notes, Part, Record
+from layermix.runs.schema import FORMAT, Matrix, Notes, Part, Record, ScoresBySplit
 from layermix.studies.plan import Cell, Plan
 from layermix.studies.spec import MOST_CELLS, StudyConfig, arms_of
 
@@ -218,11 +218,29 @@ class ArmScores(Part):
 
 
 class TaskScores(Part):
-    """The arms on one task; `teacher` has the score of every teacher that taught them."""
+    """The arms on one task.
+
+    Attributes:
+        metric: The score.
+        teacher: That of every teacher that taught them.
+        arms: By name.
+        baselines: That of models without a neural network, if they were asked for.
+    """
 
     metric: str
     teacher: tuple[float, ...]
     arms: dict[str, ArmScores]
+    baselines: dict[str, float] | None = None
+
+
+class BaselinesRecord(Record):
+    """NAME.baselines.json: scores of models without a neural network.
+
+    Attributes:
+        tasks: Task -> name of the model -> its scores.
+    """
+
+    tasks: dict[str, dict[str, ScoresBySplit]]
 
 
 class BootstrapRecord(Part):

@@ -50,7 +50,7 @@ def not_yet_sentences(record: StudyRecord) -> list[str]:
 def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
     columns = ["arm", *arm_columns(record.report)]
     lines = [
-        f"{scores.metric} on {record.split}; {teacher_text(scores.teacher)}.",
+        f"{scores.metric} on {record.split}; {beside_text(scores)}.",
         "",
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",
@@ -64,12 +64,15 @@ def _task_lines(record: StudyRecord, scores: TaskScores) -> list[str]:
     return lines
 
 
-def teacher_text(scores: Sequence[float]) -> str:
-    """The score of the teachers, or of soft labels, in words."""
-    if not scores:
-        return "no teacher was scored"
-    several = f" (mean of {len(scores)})" if len(scores) > 1 else ""
-    return f"teacher {np.mean(scores):.4f}{several}"
+def beside_text(scores: TaskScores) -> str:
+    """The score of the teachers, or of soft labels, and of baselines, in words."""
+    several = f" (mean of {len(scores.teacher)})" if len(scores.teacher) > 1 else ""
+    parts = [f"teacher {np.mean(scores.teacher):.4f}{several}" if scores.teacher else NO_TEACHER]
+    parts += [f"{name} {score:.4f}" for name, score in (scores.baselines or {}).items()]
+    return "; ".join(parts)
+
+
+NO_TEACHER = "no teacher was scored"
 
 
 def arm_columns(report: str) -> list[str]:

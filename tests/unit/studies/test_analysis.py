@@ -508,3 +508,19 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
     assert scheduler._time_left() == "about 52 min left"
     assert screen.file.getvalue() == "estimated from the first steps: about 53 min left\n"
+
+
+def test_baselines_stand_beside_the_teacher(plan: Plan, study: Study) -> None:
+    fill(plan, study)
+    assert all(scores.baselines is None for scores in analyse(plan, study).tasks.values())
+    task = next(iter(plan.table))
+    scores = {"TF-IDF": {"validation": {"accuracy": 0.6125, "rows": 8}, "test": {"accuracy": 1}}}
+    study.baselines_file.write_text(json.dumps({"format": 0, "tasks": {task: scores}}))
+    record = analyse(plan, study)
+    assert record.tasks[task].baselines == {"TF-IDF": 0.6125}
+    assert "; TF-IDF 0.6125." in study_text(record)
+    study.baselines_file.write_text("{")
+    record = analyse(plan, study)
+    assert record.tasks[task].baselines is None
+    (note,) = (note for note in record.notes if note.code == "baselines-damaged")
+    assert note.text.endswith("remove it, and --baselines makes it again")

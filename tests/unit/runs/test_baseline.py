@@ -1,0 +1,99 @@
+"""A model without a neural network beside the others: of files and of every kind of label."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from layermix.cli import main
+from layermix.config import TeachConfig
+from layermix.data.texts import from_splits
+from layermix.errors import ConfigError
+from layermix.evaluation.tfidf import tfidf_values
+from layermix.problems.kinds import PROBLEMS
+from layermix.runs.baseline import baseline, baseline_of
+
+WORDS = {"good": 1, "fine": 1, "bad": 0, "dull": 0}
+QUIET = TeachConfig()
+
+
+def rows(count: int, seed: int) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(seed)
+    found = []
+    for word in draw.choice(list(WORDS), count):
+        others = draw.choice(["film", "book", "day", "the", "a"], 3)
+        found.append({"text": " ".join([word, *others]), "label": WORDS[word]})
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for split, count, seed in (("train", 60, 0), ("validation", 20, 1), ("test", 20, 2)):
+        lines = [
+            json.dumps(row | {"label": ["no", "yes"][row["label"]]}) for row in rows(count, seed)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def config(data: Path, **training: Any) -> TeachConfig:
+    return TeachConfig.model_validate({"data": {"path": str(data)}, "training": training})
+
+
+def test_every_split_but_the_training_rows_is_scored(data: Path) -> None:
+    found = baseline(config(data))
+    assert list(found) == ["validation", "test"]
+    assert (found["validation"]["rows"], found["validation"]["accuracy"]) == (20, 1)
+    assert set(found["validation"]["per_class"]) == {"no", "yes"}
+    train, validation = rows(60, 0), rows(20, 1)
+    probabilities = tfidf_values(
+        [(row["text"],) for row in train],
+        np.array([row["label"] for row in train]),
+        [(row["text"],) for row in validation],
+        "class",
+        2,
+    )
+    chance = probabilities[range(20), [row["label"] for row in validation]]
+    assert found["validation"]["nll"] == pytest.approx(-np.log(chance).mean(), rel=1e-5)
+
+
+def test_held_out_rows_are_not_fitted_to(data: Path) -> None:
+    found = baseline(config(data, selection="holdout", holdout_fraction=0.5))
+    assert set(found) == {"holdout", "validation", "test"}
+    assert found["holdout"]["rows"] in range(20, 41)
+    assert found["validation"]["nll"] > baseline(config(data))["validation"]["nll"]
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression", "relevance"])
+def test_other_kinds_of_label(kind: str) -> None:
+    made: dict[str, list[dict[str, Any]]] = {}
+    for split, count in (("train", 60), ("validation", 20)):
+        made[split] = [
+            row | {"label": [["bad"], ["good", "all"]][row["label"]]}
+            if kind == "multi_label"
+            else row | {"label": 0.25 + 0.5 * row["label"]}
+            for row in rows(count, len(split))
+        ]
+    found = baseline_of(from_splits(made, problem=PROBLEMS[kind]), QUIET)["validation"]
+    assert found["f1_micro" if kind == "multi_label" else "pearson"] > 0.95
+
+
+def test_labels_of_words_have_none_and_rows_need_labels() -> None:
+    tagged = [{"tokens": ["a", "b"], "tags": ["O", "B-X"]}] * 4
+    with pytest.raises(ConfigError, match="there is no baseline for entities: each word has a la"):
+        baseline_of(
+            from_splits({"train": tagged, "validation": tagged}, problem=PROBLEMS["entities"]),
+            QUIET,
+        )
+
+
+def test_the_command_shows_the_scores(data: Path) -> None:
+    words = ["baseline", "--data", str(data)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("TF-IDF and a linear model\nvalidation (20 rows)\n  accuracy")
+    found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert found == baseline(config(data))
