@@ -157,10 +157,18 @@ def test_known_texts_have_the_same_logits_to_the_last_bit(made: Classifier, tmp_
             found.append(classifier.model.eval()(**batch).logits)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
-    numbers = old_numbers(loaded.tokenizer, made.tokenizer)
+    numbers = old_numbers(loaded, made)
     assert numbers is not None
     assert numbers.tolist() == told.kept.tolist()
-    assert old_numbers(made.tokenizer, loaded.tokenizer) is None
+    assert old_numbers(made, loaded) is None
+    again, _ = trim_vocabulary(loaded, "occurring", [[column[:9] for column in pairs]])
+    assert len(again.tokenizer) < len(loaded.tokenizer)
+    for whole, kept in ((made, told.kept), (loaded, range(len(told.kept)))):
+        wanted = {token: kept[number] for token, number in loaded.tokenizer.get_vocab().items()}
+        numbers = old_numbers(again, whole)
+        assert numbers is not None
+        vocabulary = again.tokenizer.get_vocab().items()
+        assert all(numbers[number] == wanted[token] for token, number in vocabulary)
 
 
 def test_other_texts_are_read_in_smaller_pieces(made: Classifier) -> None:

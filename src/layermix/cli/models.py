@@ -182,7 +182,7 @@ def trim_command(model: str, out: Path, as_json: bool, quiet: bool, **options: A
     "--max-drop",
     type=float,
     metavar="X",
-    help="Points (hundredths) of the main score that MODEL may be below --against.",
+    help="Points (hundredths) of the main score that MODEL may be worse than --against.",
 )
 @click.option(
     "--sure",
@@ -226,9 +226,9 @@ def check_command(
 ) -> None:
     """Check that MODEL is good, fast and small enough: a gate for CI.
 
-    Prints one line. The exit code is 0 if every limit is kept, and 1 if one is not. The rows are
-    the validation rows of MODEL's run, or those of --data (every row of a file, the validation
-    split of a folder or hub data set).
+    Prints one line. The exit code is 0 if every limit is kept, 1 if one is not, and 2 if something
+    could not be measured. The rows are the validation rows of MODEL's run, or those of --data
+    (every row of a file, the validation split of a folder or hub data set).
     """
     data = load(TeachConfig, flags=given_fields(options)).data
     from layermix.console import Reporter

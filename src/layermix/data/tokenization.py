@@ -1,5 +1,6 @@
 """Tokenizes checked texts and pads the rows of a batch."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -121,8 +122,12 @@ def tokenize_split(
         ConfigError: As `tokenize`.
     """
     tokenizers = {"": tokenizer}
-    if teacher_tokenizer is not None and teacher_numbers is None:
+    if teacher_tokenizer is not None:
         tokenizers[_TEACHER] = teacher_tokenizer
+    if teacher_tokenizer is not None and teacher_numbers is not None:
+        # The student's tokens, but the inputs that the teacher takes.
+        tokenizers[_TEACHER] = copy.copy(tokenizer)
+        tokenizers[_TEACHER].model_input_names = teacher_tokenizer.model_input_names
     _check_room(tokenizers.values(), "text_pair" in split.column_names, max_length)
     rows_cut = 0
 
@@ -130,7 +135,10 @@ def tokenize_split(
         nonlocal rows_cut
         rows, cut = _token_rows(batch, tokenizers, max_length)
         rows_cut += cut
-        return rows if teacher_numbers is None else rows | _as_teacher(rows, teacher_numbers)
+        if teacher_numbers is not None:
+            ids = rows[f"{_TEACHER}input_ids"]
+            rows[f"{_TEACHER}input_ids"] = [teacher_numbers[row].tolist() for row in ids]
+        return rows
 
     # A fingerprint is given because `datasets` would pickle the tokenizer to make one.
     encoded = split.map(
@@ -142,13 +150,6 @@ def tokenize_split(
         desc="tokenizing",
     )
     return encoded, rows_cut / len(split)
-
-
-def _as_teacher(rows: Mapping[str, Any], numbers: NDArray[np.int64]) -> dict[str, Any]:
-    """Returns the columns of the teacher's inputs: the student's tokens by the teacher's number."""
-    columns = {_TEACHER + name: rows[name] for name in (*_INPUTS, _STARTS) if name in rows}
-    columns[f"{_TEACHER}input_ids"] = [numbers[ids].tolist() for ids in rows["input_ids"]]
-    return columns
 
 
 def tokenize_texts(

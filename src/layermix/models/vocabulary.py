@@ -13,9 +13,10 @@ into smaller kept pieces. What that needs differs between the three kinds of tok
 """
 
 import copy
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -85,7 +86,8 @@ def trim_vocabulary(
 ) -> tuple[Classifier, Trimmed]:
     """Returns the same classifier with fewer tokens, and what that did.
 
-    With `occurring` the logits of `texts` stay the same to the last bit.
+    With `occurring` the tokens of `texts`, and so their logits to the last bit, stay the same; that
+    is checked.
 
     Args:
         classifier: Not changed.
@@ -96,25 +98,33 @@ def trim_vocabulary(
         others: Such batches of other texts, by which the damage is measured.
 
     Raises:
-        ModelError: If the tokenizer cannot be trimmed, `size` has no room for what must stay, or
-            the others become too long or unreadable.
+        ModelError: If the tokenizer cannot be trimmed, `size` has no room for what must stay, the
+            others become too long or unreadable, or with `occurring` a text is cut differently.
     """
-    old = classifier.tokenizer
+    old, batches = classifier.tokenizer, list(texts)
     pieces = _Pieces(old)
     counts = Counter[int]()
-    for batch in texts:
-        for row in old(*batch, add_special_tokens=False, verbose=False)["input_ids"]:
-            counts.update(row)
+    for batch in batches:
+        for row in _ids(old, batch):
+            counts.update(row.tolist())
     kept = pieces.kept(counts, size)
     tokenizer = _rebuilt(old, kept)
+    if size == "occurring":
+        _check_same(old, tokenizer, kept, batches)
     model, parameters = _with_rows(classifier.model, kept, tokenizer)
+    model.config.layermix_trimmed_from = [
+        *(getattr(model.config, "layermix_trimmed_from", None) or ()),
+        _vocabulary_hash(old),
+    ]
     trimmed = _measured(Trimmed(kept, len(old), parameters), old, tokenizer, others)
     if trimmed.longer > MOST_LONGER or trimmed.unknown > MOST_UNKNOWN:
+        more = "more tokens"
+        if size == "occurring":
+            more = "more (--student.vocabulary 8000 keeps common ones beside yours)"
         raise ModelError(
             f"{len(kept):,} tokens are too few: validation texts get {trimmed.longer:.1%} longer in"
             f" tokens (wanted {MOST_LONGER:.0%} at most), and {trimmed.unknown:.1%} of their tokens"
-            f" become unknown (wanted {MOST_UNKNOWN:.0%} at most); keep more tokens "
-            "(--student.vocabulary 8000: beside yours also common ones), or give more texts "
+            f" become unknown (wanted {MOST_UNKNOWN:.0%} at most); keep {more}, or give more texts "
             "without labels (--data.unlabeled), whose words are kept, too"
         )
     start = classifier.start | {"vocabulary": len(kept)}
@@ -122,21 +132,30 @@ def trim_vocabulary(
     return replace(classifier, model=model, tokenizer=tokenizer, start=start, notes=notes), trimmed
 
 
-def old_numbers(
-    trimmed: PreTrainedTokenizerBase, whole: PreTrainedTokenizerBase
-) -> NDArray[np.int64] | None:
-    """Returns the number in `whole` of each token of `trimmed`; None if that is no part of it."""
-    part, numbers = trimmed.get_vocab(), whole.get_vocab()
-    if len(part) >= len(numbers) or not part.keys() <= numbers.keys():
-        return None
-    if set(part.values()) != set(range(len(part))) or not (trimmed.is_fast and whole.is_fast):
-        return None
-    if _frame(trimmed) != _frame(whole):
+def old_numbers(trimmed: Classifier, whole: Classifier) -> NDArray[np.int64] | None:
+    """Returns the number that each token of a trimmed classifier has in the one it is trimmed from.
+
+    Args:
+        trimmed: From `trim_vocabulary`, also if it was saved and loaded.
+        whole: Any classifier.
+
+    Returns:
+        (V',); None if `trimmed` is not trimmed, or from another vocabulary.
+    """
+    marks = getattr(trimmed.model.config, "layermix_trimmed_from", None) or ()
+    part, numbers = trimmed.tokenizer.get_vocab(), whole.tokenizer.get_vocab()
+    if _vocabulary_hash(whole.tokenizer) not in marks or len(part) >= len(numbers):
         return None
     found = np.zeros(len(part), dtype=np.int64)
     for token, number in part.items():
         found[number] = numbers[token]
     return found
+
+
+def _vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A sha256 of all tokens with their numbers."""
+    text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # -- which tokens stay -----------------------------------------------------------------------------
@@ -242,11 +261,9 @@ UNUSED = "[unused"
 _SMALLEST = ("WordPiece", "BPE", "Unigram")
 
 
-def _merges(pipeline: Mapping[str, Any]) -> Iterator[Piece]:
-    """The rules of BPE in their order; older files write the two pieces as one string."""
-    for rule in pipeline["model"].get("merges") or ():
-        left, right = rule.split(" ") if isinstance(rule, str) else rule
-        yield left, right
+def _merges(pipeline: Mapping[str, Any]) -> list[Piece]:
+    """The rules of BPE in their order."""
+    return [(left, right) for left, right in pipeline["model"].get("merges") or ()]
 
 
 # -- a tokenizer and a model of fewer tokens -------------------------------------------------------
@@ -369,10 +386,35 @@ def _with_rows(
         name: value.detach()[rows] if value is embedding.weight else value
         for name, value in model.state_dict(keep_vars=True).items()
     }
-    smaller.load_state_dict(state)
+    try:
+        smaller.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the vocabulary of a {type(model).__name__} cannot be trimmed: other weights than its "
+            "embedding depend on the number of tokens"
+        ) from error
     smaller.train(model.training)
     gone = (embedding.weight.shape[0] - len(kept)) * embedding.weight.shape[1]
     return smaller, gone
+
+
+def _check_same(
+    old: PreTrainedTokenizerBase,
+    new: PreTrainedTokenizerBase,
+    kept: NDArray[np.int64],
+    batches: Iterable[Texts],
+) -> None:
+    """Raises a ModelError if a text does not have the tokens it had."""
+    for batch in batches:
+        rows = zip(_ids(old, batch), _ids(new, batch), zip(*batch, strict=True), strict=True)
+        for was, now, text in rows:
+            if not np.array_equal(was, kept[now]):
+                raise ModelError(
+                    f"the vocabulary of a {type(old).__name__} cannot be trimmed to the tokens that"
+                    " occur: it lacks single characters, so a word that it cannot read now would "
+                    f"be read otherwise, in {' | '.join(text)[:100]!r}; give a number of tokens "
+                    "(--student.vocabulary 8000), which does not promise the same answers"
+                )
 
 
 # -- what it costs ---------------------------------------------------------------------------------
@@ -386,7 +428,7 @@ def _measured(
 ) -> Trimmed:
     """The same with the shares of texts and tokens that are cut differently."""
     texts = changed = tokens = missing = after = unknown = 0
-    known = np.zeros(trimmed.before, dtype=bool)
+    known = np.zeros(1 + max(old.get_vocab().values()), dtype=bool)
     known[trimmed.kept] = True
     for batch in batches:
         rows = zip(_ids(old, batch), _ids(new, batch), strict=True)
@@ -395,13 +437,13 @@ def _measured(
             missing += int((~known[was]).sum())
             changed += not np.array_equal(was, trimmed.kept[now])
             unknown += int((now == new.unk_token_id).sum()) - int((was == old.unk_token_id).sum())
-    if not texts:
+    if not tokens:
         return trimmed
     return replace(
         trimmed,
         texts=changed / texts,
-        tokens=missing / max(tokens, 1),
-        longer=after / max(tokens, 1) - 1,
+        tokens=missing / tokens,
+        longer=after / tokens - 1,
         unknown=max(unknown, 0) / max(after, 1),
     )
 

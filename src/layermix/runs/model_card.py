@@ -14,7 +14,6 @@ import yaml
 from layermix.escaping import markdown, markdown_code
 from layermix.evaluation.forms import Form
 from layermix.runs.schema import (
-    SOFT_LABELS,
     BenchRecord,
     ExportRecord,
     ModelRecord,
@@ -60,7 +59,7 @@ def model_card(record: RunRecord, role: Role) -> str:
     source, words = _name(data.place or ""), WORDS[record.form or "class"]
     title = f"{role.capitalize()} for {record.task or source}"
     teacher = record.teacher.place or ""
-    if record.signals != SOFT_LABELS:  # those say in words what they are
+    if record.teacher.parameters is not None:  # soft labels say in words what they are
         teacher = _name(teacher)
     made = (
         f"Distilled with {markdown_code(record.formula or '')} from {markdown_code(teacher)}"
@@ -73,7 +72,7 @@ def model_card(record: RunRecord, role: Role) -> str:
         "",
         f"{made} on {data.rows.get('train')} rows of {markdown_code(source)}, at most "
         f"{data.max_length} tokens. {model.parameters:,} parameters; "
-        f"{words.outputs}: {_classes(model)}.",
+        f"{words.outputs}: {_classes(model)}.{_vocabulary(model)}",
         "",
         *_scores(record),
         *_alpha(record),
@@ -90,6 +89,15 @@ def model_card(record: RunRecord, role: Role) -> str:
         *(["## Citation", "", "```bibtex", CITATION, "```", ""] if role == "student" else []),
     ]
     return "\n".join(lines)
+
+
+def _vocabulary(model: ModelRecord) -> str:
+    if model.vocabulary is None:
+        return ""
+    return (
+        f" Its vocabulary is trimmed to {model.vocabulary:,} tokens, those of its training texts "
+        "first: other words are read in smaller pieces."
+    )
 
 
 def _validation(scores: ScoresBySplit | None) -> Mapping[str, float]:
@@ -295,6 +303,15 @@ def with_section(card: str, name: str, text: str) -> str:
         return old.sub(lambda _: section, card, count=1)
     before = f"{card.rstrip()}\n\n" if card.strip() else ""
     return f"{before}{section}\n"
+
+
+def of_changed_model(card: str) -> str:
+    """A card without what was measured: the sections on files and speed, the scores for the hub."""
+    for name in ("export", "speed"):
+        section = f"<!-- layermix: {name} -->.*?<!-- layermix: end of {name} -->\n*"
+        card = re.sub(f"^{section}", "", card, flags=re.DOTALL | re.MULTILINE)
+    scores = r"\A(---\n.*?)^model-index:\n(?:[- ][^\n]*\n)*"
+    return re.sub(scores, r"\1", card, count=1, flags=re.DOTALL | re.MULTILINE)
 
 
 def export_section(record: ExportRecord) -> str:

@@ -40,7 +40,7 @@ from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
-from layermix.models.vocabulary import trim_vocabulary
+from layermix.models.vocabulary import old_numbers, trim_vocabulary
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
@@ -445,6 +445,12 @@ def distill_prepared(
         signals = soft_label_teacher(prepared)
     elif objective.needs_teacher and signals is None:
         assert teacher is not None
+        if extensions.wants_held_out and teacher and old_numbers(student, teacher) is not None:
+            raise ConfigError(
+                "a rule for α that looks at held-out rows compares hidden states there, where "
+                "teacher and student read their own tokens; leave out --student.vocabulary, and "
+                "trim the student afterwards (`layermix trim`)"
+            )
         rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(rows, teacher, objective, config, reporter)
     alpha = getattr(objective.mix, "alpha", None)

@@ -82,13 +82,13 @@ def answered(
         WeakTeacherError, ModelError, ConfigError: As `prepare`.
     """
     tokenizers = teacher.tokenizer, student.tokenizer
-    numbers = old_numbers(student.tokenizer, teacher.tokenizer)
+    loss = config.loss
+    of_tokens = loss.hidden_weight or loss.embedding_weight or loss.attention_weight
+    numbers = old_numbers(student, teacher) if of_tokens else None
     if numbers is None:
         equal = equal_inputs(*tokenizers, text_batches(texts.splits.values()))
     else:  # training rows are cut by the student's tokenizer, for both
         equal = frozenset({"input_ids"})
-    loss = config.loss
-    of_tokens = loss.hidden_weight or loss.embedding_weight or loss.attention_weight
     if of_tokens and "input_ids" not in equal:
         raise ModelError(
             "the tokenizers of teacher and student differ, so their hidden states stand for "

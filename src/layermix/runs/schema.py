@@ -188,6 +188,7 @@ class ModelRecord(Part):
         hidden: Hidden size of a fresh student, if it was chosen.
         heads: Attention heads of a fresh student, if they were chosen.
         ffn: Width between a block's two products of a fresh student, if it was chosen.
+        vocabulary: Number of its tokens, if it was trimmed.
         notes: What had to be changed in its weights.
         parameters: How many.
         bytes_on_disk: Size of the files in its folder.
@@ -205,6 +206,7 @@ class ModelRecord(Part):
     hidden: int | None = None
     heads: int | None = None
     ffn: int | None = None
+    vocabulary: int | None = None
     notes: Notes = ()
     parameters: int | None = None
     bytes_on_disk: int | None = None

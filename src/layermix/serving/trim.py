@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from layermix.atomic import whole_folder, write_text
-from layermix.config import DataConfig, read_yaml
+from layermix.config import DataConfig, DistillConfig, TrainingConfig, read_yaml
 from layermix.console import Reporter
 from layermix.data.columns import columns_for_model
 from layermix.data.splits import text_batches
@@ -19,7 +19,8 @@ from layermix.models.loading import load_classifier, model_folder
 from layermix.models.tokenizers import save_tokenizer
 from layermix.models.vocabulary import trim_vocabulary
 from layermix.runs.layout import CARD, CONFIG
-from layermix.runs.model_card import with_section
+from layermix.runs.model_card import of_changed_model, with_section
+from layermix.runs.prepare import choose_rows
 from layermix.serving.evaluation_rows import run_of
 from layermix.serving.predictor import Predictor, predictor_of
 
@@ -35,7 +36,7 @@ class Trimming:
         tokens: Size of the new vocabulary.
         tokens_before: Size of the old one.
         bytes: Size of the new folder.
-        bytes_before: Size of the old folder's weights, config and tokenizer.
+        bytes_before: Size of the old folder's files but its card; 0 for a hub id.
         rows: Training rows on which logits were compared.
         max_difference: The largest difference of a logit on them; 0 is the same to the last bit.
         validation_rows: All validation rows.
@@ -82,7 +83,7 @@ def trim(
         )
     classifier = load_classifier(source)
     before = predictor_of(classifier)
-    texts = _texts(source, data, before)
+    texts = _texts(source, data, before)  # of a run without its held-out rows, as in training
     for note in texts.notes:
         reporter.say(note)
     used = [texts.splits[name] for name in ("train", "unlabeled") if name in texts.splits]
@@ -101,13 +102,16 @@ def trim(
         smaller.tokenizer.model_max_length = smaller.max_length
         save_tokenizer(smaller.tokenizer, folder)
         size = sum(file.stat().st_size for file in folder.iterdir())
-        card = _card(source)
-        write_text(
-            folder / CARD,
-            with_section(
-                card, "vocabulary", f"## Vocabulary\n\n{note.text[0].upper()}{note.text[1:]}."
-            ),
+        other_answers = int((~before.problem.same(was, now)).sum())
+        changes = (
+            f"## Vocabulary\n\n{note.text[0].upper()}{note.text[1:]}. {other_answers:,} of "
+            f"{len(rest):,} validation rows get another answer. Scores in this card are those of "
+            "the model before."
         )
+        of_both = (one.model.num_parameters() for one in (classifier, smaller))
+        was_said, is_so = (f"{count:,} parameters" for count in of_both)
+        card = of_changed_model(_card(source)).replace(was_said, is_so)
+        write_text(folder / CARD, with_section(card, "vocabulary", changes))
     return Trimming(
         tokens=len(trimmed.kept),
         tokens_before=trimmed.before,
@@ -116,13 +120,14 @@ def trim(
         rows=len(first),
         max_difference=float(np.abs(one - other).max(initial=0)),
         validation_rows=len(rest),
-        other_answers=int((~before.problem.same(was, now)).sum()),
+        other_answers=other_answers,
         note=note.text,
     )
 
 
 def _texts(source: str, data: DataConfig, predictor: Predictor) -> TextData:
-    """The texts that the user names, or those of the model's run."""
+    """The texts that the user names, or those that the model's run was trained on."""
+    training = TrainingConfig()
     if data.path is None and data.train is None:
         run = run_of(source)
         if run is None:
@@ -130,20 +135,23 @@ def _texts(source: str, data: DataConfig, predictor: Predictor) -> TextData:
                 f"{source}: is not in a run folder, so there are no training texts beside it; give "
                 "--data FOLDER or FILE with labelled texts like those that the model will get"
             )
-        given = data.model_dump(exclude_unset=True)
-        data = DataConfig.model_validate(read_yaml(run / CONFIG)[0].get("data", {}) | given)
+        given, config = data.model_dump(exclude_unset=True), read_yaml(run / CONFIG)[0]
+        data = DataConfig.model_validate(config.get("data", {}) | given)
+        training = TrainingConfig.model_validate(config.get("training", {}))
     with columns_for_model(
         predictor.source,
         predictor.text_columns,
         data.text_columns,
         by_word=predictor.problem.by_word,
     ) as columns:
-        return load_texts(
-            data.model_copy(update={"text_columns": columns}),
+        data = data.model_copy(update={"text_columns": columns})
+        texts = load_texts(
+            data,
             classes=predictor.label_names,
             problem=predictor.problem,
             soft_labels="instead",
         )
+    return choose_rows(texts, DistillConfig(data=data, training=training))
 
 
 def _logits(predictor: Predictor, texts: Any, reporter: Reporter, what: str) -> Floats:

@@ -21,7 +21,7 @@ from layermix.config import DistillConfig, TeachConfig
 from layermix.data.texts import TextData
 from layermix.models.encoder import Classifier
 from layermix.models.labels import name_classes
-from layermix.runs.model_card import export_section, model_card, with_section
+from layermix.runs.model_card import export_section, model_card, of_changed_model, with_section
 from layermix.runs.pipeline import distill_from, teach_from
 from layermix.runs.schema import ExportRecord, RunRecord
 from layermix.runs.training import Result
@@ -201,3 +201,20 @@ def test_the_pipeline_of_the_card_finds_entities_and_cuts_long_texts(
     assert (found["entity_group"], found["start"], found["end"]) == ("X", 0, 3 * len(word) + 2)
     (cut,) = find(" ".join([word] * 40))
     assert cut["end"] == 14 * (len(word) + 1) - 1
+
+
+def test_what_was_measured_of_another_model_is_left_out() -> None:
+    card = (
+        "---\ntags:\n- layermix\nmodel-index:\n- name: mine\n  results:\n  - task: x\n"
+        "license: mit\n---\n# Mine\n\nmodel-index:\n- stays\n"
+    )
+    for section in ("export", "vocabulary", "speed"):
+        card = with_section(card, section, f"## {section}\n\n- a\n")
+    left = of_changed_model(card)
+    assert left.startswith(
+        "---\ntags:\n- layermix\nlicense: mit\n---\n# Mine\n\nmodel-index:\n- stays"
+    )
+    assert "## vocabulary\n" in left
+    assert "## export" not in left
+    assert "## speed" not in left
+    assert of_changed_model("# Mine\n") == "# Mine\n"

@@ -22,6 +22,7 @@ from transformers import (
 
 from layermix.cli import main
 from layermix.config import DataConfig, DistillConfig
+from layermix.core.alpha_learner import AlphaLearner
 from layermix.core.signals import Needs
 from layermix.data.texts import load_texts
 from layermix.errors import ConfigError, ModelError, RunExistsError
@@ -110,6 +111,10 @@ def run(teacher: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_the_run_says_what_was_trimmed_and_saves_the_smaller_student(run: Path) -> None:
     record = read_result(run)
+    assert record.student is not None
+    assert record.student.vocabulary == LETTERS_ONLY + 15
+    card = (run / "student/README.md").read_text(encoding="utf-8")
+    assert f" Its vocabulary is trimmed to {LETTERS_ONLY + 15} tokens, those of its tr" in card
     (note,) = (note for note in record.notes if note.code == "vocabulary-trimmed")
     assert re.fullmatch(
         rf"the vocabulary was trimmed from {len(VOCABULARY)} to {LETTERS_ONLY + 15} tokens, which "
@@ -149,7 +154,7 @@ def test_the_teacher_reads_the_students_tokens_where_it_is_learned_from(
         whole = load_classifier(str(teacher))
         student = pipeline.make_student(config, whole, texts)
         prepared = pipeline.prepare(whole, student, texts, config, pipeline.Reporter(quiet=True))
-        kept = old_numbers(student.tokenizer, whole.tokenizer)
+        kept = old_numbers(student, whole)
         assert kept is not None
         train = prepared.splits["train"]
         own = whole.tokenizer(list(texts.splits["train"]["text"]))["input_ids"]
@@ -170,16 +175,69 @@ def test_the_teacher_reads_the_students_tokens_where_it_is_learned_from(
 def test_a_stored_signal_serves_trimmed_and_whole_students(
     teacher: Path, data: Path, tmp_path: Path
 ) -> None:
-    found = []
+    found, shards = [], []
     for size in (None, "occurring"):
         config = settings(teacher, data, vocabulary=size)
         cache = config.cache.model_copy(update={"folder": str(tmp_path / "cache")})
         found.append(pipeline.distill(config.model_copy(update={"cache": cache})))
-    entries = [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".bin"]
-    stored = {path.parent for path in (tmp_path / "cache").rglob("manifest.json")}
-    assert len(stored) <= 1, entries
+        shards.append(sorted(path.name for path in (tmp_path / "cache").rglob("*.safetensors")))
+    assert shards[0]
+    assert shards[1] == shards[0]
     whole, small = ([line["loss"] for line in one.history if "loss" in line] for one in found)
     assert small == pytest.approx(whole, abs=1e-4)  # the same texts, teacher and start
+
+
+@pytest.mark.usefixtures("any_length")
+def test_without_hidden_losses_the_teacher_reads_its_own_tokens(teacher: Path, data: Path) -> None:
+    config = settings(teacher, data, vocabulary=LETTERS_ONLY + 7)
+    loss = config.loss.model_copy(update={"hidden_weight": 0, "embedding_weight": 0})
+    config = config.model_copy(update={"loss": loss})
+    texts, whole = load_texts(config.data), load_classifier(str(teacher))
+    student = pipeline.make_student(config, whole, texts)
+    prepared = pipeline.prepare(whole, student, texts, config, pipeline.Reporter(quiet=True))
+    own = whole.tokenizer(list(texts.splits["train"]["text"]))["input_ids"]
+    assert prepared.splits["train"]["teacher_input_ids"][:] == own
+
+
+def test_a_teacher_with_more_words_of_its_own_is_not_taken_for_the_whole(
+    teacher: Path, data: Path
+) -> None:
+    """Its vocabulary holds that of the student, which was never trimmed."""
+    whole, plain = load_classifier(str(teacher)), load_classifier(str(teacher))
+    whole.tokenizer.add_tokens(["zzz"])
+    assert old_numbers(plain, whole) is None
+    config = settings(teacher, data, vocabulary=None)
+    texts = load_texts(config.data)
+    with pytest.raises(ModelError, match="the tokenizers of teacher and student differ"):
+        pipeline.prepare(whole, plain, texts, config, pipeline.Reporter(quiet=True))
+
+
+def test_a_student_that_is_not_told_which_text_a_token_is_from(teacher: Path, data: Path) -> None:
+    """As DistilBERT beside BERT: the teacher still gets its token types."""
+    config = settings(teacher, data)
+    texts, whole = load_texts(config.data), load_classifier(str(teacher))
+    student = pipeline.make_student(config, whole, texts)
+    student.tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    prepared = pipeline.prepare(whole, student, texts, config, pipeline.Reporter(quiet=True))
+    columns = prepared.splits["train"].column_names
+    assert "token_type_ids" not in columns
+    assert "teacher_token_type_ids" in columns
+
+
+class Follows(AlphaLearner):
+    """Looks at held-out rows."""
+
+    held_out_rows = 4
+
+
+def test_a_rule_that_looks_at_held_out_rows_is_refused(teacher: Path, data: Path) -> None:
+    given = settings(teacher, data).model_dump(exclude_unset=True) | {"mix": "learned"}
+    given["training"] = given["training"] | {"selection": "holdout", "holdout_fraction": 0.2}
+    config = DistillConfig.model_validate(given)
+    texts, whole = load_texts(config.data), load_classifier(str(teacher))
+    student = pipeline.make_student(config, whole, texts)
+    with pytest.raises(ConfigError, match="looks at held-out rows compares hidden states there"):
+        pipeline.distill_from(whole, student, texts, config, alpha_learner=Follows())
 
 
 @pytest.mark.usefixtures("any_length")
@@ -207,9 +265,9 @@ def test_words_of_rows_without_labels_stay(teacher: Path, data: Path, tmp_path: 
 # -- what cannot be trimmed ------------------------------------------------------------------------
 
 
-def classifier(tokenizer: Any) -> Classifier:
+def classifier(tokenizer: Any, tokens: int | None = None) -> Classifier:
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=tokens or len(tokenizer),
         hidden_size=8,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -235,8 +293,8 @@ def test_too_few_tokens_are_refused(teacher: Path) -> None:
     wanted = (
         f"{LETTERS_ONLY + 2} tokens are too few: validation texts get 92.0% longer in tokens "
         r"\(wanted 25% at most\), and 0.0% of their tokens become unknown \(wanted 1% at most\); "
-        r"keep more tokens \(--student.vocabulary 8000: beside yours also common ones\), or give "
-        r"more texts without labels \(--data.unlabeled\)"
+        r"keep more \(--student.vocabulary 8000 keeps common ones beside yours\), or give more "
+        r"texts without labels \(--data.unlabeled\)"
     )
     with pytest.raises(ModelError, match=wanted):
         trim_vocabulary(whole, "occurring", known, [others])
@@ -249,6 +307,25 @@ def test_tokenizers_without_smaller_pieces_are_refused() -> None:
     ended = models.BPE(vocab=WHOLE_WORDS, merges=[], end_of_word_suffix="</w>")
     with pytest.raises(ModelError, match=r"\(BPE\) cannot be trimmed"):
         trim_vocabulary(classifier(fast(ended)), "occurring", [[["a"]]])
+
+
+def test_a_word_that_would_become_readable_is_refused() -> None:
+    """`##c` is missing: `abc` is unknown, until `ab` is gone and `a` `##bc` fits."""
+    words = [*SPECIAL, "a", "##a", "b", "##b", "c", "ab", "##bc", "x", "##x"]
+    tokenizer = BertTokenizer(vocab={word: at for at, word in enumerate(words)})
+    assert tokenizer.tokenize("abc") == ["[UNK]"]
+    with pytest.raises(ModelError, match=r"it lacks single characters, .* in 'abc x'; give a num"):
+        trim_vocabulary(classifier(tokenizer), "occurring", [[["abc x"]]])
+    trimmed, _ = trim_vocabulary(classifier(tokenizer), 13, [[["abc x"]]])
+    assert trimmed.tokenizer.tokenize("abc x") == ["a", "##bc", "x"]
+
+
+def test_numbers_with_holes() -> None:
+    words = {**{word: at for at, word in enumerate([*SPECIAL, "a", "##a", "b", "##b"])}, "ab": 40}
+    made = classifier(BertTokenizer(vocab=words), tokens=41)
+    trimmed, told = trim_vocabulary(made, "occurring", [[["a b"]]], [[["a", "b"]]])
+    assert told.kept.tolist() == list(range(9))
+    assert trimmed.model.config.vocab_size == 9
 
 
 def test_positions_counted_from_padding_keep_their_padding(
@@ -275,9 +352,14 @@ def test_a_saved_model_is_trimmed_to_the_texts_of_its_run(
     assert f"{out}: {LETTERS_ONLY + 15} tokens instead of {len(VOCABULARY)}, " in result.output
     assert "The logits of 48 training texts are the same to the last bit; " in result.output
     assert f"Next: layermix evaluate {out} --data DATA" in result.output
-    assert "## Vocabulary\n\nThe vocabulary was trimmed from 82 to 72" in (
-        out / "README.md"
-    ).read_text(encoding="utf-8")
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "## Vocabulary\n\nThe vocabulary was trimmed from 82 to 72" in card
+    small = load_classifier(str(out))
+    assert f" {small.model.num_parameters():,} parameters; " in card
+    assert "model-index" not in card
+    assert (
+        "validation rows get another answer. Scores in this card are those of the model b" in card
+    )
     again = trim(str(out), DataConfig(path=str(data)), tmp_path / "same")
     assert (again.tokens, again.max_difference, again.other_answers) == (LETTERS_ONLY + 15, 0, 0)
     with pytest.raises(RunExistsError, match="small already exists, and layermix does not over"):

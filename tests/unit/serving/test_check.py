@@ -17,6 +17,7 @@ from layermix.errors import ConfigError
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.serving import check as module
 from layermix.serving.check import Limits, check, check_text
+from layermix.serving.compared import Drop
 from layermix.serving.evaluation_rows import EvaluationRows
 from layermix.serving.export import export
 
@@ -73,7 +74,7 @@ def test_a_drop_is_measured_on_the_same_rows(
     assert found.high is not None
     assert found.low < drop < found.high
     assert found.text.startswith(
-        f"accuracy {after:.4f}, {drop:.2f} points below {classifier} (95 % over rows "
+        f"accuracy {after:.4f}, {drop:.2f} points worse than {classifier} (95 % over rows "
     )
     (found,) = check(str(worse), str(classifier), Limits(max_drop=drop - 0.01), data)
     assert not found.passed
@@ -84,7 +85,31 @@ def test_a_drop_is_measured_on_the_same_rows(
     assert found.passed
     (found,) = check(str(classifier), str(worse), Limits(max_drop=0), data)
     assert found.passed
-    assert f"{drop:.2f} points above {worse}" in found.text
+    assert f"{drop:.2f} points better than {worse}" in found.text
+
+
+def test_a_drop_that_is_the_limit_keeps_it(
+    classifier: Path, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.75 less 0.745 is 0.50000000000000044 points."""
+    monkeypatch.setattr(module, "drop_of", lambda *_: Drop(0.75, 0.745, 100 * (0.75 - 0.745), 0, 1))
+    answers = chances(classifier, texts).argmax(-1)
+    columns = {"text": texts, "label": [CLASSES[answer] for answer in answers]}
+    rows = DataConfig(path=write(tmp_path / "rows.jsonl", columns))
+    for sure, kept in ((False, 0.5), (True, 1)):
+        (found,) = check(str(classifier), str(classifier), Limits(kept, sure), rows)
+        assert found.passed
+
+
+def test_a_model_of_another_kind_is_refused(
+    classifier: Path, variant: Any, data: DataConfig
+) -> None:
+    other = variant(problem_type="multi_label_classification")
+    wanted = "was trained on labels for multi_label, and .* on labels for classification; wanted a"
+    with pytest.raises(ConfigError, match=wanted):
+        check(str(classifier), other, Limits(max_drop=1), data)
+    (found,) = check(str(classifier), other, Limits(max_mb=100), DataConfig())  # neither is needed
+    assert found.passed
 
 
 def test_classes_in_another_order_are_the_same_answers(
@@ -153,6 +178,7 @@ def test_an_exported_file_is_checked_as_it_runs(
     ("against", "limits", "wanted"),
     [
         (None, Limits(), "nothing to check: give --max-drop POINTS, --max-ms MS, --min-speedup"),
+        ("m", Limits(max_drop=float("nan")), "--max-drop: found nan, wanted a number"),
         (None, Limits(max_drop=1), "--max-drop needs --against MODEL, the model to compare with"),
         (
             None,
