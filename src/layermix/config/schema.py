@@ -5,7 +5,7 @@ A field's docstring is its help text on the command line, in the JSON schema and
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -74,36 +74,22 @@ def _text_encoding(value: str) -> str:
     )
 
 
-def _rows_or_auto(value: Any) -> int | Literal["auto"]:
-    """A number of rows, also as text, or `auto`.
+def _number_or(word: str, number: TypeAdapter[int], wanted: str) -> Callable[[Any], Any]:
+    """A validator of a whole number, also as text, or one word.
 
-    Raises:
-        ValueError: If it is neither.
+    It raises a ValueError if a value is neither.
     """
-    if value == "auto":
-        return "auto"
-    try:
-        return _ROWS.validate_python(value)
-    except ValidationError:
-        raise ValueError(
-            f"found {value!r}, wanted auto or a whole number of rows (0: none)"
-        ) from None
 
+    def validate(value: Any) -> Any:
+        if value == word:
+            return word
+        try:
+            return number.validate_python(value)
+        except ValidationError:
+            message = f"found {value!r}, wanted {word} or a whole number of {wanted}"
+            raise ValueError(message) from None
 
-def _tokens_or_occurring(value: Any) -> int | Literal["occurring"]:
-    """A number of tokens, also as text, or `occurring`.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if value == "occurring":
-        return "occurring"
-    try:
-        return _TOKENS.validate_python(value)
-    except ValidationError:
-        raise ValueError(
-            f"found {value!r}, wanted occurring or a whole number of tokens, such as 8000"
-        ) from None
+    return validate
 
 
 def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
@@ -132,8 +118,6 @@ def _class_weights(value: Any) -> Literal["balanced"] | dict[str, float] | None:
         ) from None
 
 
-_ROWS = TypeAdapter(NonNegativeInt)
-_TOKENS = TypeAdapter(PositiveInt)
 _WEIGHTS = TypeAdapter(
     Annotated[dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]], Field(min_length=1)]
 )
@@ -169,11 +153,17 @@ AugmentWays = Annotated[
 ]
 RowsOrAuto = Annotated[
     int | Literal["auto"],
-    PlainValidator(_rows_or_auto, json_schema_input_type=NonNegativeInt | Literal["auto"]),
+    PlainValidator(
+        _number_or("auto", TypeAdapter(NonNegativeInt), "rows (0: none)"),
+        json_schema_input_type=NonNegativeInt | Literal["auto"],
+    ),
 ]
 TokensOrOccurring = Annotated[
     int | Literal["occurring"],
-    PlainValidator(_tokens_or_occurring, json_schema_input_type=PositiveInt | Literal["occurring"]),
+    PlainValidator(
+        _number_or("occurring", TypeAdapter(PositiveInt), "tokens, such as 8000"),
+        json_schema_input_type=PositiveInt | Literal["occurring"],
+    ),
 ]
 ClassWeights = Annotated[
     Literal["balanced"] | dict[str, float],

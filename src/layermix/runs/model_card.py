@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import yaml
 
+from layermix.errors import ModelError
 from layermix.escaping import markdown, markdown_code
 from layermix.evaluation.forms import Form
+from layermix.runs.layout import CARD
 from layermix.runs.schema import (
     BenchRecord,
     ExportRecord,
@@ -275,6 +277,19 @@ def _limits(record: RunRecord) -> list[str]:
 
 
 # -- sections of export and bench -----------------------------------------------------------------
+
+
+def read_card(folder: Path) -> str:
+    """The text of the model card in a folder; empty if there is none.
+
+    Raises:
+        ModelError: If it is not UTF-8.
+    """
+    file = folder / CARD
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
 def with_section(card: str, name: str, text: str) -> str:

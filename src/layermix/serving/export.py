@@ -34,7 +34,7 @@ from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 from layermix.runs.layout import CARD, EXPORT
-from layermix.runs.model_card import export_section, with_section
+from layermix.runs.model_card import export_section, read_card, with_section
 from layermix.runs.schema import (
     FORMAT,
     BatchEffect,
@@ -143,7 +143,7 @@ def export(
     if folder is None:
         raise ModelError(f"{source}: no such folder; wanted a run folder or a model folder")
     _check_target(folder, out, force)
-    card = _card(folder)
+    card = read_card(folder)
     classifier = load_classifier(source)
     predictor = predictor_of(classifier)
     rows = evaluation_rows(source, data, predictor, reporter)
@@ -602,16 +602,3 @@ def _serve(folder: Path, work: Path, predictor: Predictor) -> None:
     tokenizer: PreTrainedTokenizerBase = copy.deepcopy(predictor.tokenizer)
     tokenizer.model_max_length = predictor.max_length
     save_tokenizer(tokenizer, work)
-
-
-def _card(folder: Path) -> str:
-    """The text of the model card; empty if there is none.
-
-    Raises:
-        ModelError: If it is not UTF-8.
-    """
-    file = folder / CARD
-    try:
-        return file.read_text(encoding="utf-8") if file.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{file}: not UTF-8 ({error.reason}); save it as UTF-8") from None

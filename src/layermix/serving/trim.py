@@ -13,13 +13,13 @@ from layermix.data.columns import columns_for_model
 from layermix.data.splits import text_batches
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, tokenize_split
-from layermix.errors import ConfigError, ModelError, RunExistsError
+from layermix.errors import ConfigError, RunExistsError
 from layermix.models.inference import Floats, logits_of
 from layermix.models.loading import load_classifier, model_folder
 from layermix.models.tokenizers import save_tokenizer
 from layermix.models.vocabulary import trim_vocabulary
 from layermix.runs.layout import CARD, CONFIG
-from layermix.runs.model_card import of_changed_model, with_section
+from layermix.runs.model_card import of_changed_model, read_card, with_section
 from layermix.runs.prepare import choose_rows
 from layermix.serving.evaluation_rows import run_of
 from layermix.serving.predictor import Predictor, predictor_of
@@ -110,7 +110,9 @@ def trim(
         )
         of_both = (one.model.num_parameters() for one in (classifier, smaller))
         was_said, is_so = (f"{count:,} parameters" for count in of_both)
-        card = of_changed_model(_card(source)).replace(was_said, is_so)
+        folder_before = model_folder(source)
+        card = "" if folder_before is None else read_card(folder_before)
+        card = of_changed_model(card).replace(was_said, is_so)
         write_text(folder / CARD, with_section(card, "vocabulary", changes))
     return Trimming(
         tokens=len(trimmed.kept),
@@ -161,30 +163,11 @@ def _logits(predictor: Predictor, texts: Any, reporter: Reporter, what: str) -> 
     )
 
 
-def _files(source: str) -> list[Path]:
-    """The files of a saved model itself, without exports; none of a hub id."""
-    folder = model_folder(source)
-    return [] if folder is None else [file for file in folder.iterdir() if file.is_file()]
-
-
 def _size(source: str) -> int:
-    return sum(file.stat().st_size for file in _files(source) if file.name != CARD)
-
-
-def _card(source: str) -> str:
-    """The text of the model card; empty if there is none.
-
-    Raises:
-        ModelError: If it is not UTF-8.
-    """
-    for file in _files(source):
-        if file.name == CARD:
-            try:
-                return file.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                message = f"{file}: not UTF-8 ({error.reason}); save it as UTF-8"
-                raise ModelError(message) from None
-    return ""
+    """The size of a saved model's own files, without exports; 0 for a hub id."""
+    folder = model_folder(source)
+    files = [] if folder is None else [file for file in folder.iterdir() if file.is_file()]
+    return sum(file.stat().st_size for file in files if file.name != CARD)
 
 
 def trimming_text(trimming: Trimming, out: Path) -> str:
