@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import jaxtyping
 import pytest
-from hypothesis import settings
 
 if TYPE_CHECKING:
     from transformers import BertForSequenceClassification, BertTokenizer
@@ -33,9 +32,6 @@ jaxtyping.install_import_hook(  # before they are imported
     [f"layermix.core.{name}" for name in ("signals", "mixing", "losses", "terms", "objective")],
     "beartype.beartype",
 )
-
-settings.register_profile("quick", max_examples=40)
-settings.load_profile("quick")  # tests that need more say so
 
 HERE = Path(__file__).parent
 TRACED = [HERE / name for name in ("unit", "report", "contract/test_extending.py")]

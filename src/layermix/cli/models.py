@@ -1,4 +1,4 @@
-"""Commands on a saved model: `evaluate`, `predict`, `export` and `bench`."""
+"""Commands on a saved model: `evaluate`, `predict`, `trim`, `check`, `export` and `bench`."""
 
 import shlex
 import sys

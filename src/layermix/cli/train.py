@@ -1,4 +1,4 @@
-"""Commands that train: `teach`, `distill`, `augment` for its rows, `audit`, and `demo`."""
+"""Commands that train: `teach`, `distill`, `augment` for its rows, `audit`, `baseline`, `demo`."""
 
 import shlex
 from dataclasses import asdict

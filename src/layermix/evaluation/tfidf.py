@@ -42,9 +42,7 @@ def tfidf_values(
     Returns:
         (M, C): probabilities, or numbers.
     """
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]"
-    )
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD)
     vectorizer.fit([text for row in train for text in row])
     seen, new = (_features(vectorizer, texts) for texts in (train, others))
     return MODELS[form](seen, np.asarray(labels), new, outputs)

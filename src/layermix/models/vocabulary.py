@@ -188,11 +188,8 @@ class _Pieces:
         self.numbers = tokenizer.get_vocab()
         self.ranks = {pair: rank for rank, pair in enumerate(_merges(self.pipeline))}
         added = {entry["content"] for entry in self.pipeline["added_tokens"]}
-        self.always = {
-            token
-            for token in self.numbers
-            if token in added or token in tokenizer.all_special_tokens
-        } | self._smallest(model)
+        special = added | set(tokenizer.all_special_tokens)
+        self.always = (self.numbers.keys() & special) | self._smallest(model)
 
     def _smallest(self, model: Mapping[str, Any]) -> set[str]:
         """Single characters, bytes, and the tokens of characters that are no token themselves."""

@@ -25,16 +25,19 @@ def add_baselines(plan: Plan, study: Study, say: Callable[[str], object]) -> Non
         StudyError: If the file of baselines is damaged.
         LayermixError: If the data of a task cannot be used.
     """
-    from layermix.runs.baseline import TFIDF, baseline  # imports torch
+    from layermix.models.loading import problem_of_model  # these import torch
+    from layermix.runs.baseline import TFIDF, baseline
 
     found = dict(read_baselines(study))
     for task, arms in plan.table.items():
         if task in found:
             continue
-        config = next(iter(next(iter(arms.values())).values())).config
-        assert config is not None  # the plan has places
+        cell = next(iter(next(iter(arms.values())).values()))
+        assert cell.config is not None  # the plan has places
+        # A teacher that the study makes is taught as the data say; another one says what it knows.
+        models = () if cell.teacher else cell.config.teacher.models
         try:
-            scores = baseline(config)
+            scores = baseline(cell.config, problem_of_model(models[0]) if models else None)
         except ConfigError as error:
             say(f"{task}: no baseline ({error})")
             continue

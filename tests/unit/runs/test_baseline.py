@@ -13,8 +13,13 @@ from layermix.config import TeachConfig
 from layermix.data.texts import from_splits
 from layermix.errors import ConfigError
 from layermix.evaluation.tfidf import tfidf_values
+from layermix.models.labels import name_classes
 from layermix.problems.kinds import PROBLEMS
 from layermix.runs.baseline import baseline, baseline_of
+from layermix.studies.baselines import add_baselines, read_baselines
+from layermix.studies.folder import Study
+from layermix.studies.plan import make_plan
+from layermix.studies.spec import load_study
 
 WORDS = {"good": 1, "fine": 1, "bad": 0, "dull": 0}
 QUIET = TeachConfig()
@@ -97,3 +102,32 @@ def test_the_command_shows_the_scores(data: Path) -> None:
     assert done.stdout.startswith("TF-IDF and a linear model\nvalidation (20 rows)\n  accuracy")
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert found == baseline(config(data))
+
+
+def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
+    bert: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Such a study need not say it: `distill` takes it from the teacher, too."""
+    model = bert(1)
+    model.config.problem_type = "multi_label_classification"
+    name_classes(model.config, ("bad", "good"))
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    for split, count in (("train", 60), ("validation", 20)):
+        lines = [
+            json.dumps(row | {"label": [["bad"], ["good"]][row["label"]]}) + "\n"
+            for row in rows(count, len(split))
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        f"base: {{teacher: {tmp_path / 'teacher'}}}\n"
+        f"tasks: {{words: {{data: {tmp_path}}}}}\n"
+        "arms: {one: {}}\nseeds: 1\n",
+        encoding="utf-8",
+    )
+    study, said = Study(tmp_path / "study"), list[str]()
+    add_baselines(make_plan(load_study(file), study.folder), study, said.append)
+    found = read_baselines(study)["words"]["TF-IDF"]
+    assert found.score("f1_micro") == 1
+    assert said == ["words: TF-IDF and a linear model have f1_micro 1.0000"]
