@@ -248,6 +248,61 @@ def row_bootstrap(
     return _bootstrap(first[None], second[None], labels, score, draws, seed, groups)
 
 
+def row_error(
+    first: Values,
+    second: Values,
+    labels: Values,
+    score: str,
+    draws: int = 2000,
+    seed: int = 0,
+    groups: NDArray[np.integer[Any]] | None = None,
+) -> tuple[Array, float]:
+    """Differences of the scores of several runs and one other, and what the examples add to them.
+
+    Args:
+        first: (seeds, examples) or (seeds, examples, C), as in `multi_bootstrap`; one seed is
+            enough.
+        second: (examples,) or (examples, C), what the other run predicts.
+        labels: The same of the labels; leave out rows without a label.
+        score: As in `multi_bootstrap`.
+        draws: Bootstrap samples.
+        seed: Seed of the draws.
+        groups: As in `multi_bootstrap`.
+
+    Returns:
+        Each seed's score minus that of the other run, (seeds,), and the standard error of their
+        mean over examples: its standard deviation over resampled examples.
+
+    Raises:
+        ValueError: As `multi_bootstrap`.
+    """
+    first, second, labels = np.asarray(first), np.asarray(second), np.asarray(labels)
+    dimensions, rows = _row_shape(labels)
+    fits = first.ndim == dimensions + 1 and first.shape[1:] == second.shape == labels.shape
+    if not fits or not len(first) or not labels.size:
+        raise ValueError(
+            f"found runs of shapes {first.shape} and {second.shape} and labels of shape "
+            f"{labels.shape}, wanted (seeds, {rows}) and {_as_shape(rows)} twice; give all runs on "
+            "the same rows"
+        )
+    runs = np.concatenate([first, second[None]])
+    weighted = weighted_score(score, runs, labels)
+    check_between(draws, 0, math.inf, "number of draws")
+
+    def differences(weights: Array) -> Array:
+        """(draws, examples) -> (draws, seeds)."""
+        scores = weighted.function(runs, labels, weights)
+        return scores[:, :-1] - scores[:, -1:]
+
+    resampled = np.concatenate(
+        [
+            differences(on_examples).mean(-1)
+            for _, on_examples in _weights(draws, 1, len(labels), seed, groups)
+        ]
+    )
+    return differences(np.ones((1, len(labels))))[0], float(resampled.std())
+
+
 def score_interval(
     predicted: Values,
     labels: Values,

@@ -1,0 +1,167 @@
+"""Is a student at most a margin worse than its teacher? A one-sided test over seeds and examples.
+
+The null hypothesis is that the expected score of a student of this kind, over seeds and examples,
+is below the teacher's by the margin or more. Rejecting it shows that the student is good enough.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import nct, t
+
+from layermix.evaluation.statistics import (
+    LEVEL,
+    Numbers,
+    Values,
+    check_between,
+    checked_numbers,
+    row_error,
+)
+from layermix.evaluation.weighted_scores import weighted_score
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """What a test of non-inferiority found; a difference is student minus teacher, above 0 better.
+
+    Attributes:
+        margin: How much worse the student may be, above 0.
+        difference: Mean over seeds.
+        low: Lower end of the one-sided 95 % interval of the expected difference.
+        p: One-sided; at most .05 where `low` is above −margin.
+        shown: Whether the student is shown to be less than the margin worse.
+        seeds: Number of them.
+        sd: Standard deviation over seeds.
+        error: Standard error of the mean over examples.
+        freedom: Degrees of freedom.
+    """
+
+    margin: float
+    difference: float
+    low: float
+    p: float
+    shown: bool
+    seeds: int
+    sd: float
+    error: float
+    freedom: float
+
+
+def non_inferiority(
+    student: Values,
+    teacher: Values,
+    labels: Values,
+    score: str,
+    margin: float,
+    groups: NDArray[np.integer[Any]] | None = None,
+) -> NonInferiority:
+    """Tests whether students are at most a margin worse than their teacher on the same examples.
+
+    Args:
+        student: (seeds, examples) or (seeds, examples, C), answers of two seeds or more.
+        teacher: (examples,) or (examples, C), the teacher's.
+        labels: The same of the labels; leave out rows without a label.
+        score: A name of `layermix.evaluation.weighted_scores.WEIGHTED`.
+        margin: In units of the score: .01 is a point.
+        groups: (examples,), the number of each example's group, if examples are not independent.
+
+    Raises:
+        ValueError: If shapes do not fit, there are fewer than two seeds, or the margin is not
+            above 0.
+    """
+    better = 1 if weighted_score(score, np.asarray(student), labels).higher_is_better else -1
+    differences, error = row_error(student, teacher, labels, score, groups=groups)
+    units = len(labels) if groups is None else len(np.unique(groups))
+    bounded = np.issubdtype(np.asarray(labels).dtype, np.integer)  # a score of numbers may not be
+    return judged(better * differences, error, margin, units if bounded else None)
+
+
+def judged(
+    differences: Numbers, error: float, margin: float, rows: int | None = None
+) -> NonInferiority:
+    """The test, from the differences of the seeds and the standard error over examples.
+
+    Seeds and examples vary independently, so their variances add up: s²/S + e², with the degrees
+    of freedom of Satterthwaite. The spread over seeds has some of the examples' in it, which makes
+    the test a little careful. With few examples on which student and teacher differ, e is too small
+    by chance; but where the student is worse by the margin, at least that share of examples
+    differs, so e² is taken to be margin·(1 − margin)/rows or more, as tests of paired shares take
+    the variance under the null hypothesis (Tango 1998).
+
+    Args:
+        differences: (seeds,), student minus teacher, above 0 better; two or more.
+        error: Standard error of their mean over examples.
+        margin: How much worse the student may be, above 0.
+        rows: Number of examples, or of their groups, for the least variance; None for a score that
+            is not a share.
+
+    Raises:
+        ValueError: If there are fewer than two differences, or the margin is not above 0.
+    """
+    values = checked_numbers(differences, "differences", least=2)
+    check_between(margin, 0, math.inf, "margin")
+    sd, seeds = float(values.std(ddof=1)), len(values)
+    error = _at_least(error, margin, rows)
+    spread, freedom = _combined(sd, error, seeds)
+    difference = float(values.mean())
+    if not spread:  # numbers that do not vary at all
+        shown = difference > -margin
+        return NonInferiority(
+            margin, difference, difference, 0.0 if shown else 1.0, shown, seeds, sd, error, freedom
+        )
+    low = difference - float(t.isf(LEVEL, freedom)) * spread
+    p = float(t.sf((difference + margin) / spread, freedom))
+    return NonInferiority(margin, difference, low, p, low > -margin, seeds, sd, error, freedom)
+
+
+def power(
+    margin: float, difference: float, sd: float, error: float, seeds: int, rows: int | None = None
+) -> float:
+    """The probability that `judged` shows non-inferiority, told before it is asked.
+
+    Args:
+        margin: How much worse the student may be, above 0.
+        difference: The true one, student minus teacher.
+        sd: Standard deviation over seeds.
+        error: Standard error of the mean over examples.
+        seeds: Two or more.
+        rows: As in `judged`.
+
+    Raises:
+        ValueError: If the margin is not above 0, or there are fewer than two seeds.
+
+    Examples:
+        >>> round(power(margin=0.02, difference=0.0, sd=0.005, error=0.005, seeds=5), 2)
+        0.95
+        >>> round(power(margin=0.02, difference=-0.02, sd=0.005, error=0.005, seeds=5), 2)
+        0.05
+    """
+    check_between(margin, 0, math.inf, "margin")
+    check_between(seeds, 1, math.inf, "number of seeds")
+    spread, freedom = _combined(sd, _at_least(error, margin, rows), seeds)
+    if not spread:
+        return float(difference > -margin)
+    return float(nct.sf(t.isf(LEVEL, freedom), freedom, (difference + margin) / spread))
+
+
+def _at_least(error: float, margin: float, rows: int | None) -> float:
+    """A standard error over examples that is no smaller than the null hypothesis allows."""
+    if rows is None or margin >= 1:
+        return error
+    return max(error, math.sqrt(margin * (1 - margin) / rows))
+
+
+MOST_FREEDOM = 1e6
+"""Degrees of freedom of a variance that comes from many examples: as good as known."""
+
+
+def _combined(sd: float, error: float, seeds: int) -> tuple[float, float]:
+    """The standard error over seeds and examples, and its degrees of freedom (Satterthwaite)."""
+    of_seeds, of_rows = sd**2 / seeds, error**2
+    whole = of_seeds + of_rows
+    if not of_seeds:
+        return math.sqrt(whole), MOST_FREEDOM
+    return math.sqrt(whole), min(MOST_FREEDOM, whole**2 / (of_seeds**2 / (seeds - 1)))
