@@ -1,4 +1,4 @@
-"""The whole job with a packaged teacher and data: teach, distil five students, compare.
+"""The whole job with a packaged teacher and data: teach, distil five students, compare; or search.
 
 Finished runs in its folder are read, not repeated; a demo that was stopped continues.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from layermix.config import DistillConfig, TeachConfig, to_yaml
-from layermix.console import Reporter
+from layermix.console import Reporter, Terminal
 from layermix.core.signals import Teacher
 from layermix.data.docstrings import docstring_pairs, write_pairs
 from layermix.data.prepared import PreparedData
@@ -29,6 +29,8 @@ from layermix.runs.layout import CONFIG, RESULT, RunFolder
 from layermix.runs.pipeline import distill_prepared, objective_for, teach_from
 from layermix.runs.prepare import prepare
 from layermix.runs.schema import RunRecord, read_result
+from layermix.search.schema import SearchSettings
+from layermix.search.search import Search
 from layermix.teacher_cache.choose import signals_for
 
 TRAIN_ROWS = 1500
@@ -114,6 +116,52 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     return _table(out, texts, teacher)
 
 
+SEARCH_AXES: Mapping[str, tuple[Any, ...]] = {"student.layers": (1, 2, 3)}
+SEARCH_FLOOR, SEARCH_SEEDS, SEARCH_EPOCHS = 3.0, 2, 3
+"""Of the demo of a search: points, fresh seeds, epochs of a student."""
+
+
+def demo_search(
+    out: Path, *, full: bool, seed: int, jobs: int, reporter: Reporter, quiet: bool = False
+) -> Search:
+    """Search for the smallest student of the demo's task, in its folder.
+
+    The teacher is another one than the demo's: the rows on which students are chosen are kept from
+    it, too.
+
+    Args:
+        out: As in `run_demo`.
+        full: As in `run_demo`.
+        seed: As in `run_demo`.
+        jobs: Students that are trained at the same time.
+        reporter: Where progress is shown.
+        quiet: Whether to hide the progress of trainings.
+
+    Returns:
+        The finished search, with its record.
+
+    Raises:
+        RunExistsError: As in `run_demo`.
+    """
+    texts = _data(out, full, reporter, "the demo without a search")
+    teacher = out / "held-out-teacher"
+    _teacher(out, texts, seed, reporter, teacher, {"selection": "holdout"})
+    base: dict[str, Any] = {
+        "seed": seed,
+        "teacher": str(teacher),
+        "data": {"path": str(out / "data"), "task": "docstrings"},
+        "preset": RECIPE["preset"],
+        "loss": RECIPE["loss"],
+        "training": {**RECIPE["training"], "epochs": SEARCH_EPOCHS},
+        "cache": {"folder": str(out / "cache")},
+    }
+    axes = {field: tuple(values) for field, values in SEARCH_AXES.items()}
+    settings = SearchSettings(floor=SEARCH_FLOOR, seeds=SEARCH_SEEDS, axes=axes, base=base)
+    search = Search(settings, out / "search", jobs, Terminal(quiet), reporter)
+    search.run()
+    return search
+
+
 def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
     sections: dict[str, Any] = dict(RECIPE)
     for name, values in ARMS[arm].items():
@@ -122,7 +170,7 @@ def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
     return {"seed": seed, **named, **sections, "cache": {"folder": str(out / "cache")}}
 
 
-def _data(out: Path, full: bool, reporter: Reporter) -> TextData:
+def _data(out: Path, full: bool, reporter: Reporter, timed: str = "the demo") -> TextData:
     """The pairs, read from files that other commands can use as well."""
     folder = out / "data"
     if not folder.exists():
@@ -130,7 +178,7 @@ def _data(out: Path, full: bool, reporter: Reporter) -> TextData:
         rows, seconds = len(pairs["train"]), _step_seconds(pairs["train"])
         minutes = (SECONDS + (STEPS + rows / BATCH * STEPS_PER_BATCH) * seconds) / 60
         reporter.say(
-            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so the demo takes about "
+            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so {timed} takes about "
             f"{math.ceil(minutes)} minutes."
         )
         write_pairs(folder, pairs)
@@ -168,17 +216,24 @@ def _step_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     )
 
 
-def _teacher(out: Path, texts: TextData, seed: int, reporter: Reporter) -> Classifier:
+def _teacher(
+    out: Path,
+    texts: TextData,
+    seed: int,
+    reporter: Reporter,
+    folder: Path | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Classifier:
     """The packaged MiniLM, fine-tuned on the task, from its run folder."""
+    folder = folder or out / "teacher"
     config = TeachConfig.model_validate(
         {
             "seed": seed,
             "model": "minilm",
             "data": str(out / "data"),
-            "training": {"epochs": TEACHER_EPOCHS},
+            "training": {"epochs": TEACHER_EPOCHS, **(training or {})},
         }
     )
-    folder = out / "teacher"
     if not _finished(folder, to_yaml(config)):
         reporter.say("\nTeacher: learns from the labels", "bold")
         model = load_classifier("minilm", texts.label_names, seed=seed)

@@ -2,7 +2,7 @@
 
 `options` turns config fields into options and holds those that commands share; `command` groups
 the help and turns errors into exit codes. The commands are in `train`, `models`, `cache`,
-`studies`, `report` and `reference`; each imports torch and the like only when it runs.
+`studies`, `search`, `report` and `reference`; each imports torch and the like only when it runs.
 """
 
 import io
@@ -23,6 +23,7 @@ from layermix.cli.models import (
 )
 from layermix.cli.reference import list_command, schema_command
 from layermix.cli.report import report_command
+from layermix.cli.search import search_command
 from layermix.cli.studies import reproduce_command, study_command
 from layermix.cli.train import (
     audit_command,
@@ -89,6 +90,7 @@ for subcommand in (
     report_command,
     reproduce_command,
     schema_command,
+    search_command,
     study_command,
     teach_command,
     trim_command,

@@ -1,5 +1,6 @@
 """Commands that train: `teach`, `distill`, `augment` for its rows, `audit`, `baseline`, `demo`."""
 
+import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -232,16 +233,34 @@ def baseline_command(config: Path | None, as_json: bool, quiet: bool, **options:
     show_default=True,
     help="Seed of everything random: new weights, row order, dropout.",
 )
+@click.option(
+    "--search",
+    is_flag=True,
+    help="Instead of five students, search for the smallest one that is at most 3 points below "
+    "the teacher.",
+)
 @JSON
-def demo_command(out: Path, full: bool, seed: int, as_json: bool, quiet: bool) -> None:
+def demo_command(
+    out: Path, full: bool, seed: int, search: bool, as_json: bool, quiet: bool
+) -> None:
     """Teach, distil and compare on packaged data; nothing to download.
 
     Fine-tunes the packaged MiniLM on pairs made from Python's docstrings, distils it in five ways,
     and prints a table of scores, sizes and speed. It times a step first and says how long it takes.
     """
     from layermix.console import Reporter
-    from layermix.demo import run_demo, table_text
+    from layermix.demo import demo_search, run_demo, table_text
 
+    if search:
+        from layermix.search.text import search_text
+
+        jobs, reporter = min(2, os.cpu_count() or 1), Reporter(quiet)
+        found = demo_search(out, full=full, seed=seed, jobs=jobs, reporter=reporter, quiet=quiet)
+        if as_json:
+            print_json(found.record.to_dict())
+        else:
+            echo(search_text(found.record, found.student, found.file))
+        return
     table = run_demo(out, full=full, seed=seed, reporter=Reporter(quiet))
     if as_json:
         print_json(table)

@@ -8,6 +8,7 @@ dictionary is validated once against `schema`, and `wording` describes what is w
 from layermix.config.describe import json_schema as json_schema
 from layermix.config.loading import ALIASES as ALIASES
 from layermix.config.loading import Config as Config
+from layermix.config.loading import as_written as as_written
 from layermix.config.loading import explain as explain
 from layermix.config.loading import load as load
 from layermix.config.loading import nest as nest

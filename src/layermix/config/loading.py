@@ -57,7 +57,7 @@ def load(
     Raises:
         ConfigError: With every problem, each with its flag or its line in the file.
     """
-    flags = {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
+    flags = _unaliased(flags)
     from_file, lines = read_yaml(file) if file else ({}, {})
     given = spell_out(kind, from_file)
     # A value where a section belongs must reach the validation; flags would hide it.
@@ -75,6 +75,27 @@ def load(
         ]
         count = f"{len(problems)} problem{'s' * (len(problems) != 1)} in the config:"
         raise ConfigError("\n".join([count, *problems])) from None
+
+
+def as_written(
+    kind: type[BaseModel], file: Path | None = None, flags: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `load` validates: the file and the flags that override it, with places as written.
+
+    Args:
+        kind: As in `load`, which has accepted the same.
+        file: As in `load`.
+        flags: As in `load`.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    given = spell_out(kind, read_yaml(file)[0] if file else {})
+    return merge(given, nest(_unaliased(flags)))
+
+
+def _unaliased(flags: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {ALIASES.get(name, name): value for name, value in (flags or {}).items()}
 
 
 def read_yaml(file: Path) -> tuple[dict[str, Any], dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Builds the page of a run or a study from its files alone, without torch or network."""
+"""Builds the page of a run, a study or a search from its files alone, without torch or network."""
 
 import time
 from collections.abc import Callable
@@ -10,9 +10,11 @@ from layermix.errors import ReportError
 from layermix.report import figures
 from layermix.report.html import Page, render
 from layermix.report.run_page import run_page
+from layermix.report.search_page import search_page
 from layermix.report.study_page import study_page
 from layermix.runs.reader import RunFiles, both_names, reason_of
 from layermix.runs.schema import read_text
+from layermix.search.schema import SUFFIX, SearchRecord
 from layermix.studies.folder import PLAN_SUFFIX, Study
 from layermix.studies.schema import PlanRecord
 
@@ -22,12 +24,12 @@ POLL_SECONDS = 2.0
 def report(
     source: Path, out: Path | None = None, figure_folder: Path | None = None, live: bool = False
 ) -> tuple[Path, list[Path]]:
-    """Write the page of a run or a study.
+    """Write the page of a run, a study or a search.
 
     Args:
-        source: The folder; if it holds several studies, the file `NAME.json` of one.
+        source: The folder; if it holds several studies or searches, the file `NAME.json` of one.
         out: The page; by default `report.html` in the folder of a run, `NAME.report.html` beside
-            an unfinished run, `NAME.html` for a study.
+            an unfinished run, `NAME.html` for a study or a search.
         figure_folder: Where charts are written as SVG, PDF, PNG and CSV; None writes none.
         live: Whether the browser reloads the page regularly.
 
@@ -35,7 +37,7 @@ def report(
         The page and the files of its charts.
 
     Raises:
-        ReportError: If there is no run and no study.
+        ReportError: If there is no run, no study and no search.
     """
     if out is not None and out.is_dir():
         raise ReportError(f"--out {out}: is a folder; give the name of a file, such as page.html")
@@ -86,8 +88,10 @@ def page_of(source: Path) -> tuple[Page, Path]:
     """The page of a folder, and its default place.
 
     Raises:
-        ReportError: If there is no run and no study, or several studies.
+        ReportError: If there is no run, study or search, or several.
     """
+    if source.name.endswith(SUFFIX) and not source.is_dir():
+        return _search(source)
     if source.suffix == ".json" and not source.is_dir():
         name = source.name.removesuffix(PLAN_SUFFIX).removesuffix(".json")
         study = Study(source.parent, name.removesuffix(".declared"))
@@ -97,6 +101,12 @@ def page_of(source: Path) -> tuple[Page, Path]:
                 "(NAME.json, or NAME.plan.json), or a folder"
             )
         return _study(study)
+    searches = sorted(source.glob(f"*{SUFFIX}"))
+    if len(searches) > 1:
+        listed = ", ".join(map(str, searches))
+        raise ReportError(f"{source}: found {len(searches)} searches; give one of {listed}")
+    if searches:
+        return _search(searches[0])
     plans = sorted(source.glob(f"*{PLAN_SUFFIX}"))
     if len(plans) > 1:
         listed = ", ".join(map(str, plans))
@@ -107,6 +117,19 @@ def page_of(source: Path) -> tuple[Page, Path]:
     # A page inside an unfinished folder would move when the folder is renamed.
     unfinished = run.folder.with_name(f"{run.name}.report.html")
     return run_page(run), unfinished if run.is_working else run.folder / "report.html"
+
+
+def _search(file: Path) -> tuple[Page, Path]:
+    try:
+        record = SearchRecord.from_json(read_text(file))
+    except FileNotFoundError:
+        raise ReportError(f"{file}: no such file; wanted the record of a search") from None
+    except ValueError as error:
+        raise ReportError(
+            f"{file} is damaged ({reason_of(error)}); remove it, and the search's own command "
+            "makes it again from the finished trainings"
+        ) from None
+    return search_page(record), file.with_suffix(".html")
 
 
 def _study(study: Study) -> tuple[Page, Path]:

@@ -390,6 +390,59 @@ def costs(name: str, metric: str, rows: Rows) -> list[Figure]:
     return charts
 
 
+FRONTIERS = {"megabytes": "megabytes", "milliseconds": "milliseconds for one text"}
+
+
+def frontier(name: str, metric: str, cost: str, rows: Rows, lines: Rows) -> Figure:
+    """Scores against a cost, with the line of what no other student beats in both.
+
+    Args:
+        name: Name of its files.
+        metric: Name of the score.
+        cost: `megabytes` or `milliseconds`.
+        rows: name, kind, score and the cost; `frontier` says whether the student is on the line.
+        lines: score and name of each horizontal line.
+    """
+    x = alt.X(f"{cost}:Q", title=FRONTIERS[cost], scale=alt.Scale(zero=True))
+    y = alt.Y("score:Q", title=metric, scale=alt.Scale(zero=False))
+    marks = (
+        _base()
+        .mark_point(filled=True, size=80, opacity=0.8)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("kind:N", title=None),
+            shape=alt.Shape("kind:N", title=None),
+            tooltip=[
+                "name:N",
+                "kind:N",
+                alt.Tooltip(f"{cost}:Q", format=".2f"),
+                alt.Tooltip("score:Q", format=".4f"),
+            ],
+        )
+    )
+    step = (
+        _base()
+        .mark_line(interpolate="step-after", color=INK, opacity=QUIET)
+        .transform_filter("datum.frontier")
+        .encode(x=f"{cost}:Q", y="score:Q")
+    )
+    rule = (
+        alt.Chart(alt.NamedData("_lines"))
+        .mark_rule(strokeDash=[4, 4], color=INK, opacity=0.6)
+        .encode(y="score:Q", tooltip=["name:N", alt.Tooltip("score:Q", format=".4f")])
+    )
+    shown = [{key: row[key] for key in ("name", "kind", "score", "frontier", cost)} for row in rows]
+    return Figure(
+        name,
+        f"Score against {cost}",
+        "A dot is a student after its last round. On the line are those that no other student "
+        "beats in both. The dashed lines are the teacher and the floor.",
+        alt.layer(step, rule, marks).properties(width="container", height=280),
+        {"rows": shown, "_lines": lines},
+    )
+
+
 # -- over time -------------------------------------------------------------------------------------
 
 

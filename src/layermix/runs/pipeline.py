@@ -95,7 +95,7 @@ def distill(
     if not config.teacher.models:
         return _distill_soft(config, run, reporter)
     texts, teachers, student = _loaded(config)
-    if not all(_holds_out_the_same_rows(config, model) for model in config.teacher.models):
+    if not all(holds_out_the_same_rows(config, model) for model in config.teacher.models):
         reporter.warn(HOLDOUT_WARNING)
     for teacher in teachers:
         if _was_split_otherwise(teacher, texts):
@@ -310,7 +310,7 @@ HOLDOUT_WARNING = Note(
 )
 
 
-def _holds_out_the_same_rows(config: DistillConfig, model: str) -> bool:
+def holds_out_the_same_rows(config: DistillConfig, model: str) -> bool:
     """Whether a teacher was not trained on the rows that choose the student's epoch, if any."""
     wanted = config.training
     if wanted.selection == "none":

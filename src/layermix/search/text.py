@@ -1,0 +1,164 @@
+"""A search as text: what it will do, what it measured, what it chose, and the verdict."""
+
+import shlex
+from pathlib import Path
+
+from layermix.evaluation.noninferiority import power
+from layermix.search.halving import epochs_of, round_sizes
+from layermix.search.schema import CandidateRecord, FloorVerdict, SearchRecord
+from layermix.search.space import Axes
+
+USUAL_DIFFERENCE, USUAL_SD = 0.1, 0.005
+"""Share of rows on which a student and its teacher usually differ, and the spread of seeds."""
+
+
+def plan_text(record: SearchRecord, epochs: int, axes: Axes) -> str:
+    """What will be done, and what the data can show, before anything is trained.
+
+    Args:
+        record: With candidates and numbers of rows.
+        epochs: Of the base.
+        axes: What is tried.
+    """
+    settings, rows = record.settings, record.validation_rows
+    listed = "; ".join(
+        f"{field} {', '.join('default' if value is None else str(value) for value in values)}"
+        for field, values in axes.items()
+    )
+    sizes = round_sizes(len(record.candidates))
+    rounds = ", ".join(
+        f"{size} for {epochs_of(epochs, number, len(sizes))}" for number, size in enumerate(sizes)
+    )
+    chance = power(
+        settings.floor / 100,
+        0.0,
+        USUAL_SD,
+        (USUAL_DIFFERENCE / rows) ** 0.5,
+        settings.seeds,
+        rows,
+    )
+    return (
+        f"{len(record.candidates)} students to try: {listed or 'the one that is given'}.\n"
+        f"Training on all but {record.held_out_rows:,} held-out rows, in rounds: {rounds} "
+        f"epoch{'s' * (epochs != 1)}; the smaller half of the good ones goes on.\n"
+        f"The one that is chosen is then trained with {settings.seeds} fresh seeds on all rows, "
+        f"and judged once on {rows:,} validation rows: a student as good as its teacher that "
+        f"differs from it on a tenth of the rows is shown to be within {_points(settings.floor)} "
+        f"with a probability of about {chance:.0%}."
+    )
+
+
+def candidate_line(one: CandidateRecord) -> str:
+    """A student's cost, and why it is not trained if it is not."""
+    if one.cost is None:
+        return f"  {one.name}: cannot be made: {one.failed}"
+    cost = f"{one.cost.bytes / 1e6:.1f} MB, {one.cost.milliseconds:.2f} ms a text"
+    return f"  {one.name}: {cost}{f', {one.refused}: not trained' if one.refused else ''}"
+
+
+def choice_text(record: SearchRecord) -> str:
+    """Which student was chosen, and the probability that the last comparison shows the floor."""
+    assert record.chosen is not None
+    assert record.power is not None
+    assert record.teacher is not None
+    one, floor = record.candidate(record.chosen), record.settings.floor
+    sign = 1 if record.higher_is_better else -1
+    below = 100 * sign * (record.teacher.reference - one.rounds[-1].mean)
+    found = f"{_below(below)} on the held-out rows"
+    if record.within:
+        smallest = "fastest" if record.settings.smallest == "ms" else "smallest"
+        first = f"Chosen: {record.chosen}, the {smallest} within {_points(floor)}: {found}."
+    else:
+        first = (
+            f"No student is within {_points(floor)} of the teacher on the held-out rows. The best "
+            f"one is judged: {record.chosen}, {found}."
+        )
+    return (
+        f"{first}\nThe last comparison will show that it is within the floor with a probability of "
+        f"{record.power.if_equal:.0%} if it is as good as the teacher, and of "
+        f"{record.power.if_as_found:.0%} if it is as on the held-out rows."
+    )
+
+
+def verdict_sentence(verdict: FloorVerdict) -> str:
+    """The verdict in one sentence."""
+    mean = sum(verdict.scores) / len(verdict.scores)
+    outcome = "shown" if verdict.shown else "not shown"
+    p = "p < .001" if verdict.p < 0.001 else f"p = {verdict.p:.3f}".replace("0.", ".")
+    int8 = f" as int8 files, which cost {verdict.int8_cost:.2f} of them," if verdict.int8 else ""
+    return (
+        f"at most {_points(verdict.floor)} below the teacher (95 %): {outcome}. {verdict.metric} "
+        f"{mean:.4f} against {verdict.teacher:.4f}: {_below(verdict.below)}{int8} with 95 % "
+        f"confidence at most {max(0.0, verdict.limit):.2f} below ({p}, one-sided, "
+        f"{len(verdict.scores)} seeds, {verdict.rows:,} rows)"
+    )
+
+
+def search_text(record: SearchRecord, student: Path, file: Path) -> str:
+    """The result of a finished search as Markdown, with the next commands.
+
+    Args:
+        record: Of a finished search.
+        student: The folder of the chosen student.
+        file: The record's own file.
+    """
+    assert record.verdict is not None
+    assert record.teacher is not None
+    assert record.chosen is not None
+    lines = [*_table(record), ""]
+    lines += [f"- Note: {note}." for note in record.notes]
+    beside = [f"{name} {score:.4f}" for name, score in record.baselines.items()]
+    lines += [f"Beside it on the validation rows: {', '.join(beside)}.", ""] if beside else [""]
+    lines.append(f"**{record.chosen}**: {verdict_sentence(record.verdict)}.")
+    runtime = " --runtime int8" if record.settings.int8 else ""
+    where = shlex.quote(str(student))
+    lines += [
+        "",
+        f"The student of the first fresh seed is in {student}.",
+        f"Next: layermix predict {where} FILE{runtime}    or    layermix report "
+        f"{shlex.quote(str(file))}",
+    ]
+    return "\n".join(lines)
+
+
+def _table(record: SearchRecord) -> list[str]:
+    """A row for each student, the smallest first."""
+    teacher = record.teacher
+    assert teacher is not None
+    lines = [
+        f"| student | MB | ms a text | {record.metric} on held-out rows, by round | |",
+        "| --- | --- | --- | --- | --- |",
+        f"| teacher | {teacher.cost.bytes / 1e6:.1f} | {teacher.cost.milliseconds:.2f} | "
+        f"{teacher.reference:.4f}{'' if teacher.held_out else ' (validation)'} | |",
+    ]
+    by_cost = sorted(
+        record.candidates,
+        key=lambda one: float("inf") if one.cost is None else one.cost.bytes,
+    )
+    for one in by_cost:
+        cost = ("–", "–")
+        if one.cost is not None:
+            cost = f"{one.cost.bytes / 1e6:.1f}", f"{one.cost.milliseconds:.2f}"
+        scores = ", ".join(f"{of_round.mean:.4f}" for of_round in one.rounds)
+        lines.append(
+            f"| {one.name} | {cost[0]} | {cost[1]} | {scores or '–'} | {state(one, record)} |"
+        )
+    return lines
+
+
+def state(one: CandidateRecord, record: SearchRecord) -> str:
+    """What became of a student, in a word or two; empty if another one went on."""
+    if one.name == record.chosen:
+        return "chosen"
+    if one.failed is not None:
+        return "failed"
+    return one.refused or ""
+
+
+def _below(points: float) -> str:
+    """A difference to the teacher in words."""
+    return f"{abs(points):.2f} points {'below' if points >= 0 else 'above'} it"
+
+
+def _points(floor: float) -> str:
+    return f"{floor:g} point{'s' * (floor != 1)}"

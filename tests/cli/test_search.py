@@ -1,0 +1,262 @@
+"""`layermix search`: from a teacher and data to the smallest student and a verdict on it."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from layermix.search.schema import SearchRecord
+
+from .conftest import Cli, Done
+
+AXES = ("--axis", "student.layers=1,2", "--axis", "student.vocabulary=null,occurring")
+
+
+@pytest.fixture(scope="module")
+def command(teacher: Path, data: Path, recipe: tuple[str, ...]) -> tuple[str | Path, ...]:
+    """The command without its folder."""
+    short = ("--preset", "quick", *recipe, "--training.epochs", "6")
+    of_search = ("--floor", "20", "--seeds", "2", "--jobs", "2", *AXES)
+    return ("search", "--teacher", teacher, "--data", data, *short, *of_search)
+
+
+@pytest.fixture(scope="module")
+def searched(cli: Cli, command: tuple[str | Path, ...]) -> Done:
+    """A finished search in the folder `search`."""
+    done = cli(*command, "--out", "search", "--baselines")
+    assert done.code == 0, done.err
+    return done
+
+
+def record_of(file: Path) -> SearchRecord:
+    return SearchRecord.from_json(file.read_text(encoding="utf-8"))
+
+
+def test_a_search_chooses_and_judges(searched: Done, place: Path) -> None:
+    record = record_of(place / "search" / "floor-20.search.json")
+    assert record.status == "ok"
+    costs = [one.cost for one in record.candidates]
+    assert len(costs) == 4
+    assert all(cost is not None and cost.milliseconds > 0 for cost in costs)
+    first, trimmed = record.candidates[0], record.candidates[1]
+    assert (first.name, trimmed.name) == ("layers 1", "layers 1, vocabulary occurring")
+    assert first.cost is not None
+    assert record.candidates[2].cost is not None
+    assert first.cost.bytes < record.candidates[2].cost.bytes  # one block less
+    rounds = [len(one.rounds) for one in record.candidates]
+    assert sorted(rounds, reverse=True) == [2, 2, 1, 1]  # the half went on
+    assert {one.rounds[0].epochs for one in record.candidates} == {3}
+    last = [one.rounds[1] for one in record.candidates if len(one.rounds) == 2]
+    assert {(of_round.epochs, len(of_round.scores)) for of_round in last} == {(6, 2)}
+    assert record.chosen is not None
+    assert record.teacher is not None
+    chosen = record.candidate(record.chosen)
+    enough = record.teacher.reference - 0.2
+    good = [one for one in record.candidates if len(one.rounds) == 2]
+    good = [one for one in good if one.rounds[1].mean >= enough - 1e-9]
+    assert record.within == bool(good)
+    assert chosen.cost is not None
+    assert all(one.cost and one.cost.bytes >= chosen.cost.bytes for one in good)
+
+
+def test_the_verdict_is_on_fresh_seeds_and_validation_rows(searched: Done, place: Path) -> None:
+    folder = place / "search"
+    record = record_of(folder / "floor-20.search.json")
+    verdict = record.verdict
+    assert verdict is not None
+    assert verdict.rows == record.validation_rows == 24
+    plan = json.loads((folder / "floor-20-last.plan.json").read_text())
+    cells = [cell for cell in plan["cells"] if cell["arm"] == record.chosen]
+    assert [cell["seed"] for cell in cells] == [1000, 1001]
+    results = [
+        json.loads((folder / "cells" / c["name"] / "result.json").read_text()) for c in cells
+    ]
+    scores = [result["metrics"]["last"]["validation"]["accuracy"] for result in results]
+    assert list(verdict.scores) == pytest.approx(scores)
+    assert [result["data"]["rows"]["train"] for result in results] == [64, 64]
+    of_teacher = results[0]["teacher"]["metrics"]["validation"]["accuracy"]
+    below = 100 * (of_teacher - sum(scores) / 2)
+    assert verdict.below == pytest.approx(below)
+    assert verdict.limit >= verdict.below
+    assert verdict.shown == (verdict.limit < 20)
+    outcome = "shown" if verdict.shown else "not shown"
+    assert f"at most 20 points below the teacher (95 %): {outcome}. accuracy " in searched.out
+
+
+def test_it_tells_what_can_be_shown_before_it_trains(searched: Done) -> None:
+    told = searched.err
+    plan = "4 students to try: student.layers 1, 2; student.vocabulary default, occurring."
+    assert told.index(plan) < told.index("is shown to be within 20 points with a probability of")
+    assert told.index("round 1 of 2: 4 students") < told.index("Chosen: ")
+    assert told.index("The last comparison will show") < told.index("last comparison: ")
+    assert "the teacher may have been trained on the held-out rows" in told
+
+
+def test_baselines_stand_beside_it(searched: Done, place: Path) -> None:
+    record = record_of(place / "search" / "floor-20.search.json")
+    assert set(record.baselines) == {"TF-IDF", "ce_only"}
+    assert f"TF-IDF {record.baselines['TF-IDF']:.4f}" in searched.out
+
+
+def test_the_student_is_a_plain_model(searched: Done, place: Path, cli: Cli, data: Path) -> None:
+    folder = place / "search" / "floor-20-student"
+    record = record_of(place / "search" / "floor-20.search.json")
+    assert record.chosen is not None
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    layers = record.candidate(record.chosen).changes["student"]["layers"]
+    assert model.config.num_hidden_layers == layers
+    assert f"layermix predict {Path('search/floor-20-student')}" in searched.out
+    done = cli("evaluate", folder, "--data", data, "--json")
+    assert done.code == 0, done.err
+    score = json.loads(done.out)["validation"]["accuracy"]
+    assert record.verdict is not None
+    assert score == pytest.approx(record.verdict.scores[0])
+
+
+def test_a_finished_search_is_not_repeated(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], untouched: None
+) -> None:
+    again = cli(*command, "--out", "search", "--baselines")
+    assert again.code == 0
+    assert again.out == searched.out
+
+
+def test_another_floor_shares_what_is_trained(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], place: Path
+) -> None:
+    cells = set((place / "search" / "cells").iterdir())
+    first = record_of(place / "search" / "floor-20.search.json")
+    mb = max(one.cost.bytes for one in first.candidates if one.cost) / 1e6 - 1e-6
+    done = cli(*command, "--out", "search", "--floor", "45", "--mb", str(mb))
+    assert done.code == 0, done.err
+    record = record_of(place / "search" / f"floor-45-mb-{mb:g}.search.json")
+    refused = [one for one in record.candidates if one.refused]
+    assert {one.refused for one in refused} == {"too large"}
+    assert 0 < len(refused) < 4
+    assert all(one.rounds == () for one in refused)
+    assert ": not trained" in done.err
+    assert [one.cost for one in record.candidates] == [one.cost for one in first.candidates]
+    assert cells <= set((place / "search" / "cells").iterdir())
+    assert (place / "search" / "floor-20.search.json").is_file()
+
+
+def test_the_page_shows_every_student(searched: Done, cli: Cli, place: Path) -> None:
+    done = cli("report", place / "search" / "floor-20.search.json")
+    assert done.code == 0, done.err
+    page = (place / "search" / "floor-20.search.html").read_text(encoding="utf-8")
+    for one in record_of(place / "search" / "floor-20.search.json").candidates:
+        assert one.name in page
+    assert "at most 20 points below the teacher (95 %)" in page
+
+
+def test_dry_run_writes_nothing(
+    cli: Cli, command: tuple[str | Path, ...], searched: Done, untouched: None
+) -> None:
+    done = cli(*command, "--out", "nowhere", "--dry-run")
+    assert done.code == 0, done.err
+    assert "4 students to try" in done.err
+    assert cli(*command, "--out", "search", "--dry-run").code == 0
+
+
+def test_other_settings_need_another_folder(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], untouched: None
+) -> None:
+    done = cli(*command, "--out", "search", "--training.epochs", "3")
+    assert done.code == 2
+    assert "is the record of a search with other axes or settings; choose another --out" in done.err
+
+
+def test_int8_files_are_judged_and_a_student_that_cannot_be_made_costs_only_itself(
+    cli: Cli, teacher: Path, data: Path, recipe: tuple[str, ...], place: Path
+) -> None:
+    axis = ("--axis", "student.layers=1,9", "--training.epochs", "2", "--preset", "quick")
+    given = ("--teacher", teacher, "--data", data, *recipe, *axis, "--seeds", "2")
+    done = cli("search", *given, "--floor", "60", "--out", "int8", "--int8", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    made, unmade = found["candidates"]
+    assert "9 blocks wanted, but the teacher has 4" in unmade["failed"]
+    assert made["rounds"]
+    assert "layers 9: cannot be made" in done.err
+    assert found["verdict"]["int8"]
+    folder = place / "int8" / "floor-60-int8-student"
+    file = folder / "onnx" / "model_quantized.onnx"
+    assert made["cost"]["bytes"] == pytest.approx(file.stat().st_size, rel=0.01)
+    scored = cli("evaluate", folder, "--data", data, "--runtime", "int8", "--json")
+    score = json.loads(scored.out)["validation"]["accuracy"]
+    assert found["verdict"]["scores"][0] == pytest.approx(score)
+
+
+def test_nothing_within_the_budgets(
+    cli: Cli, command: tuple[str | Path, ...], searched: Done
+) -> None:
+    done = cli(*command, "--out", "search", "--ms", "0.000001")
+    assert done.code == 2
+    assert "no student is left to train: each is over a budget" in done.err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--axis", "student.layer=1,2"],
+            "not a field of a distillation; did you mean student.lay",
+        ),
+        (["--axis", "student.layers"], "wanted a field and its values, such as student.layers=1,2"),
+        (["--axis", "seed=1,2"], "a search takes fresh seeds for the last comparison"),
+        (["--axis", "data.path=a,b"], "all students of a search have the same data"),
+        (["--axis", "student.layers=1,1"], "a value is named twice in [1, 1]"),
+        (["--axis", "student.layers=0,1"], "layers 0: student.layers: "),
+        (["--axis", "training.holdout_fraction=.1,.2"], "are compared on the same rows"),
+        (["--axis", "mix.strategy=fixed", "--axis", "mix.strategy=uniform"], "named 2 times"),
+        (["--training.selection", "holdout"], "a search holds out rows to choose on"),
+        (["--floor", "100"], "wanted points below 100"),
+        (["--ms", "nan"], "--ms: found nan, wanted a number"),
+        (["--teacher", "A,B"], "found 2 teachers, wanted one"),
+        (["--seeds", "1"], "1 is not in the range"),
+        (
+            ["--axis", "training.epochs=" + ",".join(map(str, range(1, 102)))],
+            "the axes make 101 students, wanted at most 100",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(
+    cli: Cli, teacher: Path, data: Path, given: list[str], message: str, untouched: None
+) -> None:
+    done = cli("search", "--teacher", teacher, "--data", data, "--out", "bad", *given)
+    assert done.code == 2
+    assert message in done.err
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_ten_times_ends_with_the_same_choice(
+    searched: Done,
+    start: Callable[..., Any],
+    cli: Cli,
+    command: tuple[str | Path, ...],
+    place: Path,
+) -> None:
+    target = place / "killed"
+    target.mkdir()
+    shutil.copy(place / "search" / "measured.json", target)  # times differ between two measurements
+    kills = 0
+    for after in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 3.0, 2.0, 4.0, 5.0):
+        running = start(*command, "--out", "killed", fresh=True)
+        time.sleep(3 + after)
+        if running.poll() is None:
+            running.send_signal(signal.SIGKILL)
+            kills += 1
+        running.wait()
+    assert kills == 10
+    done = cli(*command, "--out", "killed")
+    assert done.code == 0, done.err
+    one, other = (record_of(place / name / "floor-20.search.json") for name in ("search", "killed"))
+    assert other.chosen == one.chosen
+    assert other.verdict == one.verdict
+    assert other.candidates == one.candidates
