@@ -474,6 +474,7 @@ class Search:
                 f"{chosen.name}: a training failed "
                 f"({self.record.candidate(chosen.name).failed}); the same command tries it again"
             )
+        self._note_other_looks()
         study = Study(self.out, f"{self.settings.name}-last")
         cells = [cell.cell.name for cell in arms[chosen.name].cells.values()]
         self._keep(verdict=self._verdict(arms[chosen.name], study, cells, texts))
@@ -482,6 +483,24 @@ class Search:
         if CE_ONLY in arms:
             mean = float(np.mean(list(arms[CE_ONLY].scores().values())))
             self._keep(baselines={**self.record.baselines, CE_ONLY: mean})
+
+    def _note_other_looks(self) -> None:
+        """Say so if other students of the folder were judged on these validation rows."""
+        others: set[str] = set()
+        for file in self.out.glob(f"*{SUFFIX}"):
+            with suppress(ValueError):  # a damaged record is another search's matter
+                record = SearchRecord.from_json(read_text(file))
+                if record.verdict is not None and record.chosen not in (None, self.record.chosen):
+                    others.add(str(record.chosen))
+        if others:
+            self._note(
+                Note(
+                    "other-looks",
+                    f"searches of this folder have judged {len(others)} other "
+                    f"student{'s' * (len(others) != 1)} on the same validation rows; the "
+                    "confidence is that of one look",
+                )
+            )
 
     def _verdict(
         self, arm: Arm, study: Study, cells: Sequence[str], texts: TextData
