@@ -29,8 +29,9 @@ from layermix.models.encoder import Classifier, HFEncoder, blocks_of, blocks_pat
 from layermix.models.students import copy_blocks, fresh_student
 from layermix.problems.problem import Problem
 
-ROWS = 256
-"""Texts on which heads and units are compared and matrices are fitted, at most."""
+ROWS, TOKENS = 256, 20_000
+"""Texts on which heads and units are compared and matrices are fitted, and their tokens, at most:
+memory holds what each of a block's matrices makes of all of them."""
 
 BATCH_SIZE = 32
 """Rows of a forward pass; only the rounding of the result depends on it."""
@@ -306,6 +307,8 @@ def _batches(teacher: Classifier, texts: TextData, max_length: int | None) -> li
         if (split := texts.splits.get(name)) is not None and len(rows) < ROWS:
             chosen = take(split, min(ROWS - len(rows), len(split)))
             rows += list(tokenize_split(chosen, tokenizer, length)[0])
+    tokens = np.cumsum([row["length"] for row in rows])
+    rows = rows[: max(1, int((tokens <= TOKENS).sum()))]
     rows.sort(key=lambda row: row["length"])
     collate, starts = Collator(tokenizer), range(0, len(rows), BATCH_SIZE)
     return [collate(rows[start : start + BATCH_SIZE]) for start in starts]
@@ -323,8 +326,13 @@ class _Seen:
 
 
 @contextmanager
-def _watched(modules: Iterable[nn.Module], *, differentiable: bool = False) -> Iterator[_Seen]:
-    """Within this context, keeps the inputs and outputs of modules; only of the last pass."""
+def _watched(
+    inputs: Iterable[nn.Module] = (),
+    outputs: Iterable[nn.Module] = (),
+    *,
+    differentiable: bool = False,
+) -> Iterator[_Seen]:
+    """Within this context, keeps inputs and outputs of some modules; only of the last pass."""
     seen = _Seen({}, {})
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -336,8 +344,9 @@ def _watched(modules: Iterable[nn.Module], *, differentiable: bool = False) -> I
         seen.outputs[module] = output
 
     with ExitStack() as hooks:
-        for module in modules:
+        for module in inputs:
             hooks.callback(module.register_forward_pre_hook(before).remove)
+        for module in outputs:
             hooks.callback(module.register_forward_hook(after).remove)
         yield seen
 
@@ -434,7 +443,7 @@ class _Filling:
         with ExitStack() as hooks:
             hooks.callback(blocks[0].register_forward_pre_hook(keep, with_kwargs=True).remove)
             for batch, mask in zip(self.batches, self.masks, strict=True):
-                with _watched([norm, *norms]) as seen:
+                with _watched([norm], [norm, *norms]) as seen:
                     encoder(batch)
                 embedded.append((seen.inputs[norm][mask], seen.outputs[norm][mask]))
                 at_places = [states[-1], *(seen.outputs[one] for one in norms)]
@@ -476,7 +485,8 @@ class _Filling:
         heads, units = kept
         names, basis = self.names, self.basis
         read = self._parts(whole, *names.read, names.units)
-        after, seen = self._run(whole, states, [*read, *self._parts(whole, *names.norms)])
+        norms = self._parts(whole, *names.norms)
+        after, seen = self._run(whole, states, norms, [*read, *norms])
         size = self.whole.config.hidden_size // self.whole.config.num_attention_heads
         columns = (heads[:, None] * size + torch.arange(size)).flatten()
 
@@ -506,7 +516,7 @@ class _Filling:
     def _fill_head(self) -> None:
         """Fills the one or two matrices after the blocks."""
         heads = list(zip(_head_of(self.whole), _head_of(self.narrow), strict=True))
-        targets = self._run_whole(self.whole, [wide for wide, _ in heads]).outputs
+        targets = self._run_whole(self.whole, [], [wide for wide, _ in heads]).outputs
         pooled = self.kept.pooled
         rows: list[Any] = [slice(None)] if pooled is None else [pooled, slice(None)]
         for number, (wide, own) in enumerate(heads):
@@ -538,23 +548,32 @@ class _Filling:
         return [block.get_submodule(name) for name in names]
 
     def _run(
-        self, block: nn.Module, states: Sequence[Tensor], watched: Sequence[nn.Module]
+        self,
+        block: nn.Module,
+        states: Sequence[Tensor],
+        inputs: Sequence[nn.Module],
+        outputs: Sequence[nn.Module] = (),
     ) -> tuple[list[Tensor], _Seen]:
         """Runs a block on the states of each batch; returns its outputs, and what modules saw."""
         after: list[Tensor] = []
         every: list[_Seen] = []
         for state, (args, options) in zip(states, self.arguments, strict=True):
-            with _watched(watched) as seen:
+            with _watched(inputs, outputs) as seen:
                 output = block(state, *args, **options)
             after.append(output[0] if isinstance(output, tuple) else output)
             every.append(seen)
         return after, self._joined(every)
 
-    def _run_whole(self, model: PreTrainedModel, watched: Sequence[nn.Module]) -> _Seen:
+    def _run_whole(
+        self,
+        model: PreTrainedModel,
+        inputs: Sequence[nn.Module],
+        outputs: Sequence[nn.Module] = (),
+    ) -> _Seen:
         """Runs a model on each batch; returns what modules saw."""
         encoder, every = HFEncoder(model), []
         for batch in self.batches:
-            with _watched(watched) as seen:
+            with _watched(inputs, outputs) as seen:
                 encoder(batch)
             every.append(seen)
         return self._joined(every)

@@ -321,3 +321,15 @@ def test_a_family_that_cannot_be_narrowed_is_told_which_can() -> None:
         "bert, roberta, xlm-roberta, electra, distilbert. Use --student.start random, or "
         "--student.layers alone, which copies its blocks"
     )
+
+
+def test_long_texts_are_fewer(teacher: Classifier, texts: Any, monkeypatch: Any) -> None:
+    data = texts(40, 12)
+    lengths = [2 + len(line.split()) for line in data.splits["train"]["text"]]
+    for most, wanted in ((sum(lengths[:7]), 7), (sum(lengths[:7]) - 1, 6), (1, 1), (10**6, 40)):
+        monkeypatch.setattr(narrowing, "TOKENS", most)
+        batches = narrowing._batches(teacher, data, None)
+        assert sum(len(rows["input_ids"]) for rows in batches) == wanted
+    monkeypatch.setattr(narrowing, "ROWS", 5)
+    (rows,) = narrowing._batches(teacher, data, None)
+    assert len(rows["input_ids"]) == 5
