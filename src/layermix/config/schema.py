@@ -285,9 +285,9 @@ class StudentConfig(OneWord):
     def _only_other_sizes_start(self) -> Self:
         if self.start == "teacher" and not self.sizes:
             raise ValueError(
-                "start: teacher is for a student of other sizes and none is given; add hidden, "
-                "heads or ffn (hidden: 192), or leave start out: layers and blocks copy the "
-                "teacher's weights anyway"
+                "start is teacher, which is for other sizes, and none is given; add hidden, heads "
+                "or ffn, such as hidden 192 and heads 6, or leave start out: layers and blocks "
+                "copy the teacher's weights anyway"
             )
         return self
 
