@@ -18,6 +18,8 @@ from layermix.data.tokenization import Collator, tokenize
 from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.inference import TorchRunner, logits_of
 from layermix.models.live_teacher import LiveTeacher
+from layermix.models.narrowing import narrow_student
+from layermix.models.students import copy_blocks
 from layermix.problems.kinds import PROBLEMS
 from layermix.runs.pipeline import distill
 from layermix.runs.schema import read_result
@@ -150,3 +152,19 @@ def test_distilled_saved_and_read_by_transformers(family: Any, tmp_path: Path) -
         logits_of(TorchRunner(HFEncoder(model)), rows, collate) for model in (trained.model, loaded)
     )
     assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_a_narrowed_student_answers_words(name: str, families: dict[str, Any]) -> None:
+    teacher = teacher_of(families[name])
+    rows = tokenize(texts(), teacher.tokenizer, LONGEST).splits["validation"]
+
+    def answers(classifier: Classifier) -> Any:
+        runner = TorchRunner(HFEncoder(classifier.model))
+        return logits_of(runner, rows, Collator(classifier.tokenizer), 8)
+
+    same = answers(narrow_student(teacher, texts(), 2, {"ffn": 32}))
+    np.testing.assert_allclose(same, answers(copy_blocks(teacher, 2)), atol=1e-5)
+    narrow = answers(narrow_student(teacher, texts(), 2, {"hidden": 8, "heads": 1, "ffn": 12}))
+    assert narrow.shape == same.shape
+    assert np.isfinite(narrow).all()

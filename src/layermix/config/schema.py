@@ -245,6 +245,10 @@ class StudentConfig(OneWord):
     """Attention heads of a new student."""
     ffn: Positive | None = None
     """Width of the feed-forward layers of a new student."""
+    start: Literal["random", "teacher"] = "random"
+    """Weights of a new student with hidden, heads or ffn: random, or the teacher's (teacher): of
+    the blocks that student.layers and student.copied say, the heads, feed-forward units and hidden
+    coordinates that matter most, fitted to what the whole blocks compute."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout of the student in training; it stays in the saved student's config. Without a value
     that of its config (a copy has its teacher's)."""
@@ -274,6 +278,16 @@ class StudentConfig(OneWord):
                 f"{' and '.join(given)} contradict each other; give a model, blocks or layers "
                 "(copied from the model, else from the teacher), or layers with hidden, heads, ffn "
                 "(a new one)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_other_sizes_start(self) -> Self:
+        if self.start == "teacher" and not self.sizes:
+            raise ValueError(
+                "start is teacher, which is for other sizes, and none is given; add hidden, heads "
+                "or ffn, such as hidden 192 and heads 6, or leave start out: layers and blocks "
+                "copy the teacher's weights anyway"
             )
         return self
 
@@ -448,6 +462,7 @@ class LossConfig(LabelLossConfig):
     """Give P a bias."""
     projection_start: Literal["auto", "identity", "random"] = "auto"
     """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, or auto:
+    for a student that starts from its narrowed teacher the way back to the teacher's width, else
     identity if the hidden sizes are equal, else random."""
 
     @property

@@ -58,12 +58,22 @@ class Projection(nn.Module):
         config: One matrix or several, with a bias or not, and where they start. A random start
             turns hidden states about, so copied blocks unlearn before they learn: with equal
             widths the default starts from the identity.
+        widening: Where the default starts all matrices instead, such as the way back from a student
+            that was narrowed.
 
     Raises:
-        ConfigError: If an identity is wanted between different widths.
+        ConfigError: If an identity is wanted between different widths, or `widening` leads to
+            another width.
     """
 
-    def __init__(self, student: int, teacher: int, layers: int, config: LossConfig) -> None:
+    def __init__(
+        self,
+        student: int,
+        teacher: int,
+        layers: int,
+        config: LossConfig,
+        widening: Float[Tensor, "D d"] | None = None,
+    ) -> None:
         super().__init__()
         self.shared = config.projection == "shared"
         extra = config.embedding_weight > 0
@@ -75,11 +85,21 @@ class Projection(nn.Module):
                 f"loss.projection_start is identity, but the student is {student} wide and the "
                 f"teacher {teacher}; use random, or a student as wide as its teacher"
             )
-        if config.projection_start != "random" and student == teacher:
-            for matrix in made:
-                nn.init.eye_(matrix.weight)
-                if matrix.bias is not None:
-                    nn.init.zeros_(matrix.bias)
+        start = torch.eye(teacher) if student == teacher else None
+        if config.projection_start == "auto" and widening is not None:
+            start = widening
+        if config.projection_start == "random" or start is None:
+            return
+        if start.shape != (teacher, student):
+            raise ConfigError(
+                f"the student was narrowed from a model {len(start)} wide, and the teacher is "
+                f"{teacher} wide; give the teacher that it was made from, or set "
+                "loss.projection_start to random"
+            )
+        for matrix in made:
+            matrix.weight.data.copy_(start)
+            if matrix.bias is not None:
+                nn.init.zeros_(matrix.bias)
 
     def forward(self, hidden: Float[Tensor, "K B T d"]) -> Float[Tensor, "K B T D"]:
         """Project every taught layer."""
@@ -275,6 +295,7 @@ def build_objective(
     mix: Mix | None = None,
     terms: Sequence[Term] = (),
     supervised: Term | None = None,
+    widening: Float[Tensor, "D d"] | None = None,
 ) -> Objective:
     """Build mix, projection and terms for a student and a teacher of the given depth and width.
 
@@ -288,6 +309,7 @@ def build_objective(
         mix: One of your own, instead of the config's; for the layers that `plan_mix` gives.
         terms: Terms of your own, after those of the config.
         supervised: L_sup as the problem makes it from the labels; by default from the config alone.
+        widening: Where P starts by default, if the student was narrowed from its teacher.
 
     Raises:
         ConfigError, ModelError: If the mix does not fit the layers, or no term looks at it.
@@ -313,7 +335,7 @@ def build_objective(
     if projects or projects_embedding:
         layers = len(plan.student_layers) if plan and projects else 0
         with seeded(config.seed, "projection"):
-            projection = Projection(student.hidden_size, teacher_width, layers, loss)
+            projection = Projection(student.hidden_size, teacher_width, layers, loss, widening)
     learns = mix is not None and any(True for _ in mix.parameters())
     every = [*terms_of(loss, learns, supervised), *terms]
     precision = choose_precision(config.training.precision)

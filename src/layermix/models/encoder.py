@@ -63,6 +63,8 @@ class Classifier:
         source: What it was loaded or made from, in the user's words.
         start: How its weights were initialised, for the record of the run.
         notes: Remarks for the user.
+        widening: The matrix from its hidden states to those of the classifier that it was narrowed
+            from, (D, d); None if it was not. P can start from it.
     """
 
     model: PreTrainedModel
@@ -70,6 +72,7 @@ class Classifier:
     source: str
     start: dict[str, Any] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    widening: Tensor | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier, problem_of_model
+from layermix.models.narrowing import narrow_student
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.models.students import copy_blocks, fresh_student, with_dropout
 from layermix.models.vocabulary import old_numbers, trim_vocabulary
@@ -233,6 +234,7 @@ def objective_for(
         mix=extensions.mix,
         terms=extensions.terms,
         supervised=supervised,
+        widening=student.widening,
     )
 
 
@@ -265,12 +267,13 @@ def _open(
 
 
 def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextData) -> Classifier:
-    """The student that the config describes: a model as it is, copied blocks, or a fresh one.
+    """The student that the config describes: a model, copied blocks, narrowed ones, or a fresh one.
 
     Args:
         config: Its section student is read, and the seed of new weights.
         teacher: Gives its blocks, its tokenizer and its vocabulary; None if the student is a model.
-        texts: Their classes are those of a new head.
+        texts: Their classes are those of a new head; a narrowed student is fitted on their training
+            rows.
 
     Raises:
         ModelError: If it cannot be made.
@@ -286,6 +289,15 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
             student = copy_blocks(student, wanted.layers, wanted.blocks, spread=spread)
     elif teacher is None:
         raise ConfigError("without a teacher model the student must be one: give --student MODEL")
+    elif wanted.start == "teacher":
+        student = narrow_student(
+            teacher,
+            choose_rows(texts, config),
+            wanted.layers,
+            wanted.sizes,
+            spread=wanted.copied == "spread",
+            max_length=config.data.max_length,
+        )
     elif wanted.sizes:
         student = fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
     else:

@@ -185,9 +185,9 @@ class ModelRecord(Part):
         blocks: The teacher blocks that were copied.
         family: Of a fresh student.
         layers: Of a fresh student.
-        hidden: Hidden size of a fresh student, if it was chosen.
-        heads: Attention heads of a fresh student, if they were chosen.
-        ffn: Width between a block's two products of a fresh student, if it was chosen.
+        hidden: Hidden size of a fresh or narrowed student, if it was chosen.
+        heads: Attention heads of a fresh or narrowed student, if they were chosen.
+        ffn: Width between a block's two products of a fresh or narrowed student, if it was chosen.
         vocabulary: Number of its tokens, if it was trimmed.
         notes: What had to be changed in its weights.
         parameters: How many.
@@ -198,7 +198,7 @@ class ModelRecord(Part):
     """
 
     place: str | None = Field(None, alias="from")
-    kind: Literal["model", "blocks", "fresh"] | None = None
+    kind: Literal["model", "blocks", "fresh", "narrowed"] | None = None
     new_head: bool | None = None
     blocks: tuple[int, ...] | None = None
     family: str | None = None

@@ -208,7 +208,7 @@ def _name(kind: type[Config], given: Mapping[str, Any]) -> str:
     if not loss["hidden_weight"] and not loss["attention_weight"]:
         changed.pop("mix", None)  # no term of the loss uses it
     student, data = changed.get("student", {}), changed.get("data", {})
-    if student.keys() & (set(WAYS) - {"layers"}):
+    if student.keys() & (set(WAYS) - {"layers"}) and "start" not in student:
         student.pop("copied", None)  # it says which blocks `layers` are
     if data.get("augment") == 0:
         del data["augment"]

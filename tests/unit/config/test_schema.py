@@ -154,6 +154,15 @@ def test_a_student_is_described_in_one_way(student: dict[str, Any], told: str) -
         StudentConfig(**student)
 
 
+@pytest.mark.parametrize("student", [{}, {"layers": 3}, {"blocks": [0]}, {"model": "m"}])
+def test_only_a_student_of_other_sizes_starts_from_a_narrowed_teacher(
+    student: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError, match="start is teacher, which is for other sizes"):
+        StudentConfig(**student, start="teacher")
+    assert StudentConfig(hidden=8, start="teacher").start == "teacher"
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [

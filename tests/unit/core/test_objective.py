@@ -334,6 +334,28 @@ def test_a_projection_between_other_widths_starts_at_random() -> None:
     )
 
 
+@pytest.mark.parametrize("config", ["shared", "per_layer"])
+def test_a_projection_may_start_as_the_way_back_of_a_narrowed_student(config: Any) -> None:
+    widening = torch.randn(WIDE, NARROW)
+    hidden = torch.randn(2, 3, 4, NARROW)
+    loss = LossConfig(projection=config, projection_bias=True)
+    made = Projection(NARROW, WIDE, 2, loss, widening)
+    torch.testing.assert_close(made(hidden), hidden @ widening.T)
+    assert all(matrix.weight.requires_grad for matrix in made.matrices)
+    random = Projection(NARROW, WIDE, 2, LossConfig(projection_start="random"), widening)
+    assert not random.matrices[0].weight.equal(widening)
+    equal = torch.randn(WIDE, WIDE)
+    for start, weight in (("auto", equal), ("identity", torch.eye(WIDE))):
+        one = Projection(WIDE, WIDE, 1, LossConfig(projection_start=start), equal)
+        assert one.matrices[0].weight.equal(weight)
+    message = (
+        f"the student was narrowed from a model {WIDE} wide, and the teacher is {WIDE + 2} wide; "
+        "give the teacher that it was made from, or set loss.projection_start to random"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Projection(NARROW, WIDE + 2, 1, LossConfig(), widening)
+
+
 def test_starts_depend_on_the_seed_alone() -> None:
     torch.manual_seed(7)
     learned = objective(seed=4)

@@ -101,7 +101,7 @@ def test_names_change_when_a_default_does() -> None:
     for one in defaults:
         del one["training"]["loader_workers"]  # in how many processes is not content
     text = json.dumps(defaults, sort_keys=True)
-    assert (DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "9b67b544")
+    assert (DEFAULTS, hashlib.sha256(text.encode()).hexdigest()[:8]) == (1, "97cc50ae")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,21 @@ def test_settings_without_effect_are_not_in_the_names() -> None:
     tasks = {"a": {"data": "A"}}
     (teacher,) = plan(tasks=tasks, **made).teachers
     assert [teacher] == [*plan(tasks=tasks, **(made | {"base": {}})).teachers]
+
+
+def test_where_a_student_of_other_sizes_starts_is_in_the_name() -> None:
+    base = {"teacher": "T", "preset": "quick", "student": {"hidden": 8}}
+    spread = {"student": {"copied": "spread"}}
+    arms = {
+        "random": {"student": {"start": "random"}},
+        "same": spread,
+        "teacher": {"student": {"start": "teacher"}},
+        "of others": {"student": {"start": "teacher", "copied": "spread"}},
+    }
+    found = plan(tasks={"a": {"data": "A"}}, base=base, arms=arms, seeds=1, family=[])
+    assert [cell.arm for cell in found.runs.values()] == ["random", "teacher", "of others"]
+    plain = plan(tasks={"a": {"data": "A"}}, base=base, arms={"x": {}}, seeds=1, family=[])
+    assert [*plain.runs] == [*found.runs][:1] == ["1c59dabc8c45"]
 
 
 def test_a_mix_that_no_loss_looks_at_is_not_in_the_name() -> None:
