@@ -29,6 +29,7 @@ from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import Classifier, blocks_of
 from layermix.models.inference import logits_of
 from layermix.models.loading import load_classifier, problem_of_model
+from layermix.models.narrowing import check_narrowable
 from layermix.runs.baseline import TFIDF, baseline_of
 from layermix.runs.pipeline import HOLDOUT_WARNING, holds_out_the_same_rows, make_student
 from layermix.runs.prepare import choose_rows
@@ -612,6 +613,11 @@ def _labelled(texts: TextData) -> int:
 
 
 def _student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
+    """A student of the right size; narrowing takes time, and random weights cost the same."""
+    if config.student.start == "teacher":
+        check_narrowable(teacher.model, config.student.sizes)
+        student = config.student.model_copy(update={"start": "random"})
+        config = config.model_copy(update={"student": student})
     return make_student(config, teacher, texts)
 
 
