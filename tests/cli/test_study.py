@@ -106,10 +106,19 @@ def test_baselines_are_added_to_a_finished_study(
     assert done.code == 0, done.err
     assert "reviews: TF-IDF and a linear model have accuracy " in done.err
     score = json.loads((folder / "study.json").read_text())["tasks"]["reviews"]["baselines"]
-    assert f"; TF-IDF {score['TF-IDF']:.4f}." in done.out
+    assert f"; TF-IDF {score['TF-IDF']:.4f}" in done.out
+    assert list(json.loads((folder / "study.json").read_text())["tasks"]["reviews"]["arms"]) == [
+        "ce_only",  # the study's own: no second one is added
+        "fixed",
+        "learned",
+    ]
     again = cli("study", recipe_file("study"), "--out", "study", "--baselines")
-    assert "TF-IDF and a linear model" not in again.err
+    assert "and a linear model" not in again.err
     assert again.out == done.out
+    other = recipe_file("alone", arms={"fixed": {"mix": "fixed"}}, family=[])
+    planned = cli("study", other, "--baselines", "--dry-run")
+    assert "  reviews: fixed × 2, ce_only × 2\n" in planned.out
+    assert "none declared" in planned.out
 
 
 def test_what_is_filed_is_small_and_holds_no_path_of_this_machine(

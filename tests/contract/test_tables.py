@@ -244,14 +244,25 @@ def first_step(
     return measure
 
 
+@pytest.fixture(scope="module")
+def base_step(
+    first_step: Callable[[dict[str, Any]], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The first step of `BASE`, the same every time: so another one differs by its option."""
+    base, again = first_step(BASE), first_step(BASE)
+    assert base.keys() == again.keys()
+    assert all(base[key].equal(again[key]) for key in base)
+    return base
+
+
 @pytest.mark.parametrize(("name", "value"), [o for o in OPTIONS if o[0] not in IN_THE_TRAINER])
 def test_an_option_changes_the_loss_or_a_gradient(
-    first_step: Callable[[dict[str, Any]], dict[str, Tensor]], name: str, value: Any
+    first_step: Callable[[dict[str, Any]], dict[str, Tensor]],
+    base_step: dict[str, Tensor],
+    name: str,
+    value: Any,
 ) -> None:
-    base, other = first_step(BASE), first_step(with_option(name, value))
-    again = first_step(BASE)
-    assert base.keys() == again.keys()
-    assert all(base[key].equal(again[key]) for key in base)  # so a difference is the option's
+    base, other = base_step, first_step(with_option(name, value))
     assert base.keys() != other.keys() or any(
         base[key].shape != other[key].shape or not base[key].allclose(other[key], rtol=1e-4)
         for key in base

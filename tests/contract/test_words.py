@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import layermix
 
 SOURCE = Path(layermix.__file__).parent
@@ -46,23 +48,29 @@ def compares_words(node: ast.AST) -> bool:
     return False
 
 
-def test_no_source_compares_the_text_of_a_message() -> None:
-    found = {
-        (file.relative_to(SOURCE).as_posix(), ast.unparse(node))
+@pytest.fixture(scope="module")
+def nodes() -> list[tuple[str, ast.AST]]:
+    """Every node of the source, with its file."""
+    return [
+        (file.relative_to(SOURCE).as_posix(), node)
         for file in SOURCE.rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if compares_words(node)
-    }
+    ]
+
+
+def test_no_source_compares_the_text_of_a_message(nodes: list[tuple[str, ast.AST]]) -> None:
+    found = {(file, ast.unparse(node)) for file, node in nodes if compares_words(node)}
     assert found == FOREIGN
 
 
-def test_all_text_leaves_through_the_console() -> None:
+def test_all_text_leaves_through_the_console(nodes: list[tuple[str, ast.AST]]) -> None:
     """Which escapes what a terminal would obey; rows of `predict` are data."""
-    printing = ("print(", "click.echo(", "click.secho(", "Console(", "sys.stdout.write(")
+    printing = ("print", "click.echo", "click.secho", "Console", "sys.stdout.write")
     found = {
-        (file.relative_to(SOURCE).as_posix(), ast.unparse(node.func))
-        for file in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text("utf-8")))
-        if isinstance(node, ast.Call) and f"{ast.unparse(node.func)}(" in printing
+        (file, ast.unparse(node.func))
+        for file, node in nodes
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name | ast.Attribute)  # others are no name of these
+        and ast.unparse(node.func) in printing
     }
     assert found == {("console.py", "click.echo"), ("data/writing.py", "print")}

@@ -74,8 +74,8 @@ ABOVE_0 = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--baselines",
     is_flag=True,
-    help="Score models without a teacher on the validation rows, too: TF-IDF and a linear model, "
-    "and the chosen student trained on labels alone.",
+    help="Score models without a teacher on the same rows, too: linear models of TF-IDF and of the "
+    "teacher's static embeddings (extra `static`), and the chosen student trained on labels alone.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @JSON

@@ -44,8 +44,9 @@ KEEP = click.option(
 BASELINES = click.option(
     "--baselines",
     is_flag=True,
-    help="Score a model without a neural network (TF-IDF and a linear model) on each task, too. It "
-    "takes seconds, before the runs.",
+    help="Add to each task what its scores are measured by: linear models of TF-IDF and of the "
+    "teacher's static embeddings (extra `static`), before the runs, and an arm ce_only, the first "
+    "arm's student without a teacher.",
 )
 RESUMES = "stopped; the same command continues the study"
 
@@ -104,17 +105,22 @@ def _run_study(
         raise ConfigError("no --out: give the folder for the study's runs and results")
     from layermix.studies.analysis import analyse
     from layermix.studies.baselines import add_baselines
+    from layermix.studies.control import with_control
     from layermix.studies.declarations import declare
     from layermix.studies.folder import Study
     from layermix.studies.scheduler import Scheduler
     from layermix.studies.text import plan_text, study_text, write
 
+    console = Terminal(quiet)
+    if baselines:
+        spec, remarks = with_control(spec)
+        for remark in remarks:
+            console.print(remark, soft_wrap=True)
     folder = Study(out, file.stem) if out is not None else None
     if folder is None or dry_run:
         echo(plan_text(make_plan(spec, None), folder))
         return
     plan = make_plan(spec, folder.folder)
-    console = Terminal(quiet)
     console.print(plan_text(plan, folder), soft_wrap=True)
     declare(plan, folder)
     if baselines:

@@ -4,7 +4,7 @@ import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,9 @@ from layermix.config import (
 )
 from layermix.console import echo
 from layermix.runs.layout import RunFolder
+
+if TYPE_CHECKING:
+    from layermix.runs.baseline import Kind
 
 ROWS = (
     *("data.path", "data.train", "data.validation", "data.test", "data.task"),
@@ -195,24 +198,36 @@ def audit_command(
 
 @command("baseline")
 @CONFIG_FILE
+@click.option(
+    "--kind",
+    type=click.Choice(["tfidf", "static"]),
+    metavar="tfidf|static",
+    help="Only this baseline. By default both, static embeddings where there is --model and the "
+    "extra `static` is installed.",
+)
 @JSON
-@config_options(TeachConfig, only=ROWS)
-def baseline_command(config: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Score a model without a neural network: do you need a transformer at all?
+@config_options(TeachConfig, only=("model", *ROWS))
+def baseline_command(
+    config: Path | None, kind: "Kind | None", as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Score simple models: do you need a transformer at all?
 
     Fits logistic regression (ridge regression for numbers) to TF-IDF of the words of the training
-    rows, in seconds, and scores it on the validation and test rows. Texts of which each word has a
-    label have no baseline.
+    rows, in seconds, and scores it on the validation and test rows; with --model also to static
+    embeddings, one vector for each token, which model2vec makes of that model in minutes.
+    Texts of which each word has a label have no baseline.
     """
     settings = load(TeachConfig, config, given_fields(options))
-    from layermix.runs.baseline import TFIDF, baseline
+    from layermix.console import Reporter
+    from layermix.runs.baseline import baselines
     from layermix.serving.evaluate import scores_text
 
-    found = baseline(settings)
+    found = baselines(settings, kind, Reporter(quiet).say)
     if as_json:
         print_json(found)
     else:
-        echo(f"{TFIDF} and a linear model\n{scores_text(found)}")
+        for name, scores in found.items():
+            echo(f"{name} and a linear model\n{scores_text(scores)}")
 
 
 @command("demo", stopped="stopped; the same command continues the demo", computes=True)

@@ -437,7 +437,8 @@ def frontier(name: str, metric: str, cost: str, rows: Rows, lines: Rows) -> Figu
         name,
         f"Score against {cost}",
         "A dot is a student after its last round. On the line are those that no other student "
-        "beats in both. The dashed lines are the teacher and the floor.",
+        "beats in both. The dashed lines are the teacher, the floor, and models without a "
+        "teacher if they were asked for; point at one to see its name.",
         alt.layer(step, rule, marks).properties(width="container", height=280),
         {"rows": shown, "_lines": lines},
     )

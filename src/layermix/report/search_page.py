@@ -94,6 +94,7 @@ def _charts(record: SearchRecord) -> list[Figure]:
         {"name": "teacher", "score": reference},
         {"name": "floor", "score": reference - sign * record.settings.floor / 100},
     ]
+    lines += [{"name": name, "score": score} for name, score in record.baselines_held_out.items()]
     teacher = {
         "name": "teacher",
         "kind": "teacher",

@@ -189,6 +189,7 @@ class SearchRecord(Record):
         power: None until there is a choice.
         verdict: None until it was judged.
         baselines: Name -> score of a model without a teacher on the validation rows.
+        baselines_held_out: The same on the held-out rows, of linear models.
         notes: What to know before using the result.
     """
 
@@ -205,6 +206,7 @@ class SearchRecord(Record):
     power: PowerRecord | None = None
     verdict: FloorVerdict | None = None
     baselines: dict[str, float] = Field(default_factory=dict)
+    baselines_held_out: dict[str, float] = Field(default_factory=dict)
     notes: Notes = ()
 
     def candidate(self, name: str) -> CandidateRecord:

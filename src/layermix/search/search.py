@@ -21,16 +21,18 @@ from layermix.console import Reporter, Terminal
 from layermix.data.splits import labels_of, texts_of
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import Collator, choose_max_length, tokenize_split
-from layermix.errors import ConfigError, LayermixError, Note, RunExistsError, StudyError
+from layermix.errors import ConfigError, LayermixError, ModelError, Note, RunExistsError, StudyError
+from layermix.evaluation.linear import Values
 from layermix.evaluation.noninferiority import non_inferiority, power
 from layermix.evaluation.predictions import Predictions, combine
+from layermix.evaluation.tfidf import tfidf_values
 from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import Classifier, blocks_of
 from layermix.models.inference import logits_of
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.narrowing import check_narrowable
-from layermix.runs.baseline import TFIDF, baseline_of
+from layermix.runs.baseline import STATIC, TFIDF, baseline_of, static_embeddings
 from layermix.runs.pipeline import HOLDOUT_WARNING, holds_out_the_same_rows, make_student
 from layermix.runs.prepare import choose_rows
 from layermix.runs.reader import reason_of
@@ -62,6 +64,7 @@ from layermix.search.text import candidate_line, choice_text, plan_text
 from layermix.serving.predictor import ONNX_FILES, open_predictor
 from layermix.studies.analysis import analyse
 from layermix.studies.cells import Arm, gather
+from layermix.studies.control import CONTROL, LABELS_ALONE
 from layermix.studies.declarations import declare
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan, make_plan
@@ -76,11 +79,6 @@ LAST_SEEDS = 2
 """Seeds of each student in the last round, so that one lucky seed does not choose."""
 FRESH = 1000
 """Added to the base's seed: the seeds of the last comparison are none that chose the student."""
-CE_ONLY = "ce_only"
-"""The arm of the chosen student without a teacher."""
-WITHOUT_TEACHER = {
-    "loss": {"logit_weight": 0, "hidden_weight": 0, "embedding_weight": 0, "attention_weight": 0}
-}
 
 
 @dataclass
@@ -465,8 +463,7 @@ class Search:
         seeds = list(range(first, first + self.settings.seeds))
         students = [chosen]
         if self.settings.baselines:
-            without = merge(chosen.changes, WITHOUT_TEACHER)
-            students.append(Candidate(CE_ONLY, without))
+            students.append(Candidate(CONTROL, merge(chosen.changes, LABELS_ALONE)))
         plan = self._plan("last", students, base, seeds)
         title = f"last comparison: {chosen.name}, fresh seeds, all training rows"
         arms = self._train(plan, "last", title, keep=True)
@@ -481,9 +478,9 @@ class Search:
         self._keep(verdict=self._verdict(arms[chosen.name], study, cells, texts))
         with whole_folder(self.student, replace=True) as folder:
             _copy(study.filed(cells[0]) / "student", folder)
-        if CE_ONLY in arms:
-            mean = float(np.mean(list(arms[CE_ONLY].scores().values())))
-            self._keep(baselines={**self.record.baselines, CE_ONLY: mean})
+        if CONTROL in arms:
+            mean = float(np.mean(list(arms[CONTROL].scores().values())))
+            self._keep(baselines={**self.record.baselines, CONTROL: mean})
 
     def _note_other_looks(self) -> None:
         """Say so if other students of the folder were judged on these validation rows."""
@@ -566,16 +563,27 @@ class Search:
         return np.stack(answers)
 
     def _add_baselines(self, texts: TextData, base: DistillConfig) -> None:
-        """Score a model without a neural network."""
-        try:
-            scores = baseline_of(texts, base)["validation"]
-        except ConfigError as error:
-            self._note(Note("no-baseline", str(error)))
-            return
+        """Score linear models on the validation rows, and on the held-out rows for the chart."""
+        held_out = self._config({"training": {"selection": "holdout"}})
         verdict = self.record.verdict
         assert verdict is not None
-        if (score := scores.get(verdict.metric)) is not None:
-            self._keep(baselines={TFIDF: score, **self.record.baselines})
+        for name in (STATIC, TFIDF):
+            try:
+                values: Values = tfidf_values
+                if name == STATIC:
+                    values = static_embeddings(base.teacher.models[0], self.reporter.say)
+                scores = baseline_of(texts, base, values)["validation"]
+                others = baseline_of(texts, held_out, values)["holdout"]
+            except (ConfigError, ModelError) as error:
+                self._note(Note("no-baseline", f"no {name}: {error}"))
+                continue
+            self._keep(
+                baselines={name: scores[verdict.metric], **self.record.baselines},
+                baselines_held_out={
+                    name: others[self.record.metric],
+                    **self.record.baselines_held_out,
+                },
+            )
 
 
 def _check_onnx() -> None:

@@ -5,7 +5,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from layermix.evaluation.tfidf import WORD, C, tfidf_values
+from layermix.evaluation.linear import C
+from layermix.evaluation.tfidf import WORD, tfidf_values
 
 TRAIN = [
     ("good film",),

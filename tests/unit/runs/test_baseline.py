@@ -1,6 +1,9 @@
 """A model without a neural network beside the others: of files and of every kind of label."""
 
 import json
+import re
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ from layermix.studies.spec import load_study
 
 WORDS = {"good": 1, "fine": 1, "bad": 0, "dull": 0}
 QUIET = TeachConfig()
+needs_model2vec = pytest.mark.skipif(
+    find_spec("model2vec") is None, reason="the extra static is not installed"
+)
 
 
 def rows(count: int, seed: int) -> list[dict[str, Any]]:
@@ -100,8 +106,79 @@ def test_the_command_shows_the_scores(data: Path) -> None:
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("TF-IDF and a linear model\nvalidation (20 rows)\n  accuracy")
+    assert "no static embeddings: they are made of a model's tokens, and none is giv" in done.stderr
     found = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert found == baseline(config(data))
+    assert found == {"TF-IDF": baseline(config(data))}
+    alone = CliRunner().invoke(main, [*words, "--kind", "tfidf"])
+    assert (alone.stdout, alone.stderr) == (done.stdout, "")
+    without = CliRunner().invoke(main, [*words, "--kind", "static"])
+    assert without.exit_code == 2
+    assert "none is given; give --model, such as minilm" in without.stderr
+
+
+def test_without_the_extra_it_is_named_and_words_are_counted_all_the_same(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skeletoken", None)
+    words = ["baseline", "--data", str(data), "--model", "minilm"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("TF-IDF and a linear model\n")
+    assert re.search(r"no static embeddings: .* is not installed.*'\.\[static\]'", done.stderr)
+    alone = CliRunner().invoke(main, [*words, "--kind", "static"])
+    assert (alone.exit_code, alone.stdout) == (2, "")
+    assert "Static embeddings need the extra `static`" in alone.stderr
+
+
+@pytest.fixture
+def letters(bert: Any, tokenizer: Any, tmp_path: Path) -> Path:
+    """A classifier in `teacher`; rows of letters, whose label says whether an a is among them."""
+    bert(1).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 120), ("validation", 40)):
+        lines = [
+            json.dumps({"text": " ".join(row), "label": ["no", "yes"]["a" in row]}) + "\n"
+            for row in draw.choice(list("abcdef"), (count, 4))
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+@needs_model2vec
+def test_static_embeddings_stand_beside_the_words(letters: Path) -> None:
+    words = ["baseline", "--data", str(letters), "--model", str(letters / "teacher"), "--json"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert f"static embeddings are made of {letters / 'teacher'}, which" in done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["TF-IDF", "static embeddings"]
+    assert found["static embeddings"]["validation"]["accuracy"] > 0.9
+    assert found["static embeddings"] != found["TF-IDF"]
+    alone = CliRunner().invoke(main, [*words, "--kind", "static"])
+    assert json.loads(alone.stdout) == {"static embeddings": found["static embeddings"]}
+
+
+@needs_model2vec
+def test_a_study_has_both_and_adds_what_is_missing(letters: Path) -> None:
+    file = letters / "study.yaml"
+    file.write_text(
+        f"teach: {{model: {letters / 'teacher'}}}\ntasks: {{letters: {{data: {letters}}}}}\n"
+        "arms: {one: {}}\nseeds: 1\n"
+    )
+    study, said = Study(letters / "study"), list[str]()
+    plan = make_plan(load_study(file), study.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "model2vec", None)
+        add_baselines(plan, study, said.append)
+    assert list(read_baselines(study)["letters"]) == ["TF-IDF"]
+    assert [line.split(":")[0] for line in said] == ["no static embeddings", "letters"]
+    add_baselines(plan, study, said.append)
+    score = read_baselines(study)["letters"]["static embeddings"].score("accuracy")
+    assert said[-1] == f"letters: static embeddings and a linear model have accuracy {score:.4f}"
+    count = len(said)
+    add_baselines(plan, study, said.append)
+    assert len(said) == count
 
 
 def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
@@ -130,4 +207,4 @@ def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
     add_baselines(make_plan(load_study(file), study.folder), study, said.append)
     found = read_baselines(study)["words"]["TF-IDF"]
     assert found.score("f1_micro") == 1
-    assert said == ["words: TF-IDF and a linear model have f1_micro 1.0000"]
+    assert "words: TF-IDF and a linear model have f1_micro 1.0000" in said
