@@ -30,6 +30,7 @@ from layermix.cli.train import (
     baseline_command,
     demo_command,
     distill_command,
+    pretrain_command,
     teach_command,
 )
 from layermix.escaping import printable
@@ -86,6 +87,7 @@ for subcommand in (
     export_command,
     list_command,
     predict_command,
+    pretrain_command,
     report_command,
     reproduce_command,
     schema_command,
