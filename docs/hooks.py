@@ -16,7 +16,14 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 import layermix
-from layermix.config import PRESETS, DistillConfig, TeachConfig, field_names, section_kinds
+from layermix.config import (
+    PRESETS,
+    DistillConfig,
+    PretrainConfig,
+    TeachConfig,
+    field_names,
+    section_kinds,
+)
 from layermix.core.losses import ATTENTION, HIDDEN, LOGIT, SUPERVISED, LossRow
 from layermix.core.mixing import MIXES, MixRow
 from layermix.data.columns import LABEL_COLUMNS, NUMBER_COLUMNS, TEXT_COLUMNS
@@ -198,14 +205,16 @@ def _fields(kind: type, section: str) -> str:
     return _markdown(["field", "default", "meaning"], rows)
 
 
-def _teach() -> str:
-    """What `teach` has otherwise than `distill`."""
-    ours, theirs = TeachConfig().model_dump(), DistillConfig().model_dump()
+def _otherwise(kind: type, without: str = "") -> str:
+    """What a config has otherwise than that of `distill`, but for one section."""
+    ours, theirs = kind().model_dump(), DistillConfig().model_dump()
     rows = []
-    for dotted, field in field_names(TeachConfig).items():
+    for dotted, field in field_names(kind).items():
         section, _, leaf = dotted.rpartition(".")
+        if section and section == without:
+            continue
         value = (ours[section] if section else ours)[leaf]
-        if value != (theirs[section] if section else theirs).get(leaf, ...):
+        if value != (theirs.get(section, {}) if section else theirs).get(leaf, ...):
             rows.append([_code(dotted), _default(value), _meaning(field)])
     return _markdown(["field", "default", "meaning"], rows)
 
@@ -260,7 +269,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
         f"config.{name}": partial(_fields, DistillConfig, name)
         for name in section_kinds(DistillConfig)
     },
-    "config.teach": _teach,
+    "config.teach": partial(_otherwise, TeachConfig),
+    "config.pretrain": partial(_otherwise, PretrainConfig, "texts"),
+    "config.pretrain.texts": partial(_fields, PretrainConfig, "texts"),
     "presets": _presets,
     "public": _public,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layermix.config import DataConfig as DataConfig
     from layermix.config import DistillConfig as DistillConfig
+    from layermix.config import PretrainConfig as PretrainConfig
     from layermix.config import TeachConfig as TeachConfig
     from layermix.core.objective import Objective as Objective
     from layermix.core.objective import build_objective as build_objective
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from layermix.runs.pipeline import make_student as make_student
     from layermix.runs.pipeline import teach as teach
     from layermix.runs.pipeline import teach_from as teach_from
+    from layermix.runs.pretraining import pretrain as pretrain
 
 _HOMES = {
     "DataConfig": "config.schema",
     "DistillConfig": "config.schema",
+    "PretrainConfig": "config.schema",
     "TeachConfig": "config.schema",
     "load_texts": "data.texts",
     "from_splits": "data.texts",
@@ -46,6 +49,7 @@ _HOMES = {
     "distill": "runs.pipeline",
     "distill_from": "runs.pipeline",
     "make_student": "runs.pipeline",
+    "pretrain": "runs.pretraining",
     "teach": "runs.pipeline",
     "teach_from": "runs.pipeline",
     "DistillTrainer": "core.trainer",

@@ -96,6 +96,8 @@ def test_attention_scores_are_what_the_family_attends_by(family: Any) -> None:
             return
         found = encoder(batch, Needs(attention=(2, 0, 2)))
         assert torch.equal(found.logits, encoder(batch).logits)
+        query, key, _ = encoder(batch, Needs(qkv=(2,))).select_qkv(2)
+        torch.testing.assert_close(query @ key.mT * key.shape[-1] ** -0.5, found.attention[0])
         classifier.model.set_attn_implementation("eager")
         inputs = {name: batch[name] for name in encoder.input_names if name in batch}
         theirs = classifier.model(**inputs, output_attentions=True).attentions

@@ -93,3 +93,29 @@ def test_killed_and_resumed_is_undisturbed_byte_for_byte(
     ):
         same = (broken / name).read_bytes() == (straight / name).read_bytes()
         assert same, f"{name}: {message}"
+
+
+@pytest.mark.slow
+def test_a_pretraining_killed_and_resumed_is_undisturbed_byte_for_byte(
+    command: list[str], tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices("abcdefghijk", k=20)) for _ in range(200)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    words = [
+        *("pretrain", "--quiet", "--teacher", str(tmp_path / "teacher")),
+        *("--texts", str(tmp_path / "texts.txt"), "--texts.max_length", "16"),
+        *("--training.epochs", "1", "--training.batch_size", "4", "--training.log_every", "1"),
+        *("--training.save_every", "6", "--training.measure_every", "9"),
+    ]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert Forked([*words, "--out", str(straight)], variables=OFFLINE).wait(PATIENCE) == 0
+    resume = [*words, "--out", str(broken), "--resume"]
+    partial = tmp_path / "broken.partial"
+    for lines_written in (8, 30):
+        kill_at(resume, partial / "history.jsonl", lines_written)
+        assert last_checkpoint(partial / "checkpoints") is not None
+    assert not broken.exists()
+    assert Forked(resume, variables=OFFLINE).wait(PATIENCE) == 0
+    for name in ("history.jsonl", "student/model.safetensors"):
+        assert (broken / name).read_bytes() == (straight / name).read_bytes(), name

@@ -31,6 +31,7 @@ from layermix.cli.train import (
     baseline_command,
     demo_command,
     distill_command,
+    pretrain_command,
     teach_command,
 )
 from layermix.escaping import printable
@@ -87,6 +88,7 @@ for subcommand in (
     export_command,
     list_command,
     predict_command,
+    pretrain_command,
     report_command,
     reproduce_command,
     schema_command,

@@ -4,7 +4,7 @@ import click
 
 from layermix.cli.command import command
 from layermix.cli.options import print_json
-from layermix.config import DistillConfig, TeachConfig, json_schema
+from layermix.config import DistillConfig, PretrainConfig, TeachConfig, json_schema
 from layermix.console import echo
 
 
@@ -34,6 +34,10 @@ def list_command() -> None:
 
 @command("schema", quiet=False)
 @click.option("--teach", "for_teach", is_flag=True, help="For `teach` instead of `distill`.")
-def schema_command(for_teach: bool) -> None:
+@click.option("--pretrain", "for_pretrain", is_flag=True, help="For `pretrain`.")
+def schema_command(for_teach: bool, for_pretrain: bool) -> None:
     """Print the JSON schema of CONFIG.yaml, with which editors complete and check it."""
-    print_json(json_schema(TeachConfig if for_teach else DistillConfig))
+    if for_pretrain:
+        print_json(json_schema(PretrainConfig))
+    else:
+        print_json(json_schema(TeachConfig if for_teach else DistillConfig))

@@ -1,4 +1,4 @@
-"""Commands that train: `teach`, `distill`, `augment` for its rows, `audit`, `baseline`, `demo`."""
+"""Commands that train: `teach`, `distill`, `pretrain`, `audit`, `demo`; `augment`, `baseline`."""
 
 import os
 import shlex
@@ -24,9 +24,12 @@ from layermix.cli.options import (
     print_json,
 )
 from layermix.config import (
+    SCORED,
     AuditConfig,
     DistillConfig,
+    PretrainConfig,
     TeachConfig,
+    field_names,
     load,
     to_yaml,
     with_implied_preset,
@@ -44,6 +47,12 @@ ROWS = (
     *("training.selection", "training.holdout_fraction"),
 )
 """Fields that say which rows are trained on."""
+PRETRAINED = tuple(
+    name
+    for name in field_names(PretrainConfig)
+    if name.removeprefix("training.") not in SCORED and name != "student.vocabulary"
+)
+"""Fields of a pretraining that may be changed."""
 AUGMENTED = ("teacher.model", *ROWS, "data.augment", "data.augment_ways")
 """Fields that decide which new rows are made."""
 RESUMABLE = "stopped; the same command with --resume continues the run"
@@ -122,6 +131,51 @@ def distill_command(
         f"\nThe student is in {out / 'student'}: a plain transformers model.\n"
         f"Next: layermix report {where}    or    layermix predict {where} FILE    or    "
         f"layermix evaluate {where} --data DATA"
+    )
+
+
+@command("pretrain", stopped=RESUMABLE, is_run=True, computes=True)
+@CONFIG_FILE
+@RUN_OUT
+@RESUME
+@RESTART
+@JSON
+@config_options(PretrainConfig, only=PRETRAINED)
+def pretrain_command(
+    config: Path | None,
+    out: Path,
+    resume: bool,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Distil a pretrained encoder into a small one, on plain texts without labels.
+
+    The student learns the teacher's layers; it gets no head, and is a start for `distill` and
+    `teach`. By default it is a copy of half of the teacher's blocks; --student.hidden and others
+    make a fresh one. Settings come from CONFIG.yaml, if given, and from options. The run folder
+    gets the student and its loss on held-out rows.
+    """
+    settings = load(PretrainConfig, config, given_fields(options))
+    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    from layermix.console import Reporter
+    from layermix.runs.pretraining import pretrain
+
+    record = pretrain(
+        settings, out, resume=resume, restart=restart, reporter=Reporter(quiet)
+    ).record
+    if as_json:
+        print_json(record.to_dict())
+        return
+    echo(f"{'tokens seen':>14}  loss on {record.corpus.rows['held_out']:,} held-out rows")
+    for one in record.held_out:
+        parts = ", ".join(f"{name} {value:.4f}" for name, value in one.parts.items())
+        echo(f"{one.tokens:>14,}  {one.loss:.4f} ({parts})")
+    student = shlex.quote(str(out))
+    echo(
+        f"\nThe student is in {out / 'student'}: a plain transformers encoder without a head.\n"
+        f"Next: layermix distill --teacher TEACHER --student {student} --data DATA --out RUN"
     )
 
 

@@ -15,10 +15,12 @@ from layermix.config.loading import nest as nest
 from layermix.config.loading import read_yaml as read_yaml
 from layermix.config.loading import to_yaml as to_yaml
 from layermix.config.presets import PRESETS as PRESETS
+from layermix.config.schema import SCORED as SCORED
 from layermix.config.schema import WAYS as WAYS
 from layermix.config.schema import AttentionReduction as AttentionReduction
 from layermix.config.schema import AuditConfig as AuditConfig
 from layermix.config.schema import CacheConfig as CacheConfig
+from layermix.config.schema import CorpusConfig as CorpusConfig
 from layermix.config.schema import DataConfig as DataConfig
 from layermix.config.schema import DistillConfig as DistillConfig
 from layermix.config.schema import HiddenReduction as HiddenReduction
@@ -28,6 +30,7 @@ from layermix.config.schema import LossConfig as LossConfig
 from layermix.config.schema import MixConfig as MixConfig
 from layermix.config.schema import MixName as MixName
 from layermix.config.schema import Precision as Precision
+from layermix.config.schema import PretrainConfig as PretrainConfig
 from layermix.config.schema import ProblemName as ProblemName
 from layermix.config.schema import Section as Section
 from layermix.config.schema import Source as Source

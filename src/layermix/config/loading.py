@@ -17,6 +17,7 @@ ALIASES = {
     "teacher": "teacher.model",
     "student": "student.model",
     "data": "data.path",
+    "texts": "texts.files",
     "report_to": "training.report_to",
 }
 """Short names of options: `--teacher T` sets the field `teacher.model`."""

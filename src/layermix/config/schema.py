@@ -35,6 +35,13 @@ def _split_commas(value: Any) -> Any:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _split_paths(value: Any) -> Any:
+    """Paths of a comma-separated text; the name of something that exists may have commas."""
+    if isinstance(value, str) and Path(os.path.expandvars(value)).expanduser().exists():
+        return [value]
+    return _split_commas(value)
+
+
 def _split_rows(value: Any) -> Any:
     """Rows of a text: `"0.9,0.1; 0.5,0.5"` -> `[["0.9", "0.1"], ["0.5", "0.5"]]`."""
     if isinstance(value, str):
@@ -124,6 +131,12 @@ _WEIGHTS = TypeAdapter(
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(_expand)]
 """A path or hub name as text, with `~` and `$VARIABLE` expanded."""
+Sources = Annotated[
+    tuple[Source, ...],
+    BeforeValidator(_split_paths, json_schema_input_type=list[str] | str),
+    Field(min_length=1),
+]
+"""Paths; of a text those between commas, but a path that exists is taken as it is."""
 Integers = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...],
     BeforeValidator(_split_commas, json_schema_input_type=list[int] | int | str),
@@ -421,8 +434,8 @@ class LabelLossConfig(Section):
     """Share of a label's weight that is spread evenly over all classes, such as 0.1."""
 
 
-class LossConfig(LabelLossConfig):
-    """The terms of the loss (equation 4) and their weights; weight 0 switches a term off."""
+class AnswerLossConfig(LabelLossConfig):
+    """The losses on answers, L_sup and L_logit."""
 
     supervised_weight: Weight = 1.0
     """Weight of L_sup, the loss on the labels."""
@@ -437,6 +450,11 @@ class LossConfig(LabelLossConfig):
     number)."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Temperature T: L_logit divides all logits by T; the loss is multiplied by T²."""
+
+
+class LayerLossConfig(Section):
+    """The losses between layers, L_hid, L_emb, L_att and L_ent; weight 0 switches a term off."""
+
     hidden_weight: Weight = 1.0
     """λ_hid, the weight of L_hid, the loss between student hidden states and the mix."""
     hidden: HiddenReduction = "mean"
@@ -464,6 +482,10 @@ class LossConfig(LabelLossConfig):
     """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, or auto:
     for a student that starts from its narrowed teacher the way back to the teacher's width, else
     identity if the hidden sizes are equal, else random."""
+
+
+class LossConfig(LayerLossConfig, AnswerLossConfig):
+    """The terms of the loss (equation 4) and their weights; weight 0 switches a term off."""
 
     @property
     def asks_teacher(self) -> bool:
@@ -649,6 +671,129 @@ class TeachConfig(Run):
     def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The defaults of `training`, kept where `given` sets only some of its keys."""
         return {"training": {"epochs": 3, "learning_rate": 5e-5}}
+
+
+class PretrainTeacherConfig(OneWord):
+    """The teacher: a pretrained encoder, fine-tuned or not; a head that it has is not used."""
+
+    model: Source | None = None
+    """A pretrained encoder: a folder, a hub id, or `minilm`, the packaged MiniLM (extra `demo`)."""
+
+
+class CorpusConfig(OneWord):
+    """The plain texts, without labels, that the student learns from."""
+
+    files: Sources | None = None
+    """Files and folders with texts, A,B: .txt, .md and .rst, or tables with a text column (.csv,
+    .tsv, .jsonl, .parquet). Folders are searched with all that is in them."""
+    documents: Literal["auto", "lines", "paragraphs"] = "auto"
+    """What a document of a text file is: a line (lines), or the lines up to an empty one
+    (paragraphs). auto: paragraphs where the first 1,000 lines have an empty line between others."""
+    column: Annotated[str, Field(min_length=1)] | None = None
+    """The text column of tables. By default found by common names, such as text."""
+    encoding: Annotated[str, AfterValidator(_text_encoding)] = "utf-8"
+    """Encoding of text files, such as cp1252 (Western Windows), latin-1 or gb18030."""
+    tokens: Positive | None = None
+    """Use the first so many tokens, without special tokens, and read no further."""
+    max_length: Annotated[int, Field(ge=4)] = 128
+    """Tokens of a row, with special tokens: the texts are cut into rows of this length."""
+    held_out: Fraction = 0.01
+    """Share of the rows that the student does not learn from, on which its loss is measured."""
+    held_out_rows: Positive = 500
+    """Most rows that are held out."""
+
+
+class PretrainLossConfig(LayerLossConfig):
+    """The losses between layers, and their weights; weight 0 switches a term off."""
+
+    embedding_weight: Weight = 1.0
+    """Weight of the loss between the embedding outputs (as in TinyBERT)."""
+    relation_weight: Weight = 0.0
+    """Weight of L_rel, the loss between self-attention relations (as in MiniLMv2): of the student's
+    last layer and one of the teacher's. Above 0, the teacher runs on every batch."""
+    relation_heads: Positive = 12
+    """L_rel: relation heads, into which queries, keys and values are split anew; the widths of
+    student and teacher must be multiples of it."""
+    relation_layer: Annotated[int, Field(ge=0)] | None = None
+    """L_rel: the teacher's block, counted from 0. By default the last one."""
+
+
+class PretrainTrainingConfig(TrainingConfig):
+    """Training: optimisation, measurements, logs and checkpoints."""
+
+    measure_every: Positive = 500
+    """Steps between two measurements of the loss on the held-out rows; each epoch ends with one."""
+
+    @model_validator(mode="after")
+    def _without_scores(self) -> Self:
+        fields = TrainingConfig.model_fields
+        changed = [name for name in SCORED if getattr(self, name) != fields[name].default]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)}: pretraining has no labels and no scores to choose by; "
+                "leave it out"
+            )
+        return self
+
+
+SCORED = ("unlabeled_share", "padding", "selection", "holdout_fraction", "patience")
+"""Fields of the section training that need labels, or rows of different lengths."""
+
+
+class PretrainConfig(Run):
+    """One general distillation: a student learns a teacher's hidden states on unlabelled texts."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random: new weights, row order, dropout."""
+    teacher: PretrainTeacherConfig = PretrainTeacherConfig()
+    student: StudentConfig = StudentConfig()
+    texts: CorpusConfig = CorpusConfig()
+    mix: MixConfig = MixConfig(strategy="fixed")
+    loss: PretrainLossConfig = PretrainLossConfig()
+    training: PretrainTrainingConfig = PretrainTrainingConfig(
+        epochs=3, batch_size=32, learning_rate=5e-4
+    )
+    cache: CacheConfig = CacheConfig(use=False)
+
+    @classmethod
+    def starts_from(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The defaults of sections, kept where `given` sets only some of their keys."""
+        return {
+            "mix": {"strategy": "fixed"},
+            "training": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-4},
+            "cache": {"use": False},
+        }
+
+    @model_validator(mode="after")
+    def _without_a_task(self) -> Self:
+        problems = []
+        if self.student.vocabulary is not None:
+            problems.append(
+                "student.vocabulary trims to the words of a task; leave it out here, and give it "
+                "to `distill` with the pretrained student"
+            )
+        if self.student.start == "teacher":
+            problems.append(
+                "student.start teacher keeps what matters for the labels of a task, and there are "
+                "none here; leave it out"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def distillation(self) -> DistillConfig:
+        """Return mix, losses between layers, training and cache as those of a distillation."""
+        own = set(PretrainLossConfig.model_fields) - set(LayerLossConfig.model_fields)
+        loss = LossConfig(supervised_weight=0, logit_weight=0, **self.loss.model_dump(exclude=own))
+        return DistillConfig(
+            seed=self.seed,
+            mix=self.mix,
+            loss=loss,
+            training=TrainingConfig.model_validate(
+                self.training.model_dump(exclude={"measure_every"})
+            ),
+            cache=self.cache,
+        )
 
 
 class AuditConfig(TeachConfig):

@@ -242,6 +242,61 @@ def attention_tinybert_mean(
     return (student - teacher).square().mean((2, 3, 4)).sum(0)
 
 
+def relation_kl(
+    student: Float[Tensor, "3 B H T e"],
+    teacher: Float[Tensor, "3 B G T E"],
+    mask: Bool[Tensor, "B T"],
+    heads: int,
+) -> PerExample:
+    """L_rel: KL(teacher ‖ student) of self-attention relations between queries, keys and values.
+
+    Queries (keys, values) of all heads are joined and split anew into R relation heads, so widths
+    and numbers of heads may differ. A relation is softmax(A Aᵀ/√r) over the real tokens, r the
+    width of a relation head. Mean over relation heads and real tokens, summed over queries, keys
+    and values (Wang et al. 2021, MiniLMv2, arXiv 2012.15828, equations 5 to 7; each of the three
+    with weight 1).
+
+    Args:
+        student: Queries, keys and values of a layer.
+        teacher: Of the layer that it follows.
+        mask: True where a position holds a real token.
+        heads: R.
+
+    Raises:
+        ModelError: If a width is no multiple of R.
+
+    Examples:
+        >>> qkv, mask = torch.ones(3, 1, 2, 4, 6), torch.ones(1, 4, dtype=torch.bool)
+        >>> relation_kl(qkv[..., :3], qkv, mask, heads=3)
+        tensor([0.])
+    """
+    own, wanted = (log_relations(side, mask, heads) for side in (student, teacher))
+    each = functional.kl_div(own, wanted, reduction="none", log_target=True).sum(-1).mean(2)
+    return (each * mask).sum((0, 2)) / mask.sum(-1).clamp(min=1)
+
+
+def log_relations(
+    vectors: Float[Tensor, "3 B H T E"], mask: Bool[Tensor, "B T"], heads: int
+) -> Float[Tensor, "3 B R T T"]:
+    """The logarithms of the relations that `relation_kl` compares, in float32.
+
+    Raises:
+        ModelError: If the width is no multiple of the number of relation heads.
+    """
+    width = vectors.shape[2] * vectors.shape[4]
+    if width % heads:
+        raise ModelError(
+            f"a model is {width} wide, which cannot be split into {heads} relation heads; use "
+            "--loss.relation_heads with a number that divides the widths of student and teacher"
+        )
+    joined = at_least_float32(vectors).transpose(2, 3).flatten(3)
+    split = joined.view(*joined.shape[:3], heads, width // heads).transpose(2, 3)
+    scores = split @ split.mT * split.shape[-1] ** -0.5
+    # Finite, since 0 · ∞ would be NaN; its probability is 0 beside that of any real token.
+    relations: Tensor = scores.masked_fill(~mask[:, None, None, :], -1e9).log_softmax(-1)
+    return relations
+
+
 def squared_norms(student: Layers, target: Layers) -> Float[Tensor, "K B T"]:
     """‖P h − h~‖² of every token, in float32 (or float64) whatever the precision of the pass."""
     difference = at_least_float32(student) - at_least_float32(target)

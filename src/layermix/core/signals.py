@@ -4,8 +4,9 @@ Layers are the outputs of the encoder's blocks, counted from 0: layer 11 of BERT
 of its last block. The embedding output is not a layer.
 
 Shape names used throughout the heart: B examples, T tokens (padded), W words (padded), C classes, D
-hidden size of the teacher, d of the student, H attention heads, K student layers that are taught, L
-teacher layers that are mixed, U of them that have any weight in a fixed α.
+hidden size of the teacher, d of the student, H attention heads, E the width of one, K student
+layers that are taught, L teacher layers that are mixed, U of them that have any weight in a fixed
+α, R layers whose queries, keys and values are compared, or relation heads.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,12 +33,14 @@ class Needs:
         embedding: Whether the embedding output (the input of block 0) is needed.
         padding: Whether these are needed where a position holds no token, too.
         attention: Numbers of the blocks whose attention scores are needed.
+        qkv: Numbers of the blocks whose queries, keys and values are needed.
     """
 
     layers: tuple[int, ...] = ()
     embedding: bool = False
     padding: bool = False
     attention: tuple[int, ...] = ()
+    qkv: tuple[int, ...] = ()
 
     def missing_from(self, provided: "Needs") -> list[str]:
         """Name what `provided` lacks, in words for an error message."""
@@ -48,6 +51,8 @@ class Needs:
             missing.append("the outputs at padding (a live teacher gives them)")
         lacking = sorted(set(self.attention) - set(provided.attention))
         missing += [f"the attention scores of layer {layer}" for layer in lacking]
+        lacking = sorted(set(self.qkv) - set(provided.qkv))
+        missing += [f"queries, keys and values of layer {layer}" for layer in lacking]
         return missing
 
     @classmethod
@@ -56,7 +61,7 @@ class Needs:
 
         Examples:
             >>> Needs.union([Needs((5, 2)), Needs((2, 3), embedding=True)])
-            Needs(layers=(5, 2, 3), embedding=True, padding=False, attention=())
+            Needs(layers=(5, 2, 3), embedding=True, padding=False, attention=(), qkv=())
         """
         every = list(needs)
         return cls(
@@ -64,6 +69,7 @@ class Needs:
             any(one.embedding for one in every),
             any(one.padding for one in every),
             tuple(dict.fromkeys(layer for one in every for layer in one.attention)),
+            tuple(dict.fromkeys(layer for one in every for layer in one.qkv)),
         )
 
 
@@ -86,6 +92,8 @@ class Signal:
         attention: Attention scores before mask and softmax, or None if none were asked for.
         attention_layers: The numbers of the blocks in `attention`, in its order.
         words: True where an example has a word; None if it has logits as a whole.
+        qkv: Queries, keys and values by head, or None if none were asked for.
+        qkv_layers: The numbers of the blocks in `qkv`, in its order.
     """
 
     logits: Float[Tensor, "B *W C"]
@@ -96,6 +104,8 @@ class Signal:
     attention: Float[Tensor, "K B H T T"] | None = None
     attention_layers: tuple[int, ...] = ()
     words: Bool[Tensor, "B W"] | None = None
+    qkv: Float[Tensor, "R 3 B H T E"] | None = None
+    qkv_layers: tuple[int, ...] = ()
 
     def select(self, layers: tuple[int, ...]) -> Float[Tensor, "L B T D"]:
         """The outputs of the blocks `layers`, in that order; no copy if they are all there is.
@@ -130,6 +140,21 @@ class Signal:
         if layers == self.attention_layers:
             return self.attention
         return self.attention[[self.attention_layers.index(layer) for layer in layers]]
+
+    def select_qkv(self, layer: int) -> Float[Tensor, "3 B H T E"]:
+        """Queries, keys and values of one block.
+
+        Raises:
+            ModelError: If they are not in this signal.
+        """
+        if layer not in self.qkv_layers:
+            raise ModelError(
+                "this signal holds queries, keys and values of the layers "
+                f"{list(self.qkv_layers)}, but those of layer {layer} are wanted; ask the encoder "
+                "for them"
+            )
+        assert self.qkv is not None
+        return self.qkv[self.qkv_layers.index(layer)]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Signal":
         """The same signal on a device; data loaders call this for what is in a batch."""

@@ -23,6 +23,7 @@ from layermix.core.losses import (
     PerExample,
     by_word,
     paired_heads,
+    relation_kl,
 )
 from layermix.core.mixing import MixPlan, Mixture
 from layermix.core.signals import LOGITS_ONLY, Batch, Needs, Signal, evenly_spaced
@@ -277,6 +278,39 @@ class Attention(Term):
         student = given.student.select_attention(own)
         teacher = given.teacher.select_attention(wanted)
         return self.loss(*paired_heads(student, teacher, self.heads), given.student.mask)
+
+
+class Relations(Term):
+    """L_rel: the self-attention relations of one student layer follow those of a teacher layer.
+
+    No config of `distill` has it; give it to `distill_from(…, terms=[…])`.
+
+    Args:
+        weight: λ_rel.
+        student_layer: Block of the student, from 0.
+        teacher_layer: Block of the teacher, from 0.
+        heads: Relation heads R.
+    """
+
+    name = "relation"
+
+    def __init__(
+        self, weight: float, student_layer: int, teacher_layer: int, heads: int = 12
+    ) -> None:
+        super().__init__(weight)
+        self.student_layer, self.teacher_layer, self.heads = student_layer, teacher_layer, heads
+        self.symbol = f"L_rel[{student_layer} → teacher layer {teacher_layer}, {heads} heads]"
+
+    def asks(self, plan: MixPlan | None) -> Asks:
+        """Ask both sides for queries, keys and values."""
+        return Asks(Needs(qkv=(self.student_layer,)), Needs(qkv=(self.teacher_layer,)))
+
+    def forward(self, given: ForwardPass) -> PerExample:
+        """Compare the relations of both."""
+        assert given.teacher is not None
+        student = given.student.select_qkv(self.student_layer)
+        teacher = given.teacher.select_qkv(self.teacher_layer)
+        return relation_kl(student, teacher, given.student.mask, self.heads)
 
 
 def terms_of(loss: LossConfig, learns_mix: bool, supervised: Term | None = None) -> list[Term]:

@@ -70,7 +70,8 @@ class TextStream:
         self.expected = reader.count
         """How many rows there are, if that is known without parsing; quoted line breaks count."""
         self._source = reader.head.source
-        self._problems: list[str] = []
+        self.problems: list[str] = []
+        """What is wrong with the first of them, at most `SHOWN`."""
         self._total_problems = 0
         self._blocks = reader.blocks(columns)
         first = next(self._blocks, None)
@@ -89,7 +90,7 @@ class TextStream:
         """Raises an UnreadRowsError if a row could not be read; `place` is where the output is."""
         if self.unread:
             raise UnreadRowsError(
-                self._problems, self._total_problems, self.unread, self.rows, place
+                self.problems, self._total_problems, self.unread, self.rows, place
             )
 
     def _texts(self, block: Block) -> list[Row | None]:
@@ -97,7 +98,7 @@ class TextStream:
         by_number = dict(zip(block.table.numbers, texts, strict=True))
         problems = block.table.diagnostics.of(self._source)
         bad = {bisect_right(block.numbers, number) - 1 for number, _ in problems}
-        self._problems += [message for _, message in problems[: SHOWN - len(self._problems)]]
+        self.problems += [message for _, message in problems[: SHOWN - len(self.problems)]]
         self._total_problems += len(problems)
         self.rows += len(block.numbers)
         self.unread += len(bad)

@@ -9,7 +9,7 @@ layers asked for are kept.
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,14 +137,15 @@ class HFEncoder(nn.Module):
             needs: Layers are returned in this order.
 
         Raises:
-            ModelError: If a layer does not exist, or attention scores are asked for and the family
-                does not compute them through torch's attention function.
+            ModelError: If a layer does not exist, or what attention compares is asked for and the
+                family does not compute it through torch's attention function.
         """
         check_layers(needs.layers, self.num_layers, type(self.model).__name__)
         own: Batch = batch.get(self.inputs_key, batch) if self.inputs_key else batch
         inputs = {name: own[name] for name in self.input_names if name in own}
-        scores = _AttentionScores(needs.attention)
-        with self._capturing(needs) as captured, scores if needs.attention else nullcontext():
+        inner = _AttentionInputs(needs.attention, needs.qkv)
+        looks_inside = needs.attention or needs.qkv
+        with self._capturing(needs) as captured, inner if looks_inside else nullcontext():
             logits = self.model(**inputs).logits
         mask, words = own["attention_mask"].bool(), None
         if "word_starts" in own:
@@ -157,10 +158,19 @@ class HFEncoder(nn.Module):
                     "cannot be compared, so use --loss.hidden_weight 0"
                 )
         hidden = torch.stack([captured[layer] for layer in needs.layers]) if needs.layers else None
-        attention = self._stacked(scores) if needs.attention else None
-        embedding = captured.get(_EMBEDDING)
+        if looks_inside:
+            self._check_calls(inner)
         return Signal(
-            logits, mask, needs.layers, hidden, embedding, attention, needs.attention, words
+            logits,
+            mask,
+            needs.layers,
+            hidden,
+            captured.get(_EMBEDDING),
+            _stacked(inner.scores, needs.attention),
+            needs.attention,
+            words,
+            _stacked(inner.qkv, needs.qkv),
+            needs.qkv,
         )
 
     @contextmanager
@@ -184,34 +194,47 @@ class HFEncoder(nn.Module):
                 hooks.callback(self.blocks[0].register_forward_pre_hook(keep_input).remove)
             yield captured
 
-    def _stacked(self, scores: "_AttentionScores") -> Tensor:
-        if scores.calls != self.num_layers:
+    def _check_calls(self, inner: "_AttentionInputs") -> None:
+        if inner.calls != self.num_layers:
             raise ModelError(
-                f"{type(self.model).__name__}: found {scores.calls} calls of torch's attention "
+                f"{type(self.model).__name__}: found {inner.calls} calls of torch's attention "
                 f"function, wanted one in each of {self.num_layers} blocks, so its attention "
-                "scores cannot be read; use --loss.attention_weight 0"
+                "scores cannot be read; use --loss.attention_weight 0 (and, in pretraining, "
+                "--loss.relation_weight 0)"
             )
-        return torch.stack([scores.captured[layer] for layer in scores.layers])
 
 
-class _AttentionScores(TorchFunctionMode):
-    """Captures q·k/√d of the given blocks, before mask and softmax, (B, H, T, T) each."""
+def _stacked(captured: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor | None:
+    """What was captured of the layers, in their order; None if there are none."""
+    return torch.stack([captured[layer] for layer in layers]) if layers else None
 
-    def __init__(self, layers: tuple[int, ...]) -> None:
+
+class _AttentionInputs(TorchFunctionMode):
+    """Captures what attention compares, block by block, before mask and softmax.
+
+    Args:
+        scored: Blocks whose q·k/√d is kept in `scores`, (B, H, T, T).
+        wanted: Blocks whose queries, keys and values are kept in `qkv`, (3, B, H, T, E).
+    """
+
+    def __init__(self, scored: Sequence[int], wanted: Sequence[int]) -> None:
         super().__init__()
-        self.layers, self.calls = layers, 0
-        self.captured: dict[int, Tensor] = {}
+        self.scored, self.wanted, self.calls = scored, wanted, 0
+        self.scores: dict[int, Tensor] = {}
+        self.qkv: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            if self.calls in self.layers:
-                query, key = args[:2]
+            query, key, value = args[:3]
+            if self.calls in self.scored:
                 scale = kwargs.get("scale")
                 scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-                self.captured[self.calls] = scaled @ key.mT
+                self.scores[self.calls] = scaled @ key.mT
+            if self.calls in self.wanted:
+                self.qkv[self.calls] = torch.stack([query, key, value])
             self.calls += 1
         return func(*args, **kwargs)
 

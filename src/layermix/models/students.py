@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from layermix.config import StudentConfig
 from layermix.core.seeds import seeded
 from layermix.core.signals import check_layers, evenly_spaced
-from layermix.errors import ModelError, Note
+from layermix.errors import ConfigError, ModelError, Note
 from layermix.models.encoder import Classifier, blocks_of, blocks_path
+from layermix.models.loading import load_classifier
+from layermix.problems.classification import CLASSIFICATION
+from layermix.problems.problem import Problem
 
 SIZES: Mapping[str, tuple[str, ...]] = {
     "hidden": ("hidden_size",),
@@ -23,6 +27,40 @@ SIZES: Mapping[str, tuple[str, ...]] = {
 """The names of a student's sizes in the configs of the families (hidden_dim: DistilBERT)."""
 KINDS_OF_BLOCKS = ("layer_types", "attention_window")
 """Lists in a config with an entry for each block: of ModernBERT, of Longformer."""
+
+
+def described_student(
+    wanted: StudentConfig,
+    seed: int,
+    teacher: Classifier | None,
+    names: Sequence[str],
+    problem: Problem = CLASSIFICATION,
+) -> Classifier:
+    """Returns the student that a config describes, with its whole vocabulary.
+
+    Args:
+        wanted: A model as it is, blocks of it or of the teacher, or the sizes of a fresh one.
+        seed: Of new weights.
+        teacher: Gives blocks, tokenizer and vocabulary; None if the student is a model.
+        names: Classes of a new head.
+        problem: The kind of their labels.
+
+    Raises:
+        ModelError: If it cannot be made.
+        ConfigError: If there is no teacher to make it from.
+    """
+    spread = wanted.copied == "spread"
+    if wanted.model is not None:
+        student = load_classifier(wanted.model, names, seed=seed, problem=problem)
+        if wanted.layers is not None or wanted.blocks is not None:
+            student = copy_blocks(student, wanted.layers, wanted.blocks, spread=spread)
+    elif teacher is None:
+        raise ConfigError("without a teacher model the student must be one: give --student MODEL")
+    elif wanted.sizes:
+        student = fresh_student(teacher, seed, wanted.layers, wanted.sizes)
+    else:
+        student = copy_blocks(teacher, wanted.layers, wanted.blocks, spread=spread)
+    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
 
 
 def copy_blocks(

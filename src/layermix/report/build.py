@@ -114,6 +114,12 @@ def page_of(source: Path) -> tuple[Page, Path]:
     if plans:
         return _study(Study(source, plans[0].name.removesuffix(PLAN_SUFFIX)))
     run = RunFiles(source)
+    if run.is_pretraining:
+        raise ReportError(
+            f"{source}: holds a pretrained encoder, which has no scores to report; its loss on "
+            "held-out rows is in result.json and history.jsonl. Distil it on a task, and report "
+            "that run"
+        )
     # A page inside an unfinished folder would move when the folder is renamed.
     unfinished = run.folder.with_name(f"{run.name}.report.html")
     return run_page(run), unfinished if run.is_working else run.folder / "report.html"

@@ -21,7 +21,7 @@ from layermix.data.prepared import PreparedData
 from layermix.data.splits import WORDS
 from layermix.errors import ResumeError
 from layermix.evaluation.predictions import FORM, half_width
-from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, TEXTS
+from layermix.runs.layout import ALPHA, EPOCHS, HISTORY, PREDICTIONS, ROWS, TEXTS
 from layermix.runs.schema import RunRecord
 
 Line = Mapping[str, Any]
@@ -30,11 +30,29 @@ START_OVER = "start over with --restart, or, in a study, by removing the folder 
 
 def needed_to_resume(work: Path) -> list[Path]:
     """The files in a working folder, beside the checkpoints, that a resumed run reads."""
-    epochs = sorted((work / EPOCHS).glob("[!.]*"))
-    return [*epochs, *(file for file in [work / ALPHA] if file.is_file())]
+    kept = [file for name in (EPOCHS, ROWS) for file in sorted((work / name).glob("[!.]*"))]
+    return [*kept, *(file for file in [work / ALPHA] if file.is_file())]
 
 
-class EpochRecorder(TrainerCallback):
+class HistoryRecorder(TrainerCallback):
+    """Writes the live history; a resumed run begins with the records of its checkpoint."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the live history with the records of the checkpoint."""
+        lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
+        write_text(self.work / HISTORY, "".join(lines))
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Append to the live history."""
+        with (self.work / HISTORY).open("a", encoding="utf-8") as file:
+            for line in clean_history(state.log_history[-1:]):
+                file.write(json.dumps(line) + "\n")
+
+
+class EpochRecorder(HistoryRecorder):
     """Scores each evaluation; keeps its predictions, and the weights of the best epoch.
 
     Files are named by epoch and written completely or not at all, so a resumed run that repeats an
@@ -42,7 +60,8 @@ class EpochRecorder(TrainerCallback):
     """
 
     def __init__(self, work: Path, prepared: PreparedData, keep_selected: bool) -> None:
-        self.work, self.prepared, self.keep_selected = work, prepared, keep_selected
+        super().__init__(work)
+        self.prepared, self.keep_selected = prepared, keep_selected
         self.epochs = work / EPOCHS
         self.epochs.mkdir(parents=True, exist_ok=True)
         ids = {name: rows["row_id"] for name, rows in prepared.evaluated.items()}
@@ -59,20 +78,13 @@ class EpochRecorder(TrainerCallback):
         teacher = self.prepared.teacher_logits.get(self.split_of[int(row_ids[0])])
         return self.prepared.problem.scores(logits, labels, teacher)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Start the live history with the records of the checkpoint; remove later epochs."""
         for file in self.epochs.iterdir():
             epoch = file.stem.rpartition("-")[2]
             if epoch.isdecimal() and int(epoch) > (state.epoch or 0):
                 file.unlink()
-        lines = [json.dumps(line) + "\n" for line in clean_history(state.log_history)]
-        write_text(self.work / HISTORY, "".join(lines))
-
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Append to the live history."""
-        with (self.work / HISTORY).open("a", encoding="utf-8") as file:
-            for line in clean_history(state.log_history[-1:]):
-                file.write(json.dumps(line) + "\n")
+        super().on_train_begin(args, state, control, **options)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kw: Any

@@ -28,7 +28,7 @@ OWN = "# own"
 CARD, EXPORT, BENCH = "README.md", "onnx/export.json", "bench.json"
 """Model card and record of an export, in a model's folder; measured speeds, in a run's folder."""
 
-SCRATCH = CHECKPOINTS, EPOCHS = "checkpoints", "epochs"
+SCRATCH = CHECKPOINTS, EPOCHS, ROWS = "checkpoints", "epochs", "rows"
 """Folders that an unfinished run needs to resume; removed when it is finished."""
 
 START = "start.json"

@@ -58,15 +58,15 @@ def model_card(record: RunRecord, role: Role) -> str:
         role: Of the model.
     """
     model, data = record.trained, record.data
-    source, words = _name(data.place or ""), WORDS[record.form or "class"]
+    source, words = display_name(data.place or ""), WORDS[record.form or "class"]
     title = f"{role.capitalize()} for {record.task or source}"
     teacher = record.teacher.place or ""
     if record.teacher.parameters is not None:  # soft labels say in words what they are
-        teacher = _name(teacher)
+        teacher = display_name(teacher)
     made = (
         f"Distilled with {markdown_code(record.formula or '')} from {markdown_code(teacher)}"
         if role == "student"
-        else f"Fine-tuned from {markdown_code(_name(model.place or 'a model in memory'))}"
+        else f"Fine-tuned from {markdown_code(display_name(model.place or 'a model in memory'))}"
     )
     lines = [
         *_metadata(record, role, title),
@@ -109,7 +109,7 @@ def _validation(scores: ScoresBySplit | None) -> Mapping[str, float]:
 
 def _metadata(record: RunRecord, role: Role, title: str) -> list[str]:
     """The block that the hub reads; the owner adds licence and language."""
-    data = _name(record.data.place or "")
+    data = display_name(record.data.place or "")
     guessed = (record.data.guessed or {}).get("validation")
     numbers = (
         []
@@ -497,12 +497,12 @@ def _cut_text(record: BenchRecord) -> str:
     )
 
 
-def _name(source: str) -> str:
+def display_name(source: str) -> str:
     """The name of a file or folder without its path; the name of a hub model as it is.
 
     Examples:
-        >>> _name("/home/me/runs/teacher"), _name("org/model"), _name("../mine"), _name("minilm")
-        ('teacher', 'org/model', 'mine', 'minilm')
+        >>> [display_name(source) for source in ("/home/me/teacher", "org/model", "../mine", "m")]
+        ['teacher', 'org/model', 'mine', 'm']
     """
     path = Path(source)
     here = path.exists() or path.is_absolute() or len(path.parts) > 2 or source[:1] in (".", "~")

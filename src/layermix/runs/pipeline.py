@@ -18,6 +18,7 @@ from layermix.config import (
     LabelLossConfig,
     LossConfig,
     MixConfig,
+    PretrainConfig,
     TeachConfig,
     read_yaml,
     to_yaml,
@@ -40,7 +41,7 @@ from layermix.models.latency import milliseconds_per_text
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.narrowing import narrow_student
 from layermix.models.soft_label_teacher import SoftLabelTeacher
-from layermix.models.students import copy_blocks, fresh_student, with_dropout
+from layermix.models.students import described_student, with_dropout
 from layermix.models.vocabulary import old_numbers, trim_vocabulary
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.kinds import PROBLEMS
@@ -92,7 +93,7 @@ def distill(
         LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    run = _open(out, config, resume, restart)  # before the work, so that it fails early
+    run = open_run(out, config, resume, restart)  # before the work, so that it fails early
     if not config.teacher.models:
         return _distill_soft(config, run, reporter)
     texts, teachers, student = _loaded(config)
@@ -252,13 +253,18 @@ def _supervised(prepared: PreparedData, loss: LabelLossConfig, weight: float = 1
     return prepared.problem.supervised_term(loss, 0.0, labels, names)
 
 
-def _open(
+def open_run(
     out: Path | str | None,
-    config: DistillConfig | TeachConfig,
+    config: DistillConfig | TeachConfig | PretrainConfig,
     resume: bool,
     restart: bool,
     extensions: Extensions = NONE,
 ) -> RunFolder | None:
+    """The folder of a run, if it is to have one; checks it and the trackers before any work.
+
+    Raises:
+        RunExistsError, ConfigError: As `RunFolder`, or if a tracker is not installed.
+    """
     check_trackers(config.training.report_to or ())
     if out is None:
         return None
@@ -280,16 +286,7 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
         ConfigError: If there is no teacher to make it from.
     """
     wanted = config.student
-    if wanted.model is not None:
-        student = load_classifier(
-            wanted.model, texts.label_names, seed=config.seed, problem=texts.problem
-        )
-        if wanted.layers is not None or wanted.blocks is not None:
-            spread = wanted.copied == "spread"
-            student = copy_blocks(student, wanted.layers, wanted.blocks, spread=spread)
-    elif teacher is None:
-        raise ConfigError("without a teacher model the student must be one: give --student MODEL")
-    elif wanted.start == "teacher":
+    if wanted.start == "teacher" and teacher is not None:
         student = narrow_student(
             teacher,
             choose_rows(texts, config),
@@ -298,13 +295,10 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
             spread=wanted.copied == "spread",
             max_length=config.data.max_length,
         )
-    elif wanted.sizes:
-        student = fresh_student(teacher, config.seed, wanted.layers, wanted.sizes)
+        if wanted.dropout is not None:
+            student = with_dropout(student, wanted.dropout)
     else:
-        spread = wanted.copied == "spread"
-        student = copy_blocks(teacher, wanted.layers, wanted.blocks, spread=spread)
-    if wanted.dropout is not None:
-        student = with_dropout(student, wanted.dropout)
+        student = described_student(wanted, config.seed, teacher, texts.label_names, texts.problem)
     if wanted.vocabulary is None:
         return student
     rows = choose_rows(texts, config).splits  # no held-out row
@@ -396,7 +390,7 @@ def distill_from(
     """
     reporter = reporter or Reporter(quiet=True)
     extensions = Extensions(mix, terms, alpha_learner, callbacks)
-    run = _open(out, config, resume, restart, extensions)
+    run = open_run(out, config, resume, restart, extensions)
     student = align_labels(student, texts.label_names, named=texts.problem.named)
     if teacher is not None:
         teacher = align_labels(teacher, texts.label_names, named=texts.problem.named)
@@ -441,14 +435,8 @@ def distill_prepared(
     config = config.model_copy(update={"loss": losses})
     for note in prepared.notes:
         reporter.say_once(note)
-    if extensions.mix is None and (unused := _unused_settings(config)):
-        reporter.warn(
-            Note(
-                "unused-settings",
-                f"settings without effect: {', '.join(unused)}; they need --mix.strategy learned, "
-                f"and it is {config.mix.strategy}",
-            )
-        )
+    if extensions.mix is None:
+        warn_of_unused(config, reporter)
     start = _start(run, prepared, teacher, student, reporter)
     supervised = _supervised(prepared, config.loss, config.loss.supervised_weight)
     objective = objective_for(student, teacher, config, extensions, supervised)
@@ -465,7 +453,6 @@ def distill_prepared(
             )
         rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(rows, teacher, objective, config, reporter)
-    alpha = getattr(objective.mix, "alpha", None)
     known = RunRecord(
         teacher=ModelRecord(
             place=prepared.texts.soft_labels if teacher is None else teacher.source,
@@ -473,17 +460,9 @@ def distill_prepared(
             fingerprint=prepared.teacher_fingerprint,
             metrics=ScoresBySplit.model_validate(prepared.teacher_scores),
         ),
-        mix=None
-        if objective.plan is None
-        else MixRecord(
-            strategy=objective.plan.strategy,
-            student_layers=objective.plan.student_layers,
-            teacher_layers=objective.plan.teacher_layers,
-            start=alpha.tolist() if isinstance(alpha, Tensor) else None,
-            learned=objective.learns_mix,
-        ),
+        mix=mix_record(objective),
         formula=objective.formula(),
-        signals=_kind_of(signals),
+        signals=kind_of(signals),
     )
     name = objective.plan.strategy if objective.plan else "distill"
     speed = None
@@ -501,6 +480,20 @@ def distill_prepared(
         extensions,
     )
     return training.run(name, "student", known, run, start, reporter)
+
+
+def mix_record(objective: Objective) -> MixRecord | None:
+    """How teacher layers are mixed before the first step; None if no layer is."""
+    if objective.plan is None:
+        return None
+    alpha = getattr(objective.mix, "alpha", None)
+    return MixRecord(
+        strategy=objective.plan.strategy,
+        student_layers=objective.plan.student_layers,
+        teacher_layers=objective.plan.teacher_layers,
+        start=alpha.tolist() if isinstance(alpha, Tensor) else None,
+        learned=objective.learns_mix,
+    )
 
 
 def _check_losses(texts: TextData, loss: LabelLossConfig) -> None:
@@ -553,20 +546,28 @@ def _start(
     return start
 
 
-def _unused_settings(config: DistillConfig) -> list[str]:
-    """Changed settings that only a learned mix uses, if the mix is not learned."""
+def warn_of_unused(config: DistillConfig, reporter: Reporter) -> None:
+    """Warns of changed settings that only a learned mix uses, if the mix is not learned."""
     if MIXES[config.mix.strategy].learns:
-        return []
+        return
     sections = {
         "mix": (config.mix, ("start", "learning_rate", "schedule")),
         "loss": (config.loss, ("entropy_weight",)),
     }
-    return [
+    unused = [
         f"{section}.{name}"
         for section, (values, names) in sections.items()
         for name in names
         if getattr(values, name) != type(values).model_fields[name].default
     ]
+    if unused:
+        reporter.warn(
+            Note(
+                "unused-settings",
+                f"settings without effect: {', '.join(unused)}; they need --mix.strategy learned, "
+                f"and it is {config.mix.strategy}",
+            )
+        )
 
 
 def _with_held_out_rows(prepared: PreparedData) -> PreparedData:
@@ -595,7 +596,7 @@ def _speed(prepared: PreparedData, classifiers: Mapping[str, Classifier]) -> dic
     return milliseconds_per_text(classifiers, list(texts), prepared.max_length)
 
 
-def _kind_of(signals: Teacher | None) -> str | None:
+def kind_of(signals: Teacher | None) -> str | None:
     """Where the teacher's signals come from, for the record; None if they are not needed."""
     if isinstance(signals, SoftLabelTeacher):
         return SOFT_LABELS
@@ -620,7 +621,7 @@ def teach(
     """
     if config.model is None:
         raise ConfigError("no model to fine-tune: give --model FOLDER, a hub id, or minilm")
-    _open(out, config, resume, restart)  # before the work, so that it fails early
+    open_run(out, config, resume, restart)  # before the work, so that it fails early
     texts = load_texts(config.data)
     _check_losses(texts, config.loss)
     model = load_classifier(
@@ -656,7 +657,7 @@ def teach_from(
         LayermixError: Says what was found, what was wanted, and what to do.
     """
     reporter = reporter or Reporter(quiet=True)
-    run = _open(out, config, resume, restart)
+    run = open_run(out, config, resume, restart)
     model = align_labels(model, texts.label_names, named=texts.problem.named)
     chosen = choose_rows(texts, config)
     prepared = tokenize_for(chosen, config, model.max_length, model.tokenizer)

@@ -1,8 +1,9 @@
 """The progress bar of one training, with its losses and α as shades."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -59,6 +60,37 @@ class TrainingBar(TrainerCallback):
             self.live.console.print(line, soft_wrap=True)
 
 
+class PretrainingBar(TrainingBar):
+    """The same for a training without scores: tokens per second, and the loss on held-out rows.
+
+    Args:
+        console: Where it is drawn.
+        name: Of the training.
+        epoch_tokens: Tokens of an epoch.
+    """
+
+    def __init__(self, console: Console, name: str, epoch_tokens: int) -> None:
+        super().__init__(console, name)
+        self.epoch_tokens = epoch_tokens
+        self.begun: tuple[float, float] = 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Start where a resumed training starts, and the clock."""
+        super().on_train_begin(args, state, control, **options)
+        self.begun = time.monotonic(), state.epoch or 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **options: Any) -> None:
+        """Show the losses and the speed, or the loss on the held-out rows."""
+        super().on_log(args, state, control, logs, **options)
+        seconds, epoch = time.monotonic() - self.begun[0], state.epoch - self.begun[1]
+        if "loss" in logs:
+            speed = epoch * self.epoch_tokens / max(seconds, 1e-9)
+            self.details.append(f"\n{logs['tokens']:,} tokens, {speed:,.0f} per second")
+        elif (loss := logs.get("eval_held_out_loss")) is not None:
+            line = f"{logs['tokens']:,} tokens: loss on held-out rows {loss:.4f}"
+            self.live.console.print(line, soft_wrap=True)
+
+
 def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
     """α as one line per student layer: a shade and a number per teacher layer.
 
@@ -75,11 +107,21 @@ def alpha_shades(alpha: Sequence[Sequence[float]]) -> str:
     return "\n".join(lines)
 
 
+Bar = TypeVar("Bar", bound=TrainingBar)
+
+
 @contextmanager
 def training_bar(reporter: Reporter, name: str, metric: str = "accuracy") -> Iterator[TrainingBar]:
     """Yield the progress bar of one training, a callback for its trainer."""
-    bar = TrainingBar(reporter.console, name, metric)
+    with shown(TrainingBar(reporter.console, name, metric)) as bar:
+        yield bar
+
+
+@contextmanager
+def shown(bar: Bar) -> Iterator[Bar]:
+    """Draw a bar while the block within runs."""
+    console = bar.live.console
     with bar.live:
         yield bar
-    if not reporter.console.is_terminal:
-        reporter.console.print()  # a log file gets no line end after the bar
+    if not console.is_terminal:
+        console.print()  # a log file gets no line end after the bar

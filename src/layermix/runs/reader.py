@@ -166,6 +166,11 @@ class RunFiles:
         return self.folder.suffix == PARTIAL
 
     @property
+    def is_pretraining(self) -> bool:
+        """Whether it is a finished pretraining, whose record is another one."""
+        return self.folder.is_dir() and bool(self._json(RESULT).get("pretrained"))
+
+    @property
     def status(self) -> Status:
         """How the run ended, or `unfinished`."""
         return self.result.status

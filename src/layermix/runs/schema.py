@@ -1,8 +1,9 @@
 """The records that a run leaves as JSON, each written and read by one class.
 
-`result.json` is a `RunRecord`, `start.json` a `StartRecord`, `environment.json` an
-`EnvironmentRecord`, `bench.json` a `BenchRecord`, `onnx/export.json` an `ExportRecord`; config.json
-of a saved model keeps a `SavedModelEntry`. The first five have a field `format`, the version of
+`result.json` is a `RunRecord`, of a pretraining a `PretrainRecord`; `start.json` is a
+`StartRecord`, `environment.json` an `EnvironmentRecord`, `bench.json` a `BenchRecord`,
+`onnx/export.json` an `ExportRecord`; config.json of a saved model keeps a `SavedModelEntry`. All
+but the last have a field `format`, the version of
 their layout: 0 in records that were written before there was one. Fields that are unknown or do not
 apply are left out.
 """
@@ -414,6 +415,93 @@ def read_result(folder: Path) -> RunRecord:
     if missing := needed - record.model_fields_set:
         raise ValueError(f"{file}: these fields are missing: {', '.join(sorted(missing))}")
     return record
+
+
+class CorpusRecord(Record):
+    """The texts of a pretraining: rows/corpus.json of an unfinished run, and in result.json.
+
+    Attributes:
+        files: Files and folders as they were named.
+        read: How many files were read.
+        skipped: Files in the folders that are empty or have another ending.
+        documents: How many were read.
+        unread: Lines and rows that were left out, because they could not be read.
+        rows: Packed rows, `train` and `held_out`.
+        tokens: In the rows, with special tokens, `train` and `held_out`.
+        max_length: Tokens of a row.
+        fingerprint: sha256 of the rows.
+    """
+
+    files: tuple[str, ...] = ()
+    read: int = 0
+    skipped: int = 0
+    documents: int = 0
+    unread: int = 0
+    rows: dict[str, int] = {}
+    tokens: dict[str, int] = {}
+    max_length: int | None = None
+    fingerprint: str | None = None
+
+
+class HeldOutLoss(Part):
+    """The loss on held-out rows, mean per row.
+
+    Attributes:
+        step: Steps done.
+        epoch: Epochs done.
+        tokens: Tokens that the student has learned from.
+        loss: All terms with their weights.
+        parts: Each term before its weight.
+    """
+
+    step: int
+    epoch: float
+    tokens: int
+    loss: float
+    parts: dict[str, float]
+
+
+class PretrainRecord(Record):
+    """result.json of a pretraining; that of one that failed is a `RunRecord`.
+
+    Attributes:
+        pretrained: Tells it from a `RunRecord`.
+        status: How it ended.
+        teacher: What was learned from.
+        student: What was trained; it has no head.
+        mix: None if no layer was mixed.
+        formula: The loss.
+        signals: Where the teacher's signals came from.
+        alpha: α in the last step.
+        corpus: The texts.
+        held_out: The loss on held-out rows: before the first step, then as it was measured.
+        tokens_per_second: In this process; of a resumed run, since it was resumed.
+        notes: Notes to the user about texts and models.
+        warnings: Warnings to the user.
+        precision: Number format of the training.
+        timings: Durations.
+    """
+
+    pretrained: Literal[True] = True
+    status: Status = "unfinished"
+    teacher: ModelRecord = ModelRecord()
+    student: ModelRecord = ModelRecord()
+    mix: MixRecord | None = None
+    formula: str | None = None
+    signals: str | None = None
+    alpha: Matrix | None = None
+    corpus: CorpusRecord = CorpusRecord()
+    held_out: tuple[HeldOutLoss, ...] = ()
+    tokens_per_second: float | None = None
+    notes: Notes = ()
+    warnings: Notes = ()
+    precision: str | None = None
+    timings: Timings = Timings()
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens that the student has learned from, those of every epoch counted."""
+        return max((one.tokens for one in self.held_out), default=0)
 
 
 # -- start.json ------------------------------------------------------------------------------------

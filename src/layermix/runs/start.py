@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 
-from layermix.core.checkpoints import last_checkpoint
+from layermix.console import Reporter
+from layermix.core.checkpoints import CHECKSUMS, last_checkpoint, newest_whole, seal
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note, ResumeError
 from layermix.models.encoder import NOT_COMPUTED, Classifier
-from layermix.runs.layout import START, RunFolder
-from layermix.runs.schema import FORMAT, StartRecord
+from layermix.runs.callbacks import needed_to_resume
+from layermix.runs.layout import RESULT, START, RunFolder
+from layermix.runs.schema import FORMAT, RunRecord, StartRecord, Status
 
 CHANGES = {
     "data": "the data (texts, labels or their order)",
@@ -42,8 +47,8 @@ def start_record(
         rows=_rows_hash(prepared),
         teacher=prepared.teacher_fingerprint
         if teacher is None
-        else _model_hash(teacher, prepared.teacher_fingerprint),
-        student=_model_hash(student),
+        else model_hash(teacher, prepared.teacher_fingerprint),
+        student=model_hash(student),
     )
 
 
@@ -85,7 +90,53 @@ def check_start(run: RunFolder, start: StartRecord) -> list[Note]:
     return []
 
 
-def _model_hash(classifier: Classifier, weights: str | None = None) -> str:
+@contextmanager
+def begun(run: RunFolder) -> Iterator[None]:
+    """Begins a run's folder; if the work within fails, it writes why and releases the folder.
+
+    Args:
+        run: The folder.
+
+    Raises:
+        RunExistsError: As `RunFolder.begin`.
+    """
+    run.begin()
+    try:
+        yield
+    except BaseException as error:
+        status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # a full disk must not hide the error
+            ended = RunRecord(format=FORMAT, status=status, error=repr(error))
+            if not run.only_lacks_its_name:
+                run.write(RESULT, ended.to_json())
+        run.leave()
+        raise
+
+
+def resumable(run: RunFolder, start: StartRecord | None, reporter: Reporter) -> Path | None:
+    """The checkpoint to resume from, if there is one; records what the run is begun with.
+
+    Args:
+        run: Its folder.
+        start: From `start_record`.
+        reporter: Warns of damaged checkpoints.
+
+    Raises:
+        ResumeError: If there are checkpoints, but no whole one.
+    """
+    has_checksums = (run.work / START).is_file()
+    checkpoint, notes = newest_whole(run.checkpoints, has_checksums=has_checksums)
+    for note in notes:
+        reporter.warn(note)
+    if checkpoint is not None and not (checkpoint / CHECKSUMS).exists():
+        seal(checkpoint, run.checkpoints, needed_to_resume(run.work))
+    if start is not None:
+        run.write(START, start.to_json())
+    (run.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
+    return checkpoint
+
+
+def model_hash(classifier: Classifier, weights: str | None = None) -> str:
     """A sha256 of the hash of a model's weights and of the rest that decides what it computes."""
     config: Any = classifier.model.config
     entries = {name: one for name, one in config.to_diff_dict().items() if name not in NOT_COMPUTED}

@@ -5,7 +5,6 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from layermix.config import (
     TrainingConfig,
 )
 from layermix.console import Reporter
-from layermix.core.checkpoints import CHECKSUMS, newest_whole, seal
 from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer
@@ -43,27 +41,26 @@ from layermix.runs.callbacks import (
 )
 from layermix.runs.environment import environment
 from layermix.runs.extensions import NONE, Extensions
-from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, START, RunFolder
+from layermix.runs.layout import CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT, RunFolder
 from layermix.runs.model_card import model_card
 from layermix.runs.progress_bar import training_bar
 from layermix.runs.recording import run_record, saved_model_entry, with_size
 from layermix.runs.schema import (
-    FORMAT,
     Calibration,
     Interval,
     Role,
     RunRecord,
     StartRecord,
-    Status,
     Timings,
     read_result,
 )
+from layermix.runs.start import begun, resumable
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
 
 
-def _state(checkpoint: Path | None) -> TrainerState | None:
+def state_of(checkpoint: Path | None) -> TrainerState | None:
     """The trainer's state in a checkpoint; None without one."""
     if checkpoint is None:
         return None
@@ -150,20 +147,11 @@ class Training:
         if run is None:
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
                 return self._run(name, role, known, Path(folder), None, None, reporter)
-        run.begin()
-        try:
+        with begun(run):
             if run.only_lacks_its_name and (result := self._finished(role, run)) is not None:
                 return result
-            checkpoint = self._resumable(run, start, reporter)
+            checkpoint = resumable(run, start, reporter)
             return self._run(name, role, known, run.work, run, checkpoint, reporter)
-        except BaseException as error:
-            status: Status = "cancelled" if isinstance(error, KeyboardInterrupt) else "failed"
-            with suppress(OSError):  # a full disk must not hide the error
-                ended = RunRecord(format=FORMAT, status=status, error=repr(error))
-                if not run.only_lacks_its_name:
-                    run.write(RESULT, ended.to_json())
-            run.leave()
-            raise
 
     def _finished(self, role: Role, run: RunFolder) -> Result | None:
         """The result of a run that was killed in its last moments; None if it was not."""
@@ -177,21 +165,6 @@ class Training:
         run.finish()
         metrics = record.to_dict()["metrics"]
         return Result(self.student, metrics, [*map(json.loads, lines)], record, run.final)
-
-    def _resumable(
-        self, run: RunFolder, start: StartRecord | None, reporter: Reporter
-    ) -> Path | None:
-        """The checkpoint to resume from, if there is one; records what the run is begun with."""
-        has_checksums = (run.work / START).is_file()
-        checkpoint, notes = newest_whole(run.checkpoints, has_checksums=has_checksums)
-        for note in notes:
-            reporter.warn(note)
-        if checkpoint is not None and not (checkpoint / CHECKSUMS).exists():
-            seal(checkpoint, run.checkpoints, needed_to_resume(run.work))
-        if start is not None:
-            run.write(START, start.to_json())
-        (run.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
-        return checkpoint
 
     def _run(
         self,
@@ -245,7 +218,7 @@ class Training:
                 ],
             )
             trainer.remove_callback(PrinterCallback)
-            state = _state(resume_from)
+            state = state_of(resume_from)
             if state is None or not stopping.is_due(state.log_history):
                 trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
                 state = trainer.state

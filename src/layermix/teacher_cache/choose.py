@@ -112,7 +112,7 @@ def signals_for(
     """
     needs = objective.teacher_needs
     agreed = functools.cache(functools.partial(agree, prepared, teacher, reporter))
-    reason = _not_stored(needs, config.cache)
+    reason = not_stored(needs, config.cache)
     if not reason:
         store, size = open_cache(prepared, teacher, needs, config, reporter, agreed)
         reason = no_room(store, size, config.cache)
@@ -130,10 +130,12 @@ def signals_for(
     return LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs, precision)
 
 
-def _not_stored(needs: Needs, config: CacheConfig) -> str:
-    """Why signals are not stored, whatever room there is; empty if they are."""
+def not_stored(needs: Needs, config: CacheConfig) -> str:
+    """Returns why signals are not stored, whatever room there is; empty if they are."""
     if needs.padding:
         return "the hidden loss needs the teacher's outputs at padding, which are not stored"
+    if needs.qkv:
+        return "the relation loss needs queries, keys and values, which are not stored"
     if needs.attention:
         return "the attention loss needs scores of all pairs of tokens, which are not stored"
     return "" if config.use else "cache.use is off"

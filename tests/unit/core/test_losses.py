@@ -22,6 +22,7 @@ from layermix.core.losses import (
     literal_sum,
     logit_mse,
     paired_heads,
+    relation_kl,
     soft_binary_cross_entropy,
     soft_cross_entropy,
     soft_cross_entropy_mean,
@@ -240,3 +241,49 @@ def test_soft_binary_cross_entropy_has_its_least_value_at_the_teacher() -> None:
     soft_binary_cross_entropy(student, teacher).sum().backward()
     assert student.grad is not None
     assert student.grad.abs().max() < 1e-7
+
+
+def relations_by_hand(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> list[float]:
+    """Loops over everything, in the words of the paper."""
+    losses = []
+    for example, real in enumerate(mask):
+        total = 0.0
+        for kind in range(3):
+            chances = []
+            for side in (student, teacher):
+                joined = side[kind, example].transpose(0, 1).flatten(1)[real]  # real tokens, width
+                parts = joined.chunk(heads, dim=1)
+                chances.append([(a @ a.T / a.shape[1] ** 0.5).softmax(-1) for a in parts])
+            for own, wanted in zip(*chances, strict=True):
+                divergence = (wanted * (wanted / own).log()).sum(-1)
+                total += float(divergence.mean()) / heads
+        losses.append(total)
+    return losses
+
+
+def test_relations_are_those_of_the_paper_whatever_the_heads_and_widths() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(3, 2, 2, 4, 6, generator=generator)
+    teacher = torch.randn(3, 2, 3, 4, 8, generator=generator)
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    wanted = relations_by_hand(student, teacher, mask, 4)
+    found = relation_kl(student, teacher, mask, 4)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+    assert min(wanted) > 0.1
+    student[:, 1, :, 2:] = 99.0  # at padding
+    assert relation_kl(student, teacher, mask, 4)[1] == found[1]
+
+
+def test_relations_of_equal_sides_are_zero_and_have_a_finite_gradient() -> None:
+    own = torch.randn(3, 1, 2, 3, 4).requires_grad_()
+    mask = torch.tensor([[True, True, False]])
+    loss = relation_kl(own, own.detach(), mask, 2)
+    assert loss.tolist() == [0]
+    (gradient,) = torch.autograd.grad(loss.sum(), own)
+    assert gradient.isfinite().all()
+
+
+def test_a_width_that_relation_heads_do_not_divide_is_named() -> None:
+    sides = torch.ones(3, 1, 2, 3, 5)
+    with pytest.raises(ModelError, match="a model is 10 wide, which cannot be split into 4"):
+        relation_kl(sides, sides, torch.ones(1, 3, dtype=torch.bool), 4)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from layermix.core.losses import IGNORED, LOGIT, cross_entropy
-from layermix.core.signals import NO_WORD, Signal, at_words
-from layermix.core.terms import ForwardPass, Hidden, Logit, Supervised
+from layermix.core.signals import NO_WORD, Needs, Signal, at_words
+from layermix.core.terms import ForwardPass, Hidden, Logit, Relations, Supervised
 from layermix.errors import ModelError
 
 
@@ -22,6 +22,30 @@ def test_attention_scores_are_selected_by_layer() -> None:
     assert held.select_attention((5, 5))[0].equal(held.select_attention((5,))[0])
     with pytest.raises(ModelError, match=r"layers \[3, 5\], but the attention scores of layer 4"):
         held.select_attention((4,))
+
+
+def test_queries_keys_and_values_are_selected_by_layer() -> None:
+    both = torch.rand(2, 3, 1, 2, 3, 4)
+    held = Signal(
+        torch.zeros(1, 2), torch.ones(1, 3, dtype=torch.bool), qkv=both, qkv_layers=(4, 1)
+    )
+    assert held.select_qkv(1).equal(both[1])
+    with pytest.raises(ModelError, match=r"layers \[4, 1\], but those of layer 2 are wanted"):
+        held.select_qkv(2)
+
+
+def test_relations_ask_both_sides_for_one_layer_and_are_weighed_by_the_objective() -> None:
+    term = Relations(2.0, 1, 5, heads=2)
+    assert term.symbol == "L_rel[1 → teacher layer 5, 2 heads]"
+    asked = term.asks(None)
+    assert asked.student == Needs(qkv=(1,))
+    assert asked.teacher == Needs(qkv=(5,))
+    assert Needs(qkv=(5,)).missing_from(Needs()) == ["queries, keys and values of layer 5"]
+    logits, mask = torch.zeros(1, 2), torch.ones(1, 3, dtype=torch.bool)
+    student = Signal(logits, mask, qkv=torch.rand(1, 3, 1, 2, 3, 4), qkv_layers=(1,))
+    teacher = Signal(logits, mask, qkv=torch.rand(1, 3, 1, 1, 3, 6), qkv_layers=(5,))
+    (found,) = term(ForwardPass({}, student, teacher)).tolist()
+    assert found > 0
 
 
 def test_every_tensor_of_a_signal_is_moved_or_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
