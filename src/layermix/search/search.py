@@ -28,7 +28,7 @@ from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.tfidf import tfidf_values
 from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.hardware.cpu_kernels import prepare_process
-from layermix.models.encoder import Classifier, blocks_of
+from layermix.models.encoder import Classifier, blocks_of, fingerprint
 from layermix.models.inference import logits_of
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.narrowing import check_narrowable
@@ -212,7 +212,7 @@ class Search:
         way = "int8" if self.settings.int8 else "torch"
         plan = self._plan("measured", list(self.candidates.values()), base, seeds=[base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
-        keys["teacher"] = f"{base.teacher.model}-{way}"
+        keys["teacher"] = f"{fingerprint(teacher.model)[:12]}-{way}"
         missing = {name: key for name, key in keys.items() if key not in known}
         length = base.data.max_length or choose_max_length(
             texts, teacher.tokenizer, teacher.max_length
