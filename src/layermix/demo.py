@@ -117,7 +117,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
 
 
 SEARCH_AXES: Mapping[str, tuple[Any, ...]] = {"student.layers": (1, 2, 3)}
-SEARCH_FLOOR, SEARCH_SEEDS, SEARCH_EPOCHS = 3.0, 2, 3
+SEARCH_FLOOR, SEARCH_SEEDS, SEARCH_EPOCHS = 3.0, 3, 3
 """Of the demo of a search: points, fresh seeds, epochs of a student."""
 
 

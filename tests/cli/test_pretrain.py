@@ -63,8 +63,10 @@ def test_settings_of_labelled_rows_are_refused(cli: Cli, place: Path) -> None:
     assert done.code == 2
     assert "selection, patience: pretraining has no labels and no scores to choose by" in done.err
     assert cli("pretrain", "--out", "never", "--training.patience", "2").code == 2
-    of_task = ("--student.vocabulary", "100", "--student.hidden", "8", "--student.start", "teacher")
-    done = cli("pretrain", "--out", "never", *of_task)
+    (place / "of-a-task.yaml").write_text(
+        "student: {vocabulary: 100, hidden: 8, start: teacher}\n", encoding="utf-8"
+    )
+    done = cli("pretrain", "of-a-task.yaml", "--out", "never")
     assert done.code == 2
     assert "student.vocabulary trims to the words of a task" in done.err
     assert "student.start teacher keeps what matters for the labels of a task" in done.err

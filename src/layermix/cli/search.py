@@ -13,6 +13,8 @@ from layermix.config import DistillConfig, as_written, load
 from layermix.console import Terminal, echo
 from layermix.errors import ConfigError
 
+MOST_SEED = 2**31 - 1 - 2_000
+"""The largest seed; the last comparison adds up to 2,000 to it."""
 ABOVE_0 = click.FloatRange(min=0, min_open=True)
 
 
@@ -59,13 +61,13 @@ ABOVE_0 = click.FloatRange(min=0, min_open=True)
     multiple=True,
     metavar="FIELD=V,V",
     help="Values of a setting that are tried, with those of other axes in every combination; null "
-    "is the default.  [default: student.layers, shares of the teacher's blocks, and "
+    "leaves it as it is.  [default: student.layers, shares of the teacher's blocks, and "
     "student.vocabulary=null,occurring]",
 )
 @click.option(
     "--seeds",
     metavar="N",
-    type=click.IntRange(min=2, max=1000),
+    type=click.IntRange(min=3, max=1000),
     default=5,
     show_default=True,
     help="Fresh seeds of the last comparison.",
@@ -152,6 +154,8 @@ def _check(floor: float, ms: float | None, mb: float | None, settings: DistillCo
             f"found {len(settings.teacher.models)} teachers, wanted one: give --teacher FOLDER "
             "(fine-tune one with `layermix teach`)"
         )
+    if settings.seed > MOST_SEED:
+        problems.append(f"--seed: found {settings.seed}, wanted at most {MOST_SEED} for a search")
     if settings.training.selection != "none":
         problems.append(
             "training.selection: a search holds out rows to choose on, and trains on all in the "

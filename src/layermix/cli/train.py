@@ -50,7 +50,8 @@ ROWS = (
 PRETRAINED = tuple(
     name
     for name in field_names(PretrainConfig)
-    if name.removeprefix("training.") not in SCORED and name != "student.vocabulary"
+    if name.removeprefix("training.") not in SCORED
+    and name not in ("student.vocabulary", "student.start")
 )
 """Fields of a pretraining that may be changed."""
 AUGMENTED = ("teacher.model", *ROWS, "data.augment", "data.augment_ways")

@@ -74,9 +74,49 @@ def non_inferiority(
     """
     better = 1 if weighted_score(score, np.asarray(student), labels).higher_is_better else -1
     differences, error = row_error(student, teacher, labels, score, groups=groups)
-    units = len(labels) if groups is None else len(np.unique(groups))
-    bounded = np.issubdtype(np.asarray(labels).dtype, np.integer)  # a score of numbers may not be
-    return judged(better * differences, error, margin, units if bounded else None)
+    rows = counting_rows(labels, score, groups)
+    return judged(better * differences, error, margin, rows)
+
+
+BY_ROW = ("accuracy", "exact_match", "f1_samples")
+"""Scores to which every example adds the same."""
+OF_POSITIVES = ("f1", "f1_micro", "entity_f1", "entity_precision", "entity_recall")
+"""Scores to which examples without a positive label, or without an entity, hardly add."""
+OF_THE_RAREST = ("f1_macro", "matthews")
+"""Scores that can fall by the examples of the rarest class alone."""
+
+
+def counting_rows(
+    labels: Values, score: str, groups: NDArray[np.integer[Any]] | None = None
+) -> int | None:
+    """Number of examples, or of their groups, on which a score rests; None if it is of numbers.
+
+    Args:
+        labels: (examples,) or (examples, C).
+        score: Its name.
+        groups: (examples,), the number of each example's group.
+
+    Examples:
+        >>> labels = np.array([0, 0, 0, 1])
+        >>> counting_rows(labels, "accuracy"), counting_rows(labels, "f1")
+        (4, 1)
+    """
+    labels = np.asarray(labels)
+    by_row = labels.reshape(len(labels), -1)
+    counts: NDArray[np.bool_]
+    if score in BY_ROW:
+        counts = np.ones(len(labels), dtype=bool)
+    elif score in OF_POSITIVES:
+        counts = np.asarray((by_row > 0).any(1))
+    elif score in OF_THE_RAREST:
+        names, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+        of_class = labels.ndim == 1
+        by_class = of_class and len(names) > 1
+        counts = np.asarray(places == sizes.argmin() if by_class else (by_row > 0).any(1))
+    else:
+        return None
+    found = int(counts.sum()) if groups is None else len(np.unique(groups[counts]))
+    return max(1, found)
 
 
 def judged(
@@ -87,16 +127,15 @@ def judged(
     Seeds and examples vary independently, so their variances add up: s²/S + e², with the degrees
     of freedom of Satterthwaite. The spread over seeds has some of the examples' in it, which makes
     the test a little careful. With few examples on which student and teacher differ, e is too small
-    by chance; but where the student is worse by the margin, at least that share of examples
-    differs, so e² is taken to be margin·(1 − margin)/rows or more, as tests of paired shares take
-    the variance under the null hypothesis (Tango 1998).
+    by chance; but where the student is worse by the margin, about that share of the examples on
+    which the score rests differs, so e² is taken to be margin·(1 − margin)/rows or more, as tests
+    of paired shares take the variance under the null hypothesis (Tango 1998).
 
     Args:
         differences: (seeds,), student minus teacher, above 0 better; two or more.
         error: Standard error of their mean over examples.
         margin: How much worse the student may be, above 0.
-        rows: Number of examples, or of their groups, for the least variance; None for a score that
-            is not a share.
+        rows: From `counting_rows`, for the least variance; None for a score of numbers.
 
     Raises:
         ValueError: If there are fewer than two differences, or the margin is not above 0.
@@ -135,7 +174,7 @@ def power(
 
     Examples:
         >>> round(power(margin=0.02, difference=0.0, sd=0.005, error=0.005, seeds=5), 2)
-        0.95
+        0.98
         >>> round(power(margin=0.02, difference=-0.02, sd=0.005, error=0.005, seeds=5), 2)
         0.05
     """

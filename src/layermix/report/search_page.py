@@ -35,9 +35,8 @@ def search_page(record: SearchRecord) -> Page:
     if record.baselines:
         rows = [[name, f"{score:.4f}"] for name, score in record.baselines.items()]
         heading = "Without a teacher, on the validation rows"
-        sections.append(
-            Section("Baselines", tables=[Table(heading, ["model", record.metric], rows)])
-        )
+        metric = record.metric if record.verdict is None else record.verdict.metric
+        sections.append(Section("Baselines", tables=[Table(heading, ["model", metric], rows)]))
     return Page(
         f"Search: {settings.name}",
         "ok" if record.status == "ok" else "unfinished",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 LAST = 3
 """A round with no more students than this is the last one."""
 MOST_ROUNDS = 3
+ROUNDING = 1e-9
+"""A score that is the least one but for rounding is enough."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def choice(standings: Sequence[Standing], least: float) -> tuple[Standing, bool]
 
     If there is none, the one with the best score.
     """
-    enough = [one for one in standings if one.points >= least]
+    enough = [one for one in standings if one.points >= least - ROUNDING]
     if enough:
         return min(enough, key=lambda one: (one.cost, -one.points)), True
     return max(standings, key=lambda one: (one.points, -one.cost)), False

@@ -66,12 +66,12 @@ def measure(
         for number, (name, make) in enumerate(models.items()):
             try:
                 one = _runnable(make(), Path(folder) / str(number), max_length, int8=int8)
-            except Exception as error:  # a student that cannot be made costs only itself
+                actions = {"first": _answer((first or one)[0]), "this": _answer(one[0])}
+                seconds = seconds_in_turns(actions, chosen)["this"][WARMUP:]
+            except Exception as error:  # a student that cannot be run costs only itself
                 on_each(name, error)
                 continue
             first = first or one
-            actions = {"first": _answer(first[0]), "this": _answer(one[0])}
-            seconds = seconds_in_turns(actions, chosen)["this"][WARMUP:]
             milliseconds = 1000 * float(np.median(seconds))
             on_each(name, Measured(bytes=one[1], milliseconds=milliseconds, parameters=one[2]))
 
@@ -85,7 +85,8 @@ def _runnable(
 ) -> tuple[Predictor, int, int]:
     """A model as it will be run, the bytes of its weights, and the number of its parameters."""
     classifier.model.eval()  # type: ignore[no-untyped-call]  # transformers
-    predictor = replace(predictor_of(classifier), max_length=max_length)
+    predictor = predictor_of(classifier)
+    predictor = replace(predictor, max_length=min(max_length, predictor.longest))
     parameters = classifier.model.num_parameters()
     if not int8:
         weights = classifier.model.parameters()

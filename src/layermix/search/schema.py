@@ -62,7 +62,7 @@ class CandidateRecord(Part):
         changes: What it changes in the base.
         cost: None if it could not be made.
         refused: Why it was not trained.
-        failed: The error, if it could not be made or its training failed.
+        failed: The error, if it could not be made or run, or its training failed.
         rounds: Those that it was trained in.
     """
 

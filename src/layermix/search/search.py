@@ -4,6 +4,7 @@ All training is done as cells of studies in one folder, so a search that was sto
 searches with other floors or budgets share what they have in common.
 """
 
+import filecmp
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,23 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layermix.atomic import whole_folder, write_text
-from layermix.config import DistillConfig, merge
+from layermix.config import DistillConfig, merge, spell_out
 from layermix.console import Reporter, Terminal
 from layermix.data.splits import labels_of, texts_of
+from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData, load_texts
-from layermix.data.tokenization import Collator, choose_max_length, tokenize_split
+from layermix.data.tokenization import choose_max_length
 from layermix.errors import ConfigError, LayermixError, ModelError, Note, RunExistsError, StudyError
 from layermix.evaluation.linear import Values
-from layermix.evaluation.noninferiority import non_inferiority, power
-from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.tfidf import tfidf_values
-from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.models.encoder import Classifier, blocks_of, fingerprint
-from layermix.models.inference import logits_of
 from layermix.models.loading import load_classifier, problem_of_model
 from layermix.models.narrowing import check_narrowable
 from layermix.runs.baseline import STATIC, TFIDF, baseline_of, static_embeddings
@@ -45,14 +42,13 @@ from layermix.search.halving import (
     noise,
     round_sizes,
 )
-from layermix.search.measure import measure, read_measured, write_int8, write_measured
+from layermix.search.judge import expected_power, floor_verdict, judged_score
+from layermix.search.measure import measure, read_measured, write_measured
 from layermix.search.schema import (
     MEASURED,
     SUFFIX,
     CandidateRecord,
-    FloorVerdict,
     Measured,
-    PowerRecord,
     Refused,
     RoundScores,
     SearchRecord,
@@ -61,7 +57,6 @@ from layermix.search.schema import (
 )
 from layermix.search.space import Candidate, candidates, default_axes
 from layermix.search.text import candidate_line, choice_text, plan_text
-from layermix.serving.predictor import ONNX_FILES, open_predictor
 from layermix.studies.analysis import analyse
 from layermix.studies.cells import Arm, gather
 from layermix.studies.control import CONTROL, LABELS_ALONE
@@ -69,7 +64,6 @@ from layermix.studies.declarations import declare
 from layermix.studies.folder import Study
 from layermix.studies.plan import Plan, make_plan
 from layermix.studies.scheduler import Scheduler
-from layermix.studies.schema import PlanRecord
 from layermix.studies.spec import StudyConfig
 from layermix.studies.text import write
 
@@ -101,11 +95,14 @@ class Search:
     record: SearchRecord = field(init=False)
     earlier: SearchRecord | None = field(init=False, default=None)
     writes: bool = field(init=False, default=False)
+    last_round: Mapping[str, Arm] = field(init=False, default_factory=dict)
     candidates: Mapping[str, Candidate] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.settings.int8:
             _check_onnx()
+        base = spell_out(DistillConfig, self.settings.base)
+        self.settings = self.settings.model_copy(update={"base": base})
         self.record = SearchRecord(format=FORMAT, settings=self.settings)
         self._check_earlier()
 
@@ -128,7 +125,8 @@ class Search:
         Raises:
             LayermixError: If teacher or data cannot be used, or every student failed.
         """
-        if not dry and self.earlier is not None and self.student.is_dir():
+        if not dry and self._is_done():
+            assert self.earlier is not None
             return self.earlier
         prepare_process()
         base = self._config({})
@@ -138,14 +136,14 @@ class Search:
         rows = choose_rows(texts, self._config({"training": {"selection": "holdout"}})).splits
         self._keep(
             metric="",
-            held_out_rows=len(rows["holdout"]),
-            validation_rows=_labelled(texts),
+            held_out_rows=_labelled(texts, rows["holdout"]),
+            validation_rows=_labelled(texts, texts.splits["validation"]),
             candidates=tuple(
                 CandidateRecord(name=one.name, changes=dict(one.changes))
                 for one in self.candidates.values()
             ),
         )
-        self.reporter.say(plan_text(self.record, base.training.epochs, axes))
+        self.reporter.say(plan_text(self.record, base.training.epochs, axes, _main_score(texts)))
         if dry:
             return self.record
         self.out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +151,7 @@ class Search:
         cost = self._measure(texts, teacher, base)
         self._refuse()
         standings = self._rounds(base, cost)
-        self._choose(standings)
+        self._choose(standings, texts)
         self._judge(texts)
         if self.settings.baselines:
             self._add_baselines(texts, base)
@@ -166,7 +164,11 @@ class Search:
         return DistillConfig.model_validate(merge(self.settings.base, changes))
 
     def _check_earlier(self) -> None:
-        """Raise an error if the folder has this search with other students or data."""
+        """Read the finished record of this search, if there is one.
+
+        Raises:
+            RunExistsError: If it is of other students or data, or of more seeds.
+        """
         if not self.file.is_file():
             return
         try:
@@ -178,17 +180,35 @@ class Search:
             ) from None
         text = SearchRecord(format=FORMAT, settings=self.settings).to_json()
         earlier, now = record.settings, SearchRecord.from_json(text).settings
-        if (earlier.axes, earlier.base) != (now.axes, now.base):
+        if earlier.axes != now.axes or _content(earlier) != _content(now):
             raise RunExistsError(
                 f"{self.file}: is the record of a search with other axes or settings; choose "
                 "another --out"
             )
-        if record.status == "ok" and earlier == now:
-            self.earlier = record
+        if record.status != "ok":
+            return
+        if earlier.seeds > now.seeds:
+            raise RunExistsError(
+                f"{self.file}: is the record of a search with {earlier.seeds} fresh seeds, and "
+                f"{now.seeds} are wanted; give --seeds {earlier.seeds} or more, or another --out"
+            )
+        self.earlier = record
+
+    def _is_done(self) -> bool:
+        """Whether the finished record is what is asked for, and no student of it failed."""
+        if self.earlier is None or not self.student.is_dir():
+            return False
+        was, now = self.earlier.settings, self.settings
+        return (
+            was.seeds == now.seeds
+            and (was.baselines or not now.baselines)
+            and not any(one.failed for one in self.earlier.candidates)
+        )
 
     def _keep(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)
-        if self.writes:
+        is_whole = self.record.status == "ok"
+        if self.writes and (is_whole or self.earlier is None):  # a finished record stays till then
             write_text(self.file, self.record.to_json())
 
     def _note(self, note: Note) -> None:
@@ -220,6 +240,7 @@ class Search:
 
         def on_each(name: str, found: Measured | Exception) -> None:
             if isinstance(found, Measured):
+                known.update(read_measured(file))  # of other searches in this folder
                 known[keys[name]] = found
                 write_measured(file, known)
             elif name == "teacher":
@@ -281,7 +302,9 @@ class Search:
         standings: list[Standing] = []
         for number, size in enumerate(sizes):
             if number:
-                uncertain = noise(self.record.held_out_rows)
+                # Scores without a limit, such as mae, have no such number.
+                share = self.record.metric != "mae"
+                uncertain = noise(self.record.held_out_rows) if share else 0.0
                 kept = going_on(standings, size, self.settings.floor, uncertain)
                 left = [self.candidates[one.name] for one in kept]
             is_last = number == len(sizes) - 1
@@ -294,6 +317,7 @@ class Search:
                 f"round-{number + 1}", changed, base, seeds, {"training": {"selection": "holdout"}}
             )
             arms = self._train(plan, f"round-{number + 1}", f"round {number + 1} of {len(sizes)}")
+            arms = self._with_whole_texts(arms)
             if self.record.teacher is None:
                 self._keep_teacher(next(iter(arms.values())), base, cost)
             standings = [
@@ -301,6 +325,7 @@ class Search:
                 for one in changed
                 if one.name in arms
             ]
+            self.last_round = arms
         return standings
 
     def _of_round(self, one: Candidate, number: int, rounds: int) -> dict[str, Any]:
@@ -358,16 +383,18 @@ class Search:
         for cell in plan.cells:
             if cell.name in failed:
                 self._change(cell.arm, failed=failed[cell.name])
-        arms = gather(plan, study).arms.get(TASK, {})
+        found = gather(plan, study)
+        if found.notes:  # damaged cells, each with what to do
+            raise StudyError("\n".join(str(note) for note in found.notes))
         whole = {
             name: arm
-            for name, arm in arms.items()
-            if all(cell.name not in failed for cell in plan.table[TASK][name].values())
+            for name, arm in found.arms.get(TASK, {}).items()
+            if arm.cells.keys() == plan.table[TASK][name].keys()
         }
         if not whole:
             raise StudyError(
                 f"{title}: every student failed in one of its trainings, the last one with: "
-                f"{next(reversed(failed.values()), 'a damaged cell')}"
+                f"{next(reversed(failed.values()))}"
             )
         return whole
 
@@ -395,6 +422,19 @@ class Search:
                 )
             )
 
+    def _with_whole_texts(self, arms: Mapping[str, Arm]) -> dict[str, Arm]:
+        """The students that read as much of a text as the others; the teacher reads no more."""
+        lengths = {name: arm.first.data.max_length or 0 for name, arm in arms.items()}
+        longest = max(lengths.values())
+        for name, length in lengths.items():
+            if length < longest:
+                self._change(
+                    name,
+                    failed=f"texts are cut to {length} tokens with it, for its teacher, too, and "
+                    f"to {longest} with others, so it cannot be compared with them",
+                )
+        return {name: arm for name, arm in arms.items() if lengths[name] == longest}
+
     def _standing(self, one: Candidate, arm: Arm, number: int) -> Standing:
         """Keep the scores of a student in a round."""
         scores = tuple(arm.scores().values())
@@ -416,43 +456,23 @@ class Search:
 
     # -- the choice --------------------------------------------------------------------------------
 
-    def _choose(self, standings: Sequence[Standing]) -> None:
+    def _choose(self, standings: Sequence[Standing], texts: TextData) -> None:
         """Keep the choice, and how probable it is that the last comparison shows the floor."""
         assert self.record.teacher is not None
-        least = self._points(self.record.teacher.reference) - self.settings.floor
-        chosen, within = choice(standings, least)
+        reference = self._points(self.record.teacher.reference)
+        chosen, within = choice(standings, reference - self.settings.floor)
         scores = [self.record.candidate(one.name).rounds[-1].scores for one in standings]
         spread = [np.var(of_one, ddof=1) for of_one in scores if len(of_one) > 1]
-        sd = float(np.sqrt(np.mean(spread))) if spread else 0.0
-        rows = self.record.validation_rows
-        error = float(np.sqrt(max(0.01, self._differs(chosen.name)) / rows))
-        margin = self.settings.floor / 100
-        below = (self._points(self.record.teacher.reference) - chosen.points) / 100
-        told = [
-            power(margin, -of_student, sd, error, self.settings.seeds, rows)
-            for of_student in (0.0, below)
-        ]
-        self._keep(
-            chosen=chosen.name,
-            within=within,
-            power=PowerRecord(if_equal=told[0], if_as_found=told[1], sd=sd, error=error),
+        told = expected_power(
+            self.last_round[chosen.name],
+            judged_score(self.record.metric, texts),
+            self.settings.floor,
+            reference - chosen.points,
+            float(np.sqrt(np.mean(spread))),
+            self.settings.seeds,
         )
+        self._keep(chosen=chosen.name, within=within, power=told)
         self.reporter.say(f"\n{choice_text(self.record)}")
-
-    def _differs(self, name: str) -> float:
-        """The share of held-out rows on which student and teacher differ; .25 if unknown."""
-        last = max(one.round for one in self.record.candidate(name).rounds)
-        study = Study(self.out, f"{self.settings.name}-round-{last}")
-        shares = []
-        for cell in self._filed(study, name):
-            epoch = study.result(cell).metrics.last
-            share = None if epoch is None else epoch.score("agreement", "holdout")
-            shares += [] if share is None else [1 - share]
-        return float(np.mean(shares)) if shares else 0.25
-
-    def _filed(self, study: Study, arm: str) -> list[str]:
-        planned = PlanRecord.from_json(read_text(study.plan_file)).cells
-        return [cell.name for cell in planned if cell.arm == arm]
 
     def _judge(self, texts: TextData) -> None:
         """Train the chosen student with fresh seeds on all rows, and judge it."""
@@ -463,7 +483,7 @@ class Search:
         seeds = list(range(first, first + self.settings.seeds))
         students = [chosen]
         if self.settings.baselines:
-            students.append(Candidate(CONTROL, merge(chosen.changes, LABELS_ALONE)))
+            students.append(Candidate(CONTROL, _without_teacher(chosen, base)))
         plan = self._plan("last", students, base, seeds)
         title = f"last comparison: {chosen.name}, fresh seeds, all training rows"
         arms = self._train(plan, "last", title, keep=True)
@@ -472,95 +492,50 @@ class Search:
                 f"{chosen.name}: a training failed "
                 f"({self.record.candidate(chosen.name).failed}); the same command tries it again"
             )
-        self._note_other_looks()
-        study = Study(self.out, f"{self.settings.name}-last")
-        cells = [cell.cell.name for cell in arms[chosen.name].cells.values()]
-        self._keep(verdict=self._verdict(arms[chosen.name], study, cells, texts))
-        with whole_folder(self.student, replace=True) as folder:
-            _copy(study.filed(cells[0]) / "student", folder)
+        self._note_looks()
+        study, arm = Study(self.out, f"{self.settings.name}-last"), arms[chosen.name]
+        folders = [study.filed(cell.cell.name) / "student" for cell in arm.cells.values()]
+        metric = judged_score(self.record.metric, texts)
+        verdict = floor_verdict(
+            arm,
+            metric,
+            self.settings.floor,
+            int8=folders if self.settings.int8 else (),
+            texts=texts,
+            reporter=self.reporter,
+        )
+        self._keep(verdict=verdict)
+        _keep_student(folders[0], self.student)
         if CONTROL in arms:
-            mean = float(np.mean(list(arms[CONTROL].scores().values())))
-            self._keep(baselines={**self.record.baselines, CONTROL: mean})
+            scores = arms[CONTROL].scores(metric=metric).values()
+            self._keep(baselines={**self.record.baselines, CONTROL: float(np.mean(list(scores)))})
+        elif self.settings.baselines:
+            self._note(Note("no-baseline", f"no {CONTROL}: its training failed"))
 
-    def _note_other_looks(self) -> None:
-        """Say so if other students of the folder were judged on these validation rows."""
-        others: set[str] = set()
+    def _note_looks(self) -> None:
+        """Say so if students were judged on these validation rows before."""
+        looks: set[str] = set()
         for file in self.out.glob(f"*{SUFFIX}"):
             with suppress(ValueError):  # a damaged record is another search's matter
                 record = SearchRecord.from_json(read_text(file))
-                if record.verdict is not None and record.chosen not in (None, self.record.chosen):
-                    others.add(str(record.chosen))
-        if others:
+                if record.verdict is None or record.settings.base.get(
+                    "data"
+                ) != self.settings.base.get("data"):
+                    continue
+                seeds = len(record.verdict.scores)
+                now = self.record.chosen, self.settings.int8, self.settings.seeds
+                if (record.chosen, record.verdict.int8, seeds) != now:
+                    form = " in int8" * record.verdict.int8
+                    looks.add(f"{record.chosen}{form} with {seeds} seeds")
+        if looks:
             self._note(
                 Note(
                     "other-looks",
-                    f"searches of this folder have judged {len(others)} other "
-                    f"student{'s' * (len(others) != 1)} on the same validation rows; the "
-                    "confidence is that of one look",
+                    "searches of this folder were judged on the same validation rows before "
+                    f"({'; '.join(sorted(looks))}), and each is one more look; the confidence is "
+                    "that of a single one",
                 )
             )
-
-    def _verdict(
-        self, arm: Arm, study: Study, cells: Sequence[str], texts: TextData
-    ) -> FloorVerdict:
-        """Test the fresh seeds for non-inferiority on the validation rows."""
-        found = combine([cell.predictions for cell in arm.cells.values()], "last")
-        if found is None:
-            raise StudyError(
-                f"the students of {study.name} were scored on different rows, so they cannot be "
-                "judged; remove its cells, and the same command trains them again"
-            )
-        metric = _judged_score(self.record.metric, texts)
-        known, _better = found.known, WEIGHTED[metric].higher_is_better
-        labels, teacher = found.labels[known], found.teacher[0][known]
-        answers = found.predicted[:, known]
-        groups, margin = found.groups_of_known, self.settings.floor / 100
-        int8_cost = None
-        if self.settings.int8:
-            as_float = non_inferiority(answers, teacher, labels, metric, margin, groups)
-            folders = [study.filed(cell) / "student" for cell in cells]
-            answers = self._int8_answers(folders, found, texts)[:, known]
-        test = non_inferiority(answers, teacher, labels, metric, margin, groups)
-        if self.settings.int8:
-            int8_cost = 100 * (as_float.difference - test.difference)
-        scores = _scores(metric, answers, labels)
-        return FloorVerdict(
-            metric=metric,
-            floor=self.settings.floor,
-            teacher=_scores(metric, teacher[None], labels)[0],
-            scores=scores,
-            below=-100 * test.difference,
-            limit=-100 * test.low,
-            p=test.p,
-            shown=test.shown,
-            rows=int(known.sum()),
-            int8=self.settings.int8,
-            int8_cost=int8_cost,
-        )
-
-    def _int8_answers(
-        self, folders: Sequence[Path], found: Predictions, texts: TextData
-    ) -> NDArray[Any]:
-        """Answers of int8 files of the students, in the order of the rows, (S, N)."""
-        answers = []
-        rows = texts.splits["validation"]
-        places = {row: place for place, row in enumerate(rows["row_id"])}
-        order = [places[row] for row in found.row_ids.tolist()]
-        for folder in folders:
-            file = folder / ONNX_FILES["int8"]
-            if not file.is_file():
-                file.parent.mkdir(exist_ok=True)
-                with whole_folder(file.parent, replace=True) as work:
-                    write_int8(load_classifier(str(folder)), work)
-            predictor = open_predictor(str(folder), "int8", texts.problem)
-            predictor = predictor.in_order(texts.label_names)
-            tokens, _ = tokenize_split(rows, predictor.tokenizer, predictor.max_length)
-            collate = Collator(predictor.tokenizer)
-            logits = logits_of(
-                predictor.run, tokens, collate, track=self.reporter.track, what="int8"
-            )
-            answers.append(texts.problem.answers(logits)[order])
-        return np.stack(answers)
 
     def _add_baselines(self, texts: TextData, base: DistillConfig) -> None:
         """Score linear models on the validation rows, and on the held-out rows for the chart."""
@@ -607,7 +582,7 @@ def _loaded(base: DistillConfig) -> tuple[TextData, Classifier]:
         )
     problem = None if base.data.problem else problem_of_model(models[0])
     texts = load_texts(base.data, problem=problem)
-    if not _labelled(texts):
+    if not _labelled(texts, texts.splits["validation"]):
         raise ConfigError(
             f"{texts.source}: no validation row has a label, so no student can be compared with "
             "its teacher; give --data with labelled validation rows"
@@ -615,9 +590,33 @@ def _loaded(base: DistillConfig) -> tuple[TextData, Classifier]:
     return texts, load_classifier(models[0], texts.label_names, problem=texts.problem)
 
 
-def _labelled(texts: TextData) -> int:
-    """Number of validation rows with a label."""
-    return int(texts.problem.labelled(labels_of(texts.splits["validation"]["label"])).sum())
+def _labelled(texts: TextData, rows: Any) -> int:
+    """Number of rows with a label."""
+    return int(texts.problem.labelled(labels_of(rows["label"])).sum())
+
+
+def _main_score(texts: TextData) -> str:
+    """The score by which students are compared, before one was trained."""
+    task = TASKS.get(texts.task or "")
+    known = task is not None and task.problem == texts.problem.name
+    return task.metrics[0] if task and known else texts.problem.default_scores[0]
+
+
+def _content(settings: SearchSettings) -> dict[str, Any]:
+    """What the base says, however it was written, without places that change no result."""
+    content = DistillConfig.model_validate(settings.base).model_dump(mode="json")
+    del content["cache"]
+    for name in ("report_to", "loader_workers"):
+        del content["training"][name]
+    return content
+
+
+def _without_teacher(chosen: Candidate, config: DistillConfig) -> dict[str, Any]:
+    """What a student changes in the base that learns from labels alone."""
+    changes = merge(chosen.changes, LABELS_ALONE)
+    if not config.loss.supervised_weight:
+        changes = merge(changes, {"loss": {"supervised_weight": 1}})
+    return changes
 
 
 def _student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Classifier:
@@ -630,10 +629,10 @@ def _student(config: DistillConfig, teacher: Classifier, texts: TextData) -> Cla
 
 
 def _reason(error: Exception) -> str:
-    """The error of a student that could not be made; others than layermix's own are raised."""
-    if not isinstance(error, LayermixError):
-        raise error
-    return str(error)
+    """Why a student could not be made or run."""
+    if isinstance(error, LayermixError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _refused(cost: Measured, settings: SearchSettings) -> Refused | None:
@@ -645,18 +644,14 @@ def _refused(cost: Measured, settings: SearchSettings) -> Refused | None:
     return "too slow" if slow else "too large" if large else None
 
 
-def _judged_score(metric: str, texts: TextData) -> str:
-    """The main score, or if it has no interval over rows the first one that has."""
-    if metric in WEIGHTED:
-        return metric
-    return next(name for name in texts.problem.default_scores if name in WEIGHTED)
-
-
-def _scores(metric: str, answers: NDArray[Any], labels: NDArray[Any]) -> tuple[float, ...]:
-    """The score of each run, (S,)."""
-    found = WEIGHTED[metric].function(answers, labels, np.ones((1, len(labels))))[0]
-    return tuple(float(score) for score in found)
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)
+def _keep_student(source: Path, target: Path) -> None:
+    """Copy a student, unless it is there already: its folder may have got an export."""
+    weights = "model.safetensors"
+    same = (target / weights).is_file() and filecmp.cmp(
+        source / weights, target / weights, shallow=False
+    )
+    missing = [file for file in source.rglob("*") if file.is_file()]
+    missing = [file for file in missing if not (target / file.relative_to(source)).is_file()]
+    if not same or missing:
+        with whole_folder(target, replace=True) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)

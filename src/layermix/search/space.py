@@ -21,8 +21,8 @@ VOCABULARIES = (None, "occurring")
 """Vocabularies that are tried by default: the teacher's, and the words of the training texts."""
 MOST_CANDIDATES = 100
 """Most students of a search."""
-ANY_DATA = ("data.augment", "data.augment_ways", "data.max_length", "data.train_rows")
-"""Fields of the data that may be an axis: they leave the validation rows as they are."""
+ANY_DATA = ("data.augment", "data.augment_ways")
+"""Fields of the data that may be an axis: they leave all rows with labels as they are."""
 OF_SEARCH = {
     "seed": "a search takes fresh seeds for the last comparison",
     "training.selection": "a search holds out rows to choose on, and trains on all in the end",
@@ -44,7 +44,7 @@ class Candidate:
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
-    """The field and the values of `FIELD=VALUE,VALUE`; null is the field's own default.
+    """The field and the values of `FIELD=VALUE,VALUE`; null leaves the field as it is.
 
     Values that have commas are written as a YAML list: `student.blocks=[[0, 3], [1, 4]]`.
 
@@ -149,7 +149,8 @@ def candidates(base: Mapping[str, Any], axes: Axes) -> list[Candidate]:
     for values in itertools.product(*axes.values()):
         given = [(name, value) for name, value in zip(names, values, strict=True)]
         name = ", ".join(f"{name} {_shown(value)}" for name, value in given if value is not None)
-        changes = nest(dict(zip(axes, values, strict=True)))
+        chosen = zip(axes, values, strict=True)
+        changes = nest({field: value for field, value in chosen if value is not None})
         made.append(Candidate(name or "as given", changes))
         try:
             DistillConfig.model_validate(merge(base, changes), context={"expand": False})

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from layermix.evaluation.noninferiority import power
+from layermix.evaluation.noninferiority import BY_ROW, power
 from layermix.search.halving import epochs_of, round_sizes
 from layermix.search.schema import CandidateRecord, FloorVerdict, SearchRecord
 from layermix.search.space import Axes
@@ -12,39 +12,47 @@ USUAL_DIFFERENCE, USUAL_SD = 0.1, 0.005
 """Share of rows on which a student and its teacher usually differ, and the spread of seeds."""
 
 
-def plan_text(record: SearchRecord, epochs: int, axes: Axes) -> str:
+def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str:
     """What will be done, and what the data can show, before anything is trained.
 
     Args:
         record: With candidates and numbers of rows.
         epochs: Of the base.
         axes: What is tried.
+        metric: The score.
     """
-    settings, rows = record.settings, record.validation_rows
+    settings, count = record.settings, len(record.candidates)
     listed = "; ".join(
-        f"{field} {', '.join('default' if value is None else str(value) for value in values)}"
+        f"{field} {', '.join('as it is' if value is None else str(value) for value in values)}"
         for field, values in axes.items()
     )
-    sizes = round_sizes(len(record.candidates))
-    rounds = ", ".join(
-        f"{size} for {epochs_of(epochs, number, len(sizes))}" for number, size in enumerate(sizes)
+    sizes = round_sizes(count)
+    rounds = ", then ".join(
+        f"{size} for {_epochs(epochs_of(epochs, number, len(sizes)))}"
+        for number, size in enumerate(sizes)
     )
-    chance = power(
-        settings.floor / 100,
-        0.0,
-        USUAL_SD,
-        (USUAL_DIFFERENCE / rows) ** 0.5,
-        settings.seeds,
-        rows,
-    )
+    if len(sizes) > 1:
+        rounds += "; the smaller half of the good ones goes on"
     return (
-        f"{len(record.candidates)} students to try: {listed or 'the one that is given'}.\n"
-        f"Training on all but {record.held_out_rows:,} held-out rows, in rounds: {rounds} "
-        f"epoch{'s' * (epochs != 1)}; the smaller half of the good ones goes on.\n"
+        f"{_counted(count, 'student')} to try: {listed or 'the one that is given'}.\n"
+        f"Training on all but {record.held_out_rows:,} held-out rows, in rounds, if all are within "
+        f"the budgets: {rounds}.\n"
         f"The one that is chosen is then trained with {settings.seeds} fresh seeds on all rows, "
-        f"and judged once on {rows:,} validation rows: a student as good as its teacher that "
-        f"differs from it on a tenth of the rows is shown to be within {_points(settings.floor)} "
-        f"with a probability of about {chance:.0%}."
+        f"and judged once on {record.validation_rows:,} validation rows"
+        f"{_chance(record, metric)}."
+    )
+
+
+def _chance(record: SearchRecord, metric: str) -> str:
+    """What these rows can show, if that can be told before anything is trained."""
+    if metric not in BY_ROW:
+        return "; how probable it is that they show the floor is told after the rounds"
+    floor, rows, seeds = record.settings.floor, record.validation_rows, record.settings.seeds
+    error = (USUAL_DIFFERENCE / rows) ** 0.5
+    chance = power(floor / 100, 0.0, USUAL_SD, error, seeds, rows)
+    return (
+        f": a student as good as its teacher that differs from it on a tenth of them is shown to "
+        f"be within {_points(floor)} with a probability of about {chance:.0%}"
     )
 
 
@@ -65,6 +73,8 @@ def choice_text(record: SearchRecord) -> str:
     sign = 1 if record.higher_is_better else -1
     below = 100 * sign * (record.teacher.reference - one.rounds[-1].mean)
     found = f"{_below(below)} on the held-out rows"
+    if not record.teacher.held_out:
+        found = f"{_below(below, 'its score on the validation rows')}"
     if record.within:
         smallest = "fastest" if record.settings.smallest == "ms" else "smallest"
         first = f"Chosen: {record.chosen}, the {smallest} within {_points(floor)}: {found}."
@@ -85,10 +95,10 @@ def verdict_sentence(verdict: FloorVerdict) -> str:
     mean = sum(verdict.scores) / len(verdict.scores)
     outcome = "shown" if verdict.shown else "not shown"
     p = "p < .001" if verdict.p < 0.001 else f"p = {verdict.p:.3f}".replace("0.", ".")
-    int8 = f" as int8 files, which cost {verdict.int8_cost:.2f} of them," if verdict.int8 else ""
+    int8 = f" as int8 files, which cost {verdict.int8_cost:.2f} of them" if verdict.int8 else ""
     return (
         f"at most {_points(verdict.floor)} below the teacher (95 %): {outcome}. {verdict.metric} "
-        f"{mean:.4f} against {verdict.teacher:.4f}: {_below(verdict.below)}{int8} with 95 % "
+        f"{mean:.4f} against {verdict.teacher:.4f}: {_below(verdict.below)}{int8}, with 95 % "
         f"confidence at most {max(0.0, verdict.limit):.2f} below ({p}, one-sided, "
         f"{len(verdict.scores)} seeds, {verdict.rows:,} rows)"
     )
@@ -155,10 +165,18 @@ def state(one: CandidateRecord, record: SearchRecord) -> str:
     return one.refused or ""
 
 
-def _below(points: float) -> str:
+def _below(points: float, what: str = "it") -> str:
     """A difference to the teacher in words."""
-    return f"{abs(points):.2f} points {'below' if points >= 0 else 'above'} it"
+    return f"{abs(points):.2f} points {'below' if points >= 0 else 'above'} {what}"
 
 
 def _points(floor: float) -> str:
     return f"{floor:g} point{'s' * (floor != 1)}"
+
+
+def _epochs(count: int) -> str:
+    return _counted(count, "epoch")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from layermix.evaluation.noninferiority import judged, non_inferiority, power
+from layermix.evaluation.noninferiority import counting_rows, judged, non_inferiority, power
 from layermix.evaluation.statistics import multi_bootstrap, row_error
 
 ROWS, SEEDS, MARGIN = 300, 4, 0.02
@@ -92,6 +92,43 @@ def test_the_error_over_examples_is_that_of_a_mean() -> None:
     assert error == pytest.approx(right.mean(0).std() / np.sqrt(ROWS), rel=0.06)
     both = multi_bootstrap(students, np.stack([teacher] * SEEDS), labels, "accuracy")
     assert both.difference == pytest.approx(differences.mean())
+
+
+@pytest.mark.parametrize(
+    ("labels", "score", "rows"),
+    [
+        ([0, 0, 0, 1], "accuracy", 4),
+        ([0, 0, 0, 1], "f1", 1),
+        ([0, 0, 0, 1, 1, 2], "f1_macro", 1),
+        ([1, 1, 1, 0], "matthews", 1),
+        ([0, 0], "f1", 1),  # none is positive
+        ([[1, 0], [0, 0], [1, 1]], "f1_micro", 2),
+        ([[1, 0], [0, 0], [1, 1]], "f1_macro", 2),
+        ([[0, 0], [3, -100]], "entity_f1", 1),
+        ([0.5, 1.5], "pearson", None),
+    ],
+)
+def test_rows_on_which_a_score_rests(labels: list[object], score: str, rows: int | None) -> None:
+    assert counting_rows(np.array(labels), score) == rows
+
+
+def test_groups_on_which_a_score_rests() -> None:
+    labels, groups = np.array([0, 1, 1, 1]), np.array([0, 1, 1, 2])
+    assert counting_rows(labels, "accuracy", groups) == 3
+    assert counting_rows(labels, "f1", groups) == 2
+
+
+def test_rare_positives_do_not_make_it_err() -> None:
+    recall, floor, shown = 0.95, 0.02, 0
+    least = 2 * recall / (1 + recall) - floor  # F1 with no false alarm is 2r / (1 + r)
+    lost = 1 - least / (2 - least) / recall
+    for trial in range(60):
+        generator = np.random.default_rng(trial)
+        labels = (generator.random(400) < 0.05).astype(int)
+        teacher = np.where(generator.random(400) < recall, labels, 0)
+        student = np.where(generator.random(400) < lost, 0, teacher)  # all seeds fail alike
+        shown += non_inferiority(np.stack([student] * 5), teacher, labels, "f1", floor).shown
+    assert shown <= 6  # with the plain bootstrap it is half of them
 
 
 def simulated(generator: np.random.Generator, below: float) -> tuple[np.ndarray, float]:

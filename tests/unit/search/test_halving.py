@@ -46,6 +46,11 @@ def test_the_smallest_that_is_good_enough_is_chosen() -> None:
     assert choice(standings, least=78.0)[0].name == "1 blocks"
 
 
+def test_the_floor_itself_is_enough_but_for_rounding() -> None:
+    (only,) = [Standing("one", 1, 100 * 0.06)]
+    assert choice([only], least=100 * 0.07 - 1)[1]
+
+
 def test_if_none_is_good_enough_the_best_one_is_chosen() -> None:
     chosen, within = choice(with_points(78.0, 79.9, 79.1), least=85.0)
     assert (chosen.name, within) == ("2 blocks", False)

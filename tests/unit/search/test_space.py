@@ -19,6 +19,12 @@ def test_every_combination_in_the_order_of_the_axes() -> None:
     assert made[1].changes == {"student": {"layers": 1}, "loss": {"hidden_weight": 10}}
 
 
+def test_null_leaves_a_field_as_it_is() -> None:
+    first, second = candidates({"student": {"layers": 2}}, {"student.layers": (None, 3)})
+    assert (first.name, first.changes) == ("as given", {})
+    assert (second.name, second.changes) == ("layers 3", {"student": {"layers": 3}})
+
+
 def test_without_axes_the_base_is_the_only_one() -> None:
     (only,) = candidates({}, {})
     assert (only.name, only.changes) == ("as given", {})
