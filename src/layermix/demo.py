@@ -36,6 +36,8 @@ from layermix.teacher_cache.choose import signals_for
 TRAIN_ROWS = 1500
 SECONDS, STEPS, STEPS_PER_BATCH = 30, 190, 15
 """What the demo takes: seconds, and steps of the teacher, some of them for each training batch."""
+OF_SEARCH_PER_BATCH = 12
+"""The last of these for the demo of a search."""
 BATCH, BATCHES_TIMED = 16, 4
 TEXTS_TIMED = 100
 TEACHER_EPOCHS = 3
@@ -143,7 +145,7 @@ def demo_search(
     Raises:
         RunExistsError: As in `run_demo`.
     """
-    texts = _data(out, full, reporter, "the demo without a search")
+    texts = _data(out, full, reporter, OF_SEARCH_PER_BATCH)
     teacher = out / "held-out-teacher"
     _teacher(out, texts, seed, reporter, teacher, {"selection": "holdout"})
     base: dict[str, Any] = {
@@ -170,15 +172,17 @@ def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
     return {"seed": seed, **named, **sections, "cache": {"folder": str(out / "cache")}}
 
 
-def _data(out: Path, full: bool, reporter: Reporter, timed: str = "the demo") -> TextData:
+def _data(
+    out: Path, full: bool, reporter: Reporter, steps_per_batch: int = STEPS_PER_BATCH
+) -> TextData:
     """The pairs, read from files that other commands can use as well."""
     folder = out / "data"
     if not folder.exists():
         pairs = docstring_pairs(None if full else TRAIN_ROWS)
         rows, seconds = len(pairs["train"]), _step_seconds(pairs["train"])
-        minutes = (SECONDS + (STEPS + rows / BATCH * STEPS_PER_BATCH) * seconds) / 60
+        minutes = (SECONDS + (STEPS + rows / BATCH * steps_per_batch) * seconds) / 60
         reporter.say(
-            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so {timed} takes about "
+            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so the demo takes about "
             f"{math.ceil(minutes)} minutes."
         )
         write_pairs(folder, pairs)
