@@ -308,7 +308,7 @@ def test_a_search_that_is_killed_ten_times_ends_with_the_same_choice(
         if running.poll() is None:
             running.send_signal(signal.SIGKILL)
             kills += 1
-        running.wait()
+        running.communicate()  # reads to the end, and closes the pipe
     assert kills >= 5  # on a fast machine it may end before
     done = cli(*command, "--out", "killed")
     assert done.code == 0, done.err
