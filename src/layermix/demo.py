@@ -157,8 +157,9 @@ def demo_search(
         "training": {**RECIPE["training"], "epochs": SEARCH_EPOCHS},
         "cache": {"folder": str(out / "cache")},
     }
-    axes = {field: tuple(values) for field, values in SEARCH_AXES.items()}
-    settings = SearchSettings(floor=SEARCH_FLOOR, seeds=SEARCH_SEEDS, axes=axes, base=base)
+    settings = SearchSettings(
+        floor=SEARCH_FLOOR, seeds=SEARCH_SEEDS, axes=dict(SEARCH_AXES), base=base
+    )
     search = Search(settings, out / "search", jobs, Terminal(quiet), reporter)
     search.run()
     return search

@@ -7,7 +7,14 @@ from typing import Any, Literal
 import click
 
 from layermix.cli.command import command
-from layermix.cli.options import CONFIG_FILE, JSON, config_options, given_fields, print_json
+from layermix.cli.options import (
+    CONFIG_FILE,
+    JSON,
+    config_options,
+    extra_needed,
+    given_fields,
+    print_json,
+)
 from layermix.cli.studies import JOBS
 from layermix.config import DistillConfig, as_written, load
 from layermix.console import Terminal, echo
@@ -126,6 +133,10 @@ def search_command(
         base=base,
         baselines=baselines,
     )
+    if int8:
+        with extra_needed("onnx", "--int8"):
+            import layermix.serving.export
+            import layermix.serving.quantize  # noqa: F401  # whether they can be imported
     from layermix.console import Reporter
     from layermix.search.search import Search
     from layermix.search.text import search_text

@@ -87,6 +87,11 @@ class PreparedData:
     @property
     def metric(self) -> str:
         """Returns the name of the score by which epochs are compared."""
-        task = TASKS.get(self.texts.task or "")
-        of_task = task is not None and task.metrics[0] in self.problem.higher_is_better
-        return (task.metrics if task and of_task else self.problem.default_scores)[0]
+        return main_score(self.texts)
+
+
+def main_score(texts: TextData) -> str:
+    """Returns the name of the score by which models of these data are compared."""
+    task = TASKS.get(texts.task or "")
+    of_task = task is not None and task.metrics[0] in texts.problem.higher_is_better
+    return (task.metrics if task and of_task else texts.problem.default_scores)[0]

@@ -18,8 +18,8 @@ import numpy as np
 from layermix.atomic import whole_folder, write_text
 from layermix.config import DistillConfig, merge, spell_out
 from layermix.console import Reporter, Terminal
+from layermix.data.prepared import main_score
 from layermix.data.splits import labels_of, texts_of
-from layermix.data.tasks import TASKS
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import choose_max_length
 from layermix.errors import ConfigError, LayermixError, ModelError, Note, RunExistsError, StudyError
@@ -95,12 +95,9 @@ class Search:
     record: SearchRecord = field(init=False)
     earlier: SearchRecord | None = field(init=False, default=None)
     writes: bool = field(init=False, default=False)
-    last_round: Mapping[str, Arm] = field(init=False, default_factory=dict)
     candidates: Mapping[str, Candidate] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.settings.int8:
-            _check_onnx()
         base = spell_out(DistillConfig, self.settings.base)
         self.settings = self.settings.model_copy(update={"base": base})
         self.record = SearchRecord(format=FORMAT, settings=self.settings)
@@ -135,7 +132,6 @@ class Search:
         self.candidates = {one.name: one for one in candidates(self.settings.base, axes)}
         rows = choose_rows(texts, self._config({"training": {"selection": "holdout"}})).splits
         self._keep(
-            metric="",
             held_out_rows=_labelled(texts, rows["holdout"]),
             validation_rows=_labelled(texts, texts.splits["validation"]),
             candidates=tuple(
@@ -143,15 +139,15 @@ class Search:
                 for one in self.candidates.values()
             ),
         )
-        self.reporter.say(plan_text(self.record, base.training.epochs, axes, _main_score(texts)))
+        self.reporter.say(plan_text(self.record, base.training.epochs, axes, main_score(texts)))
         if dry:
             return self.record
         self.out.mkdir(parents=True, exist_ok=True)
         self.writes = True
         cost = self._measure(texts, teacher, base)
         self._refuse()
-        standings = self._rounds(base, cost)
-        self._choose(standings, texts)
+        standings, arms = self._rounds(base, cost)
+        self._choose(standings, arms, texts)
         self._judge(texts)
         if self.settings.baselines:
             self._add_baselines(texts, base)
@@ -230,7 +226,7 @@ class Search:
         file = self.out / MEASURED
         known = read_measured(file)
         way = "int8" if self.settings.int8 else "torch"
-        plan = self._plan("measured", list(self.candidates.values()), base, seeds=[base.seed])
+        plan = self._plan("measured", list(self.candidates.values()), [base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
         keys["teacher"] = f"{fingerprint(teacher.model)[:12]}-{way}"
         missing = {name: key for name, key in keys.items() if key not in known}
@@ -295,11 +291,12 @@ class Search:
 
     # -- training ----------------------------------------------------------------------------------
 
-    def _rounds(self, base: DistillConfig, cost: Measured) -> list[Standing]:
-        """Train the students in rounds; returns those of the last round."""
+    def _rounds(self, base: DistillConfig, cost: Measured) -> tuple[list[Standing], dict[str, Arm]]:
+        """Train the students in rounds; returns those of the last round, and their cells."""
         left = self._left()
         sizes = round_sizes(len(left))
         standings: list[Standing] = []
+        arms: dict[str, Arm] = {}
         for number, size in enumerate(sizes):
             if number:
                 # Scores without a limit, such as mae, have no such number.
@@ -314,7 +311,7 @@ class Search:
                 for one in left
             ]
             plan = self._plan(
-                f"round-{number + 1}", changed, base, seeds, {"training": {"selection": "holdout"}}
+                f"round-{number + 1}", changed, seeds, {"training": {"selection": "holdout"}}
             )
             arms = self._train(plan, f"round-{number + 1}", f"round {number + 1} of {len(sizes)}")
             arms = self._with_whole_texts(arms)
@@ -325,8 +322,7 @@ class Search:
                 for one in changed
                 if one.name in arms
             ]
-            self.last_round = arms
-        return standings
+        return standings, arms
 
     def _of_round(self, one: Candidate, number: int, rounds: int) -> dict[str, Any]:
         epochs = self._config(one.changes).training.epochs
@@ -336,7 +332,6 @@ class Search:
         self,
         name: str,
         students: Sequence[Candidate],
-        base: DistillConfig,
         seeds: Sequence[int],
         changes: Mapping[str, Any] | None = None,
     ) -> Plan:
@@ -456,7 +451,9 @@ class Search:
 
     # -- the choice --------------------------------------------------------------------------------
 
-    def _choose(self, standings: Sequence[Standing], texts: TextData) -> None:
+    def _choose(
+        self, standings: Sequence[Standing], arms: Mapping[str, Arm], texts: TextData
+    ) -> None:
         """Keep the choice, and how probable it is that the last comparison shows the floor."""
         assert self.record.teacher is not None
         reference = self._points(self.record.teacher.reference)
@@ -464,7 +461,7 @@ class Search:
         scores = [self.record.candidate(one.name).rounds[-1].scores for one in standings]
         spread = [np.var(of_one, ddof=1) for of_one in scores if len(of_one) > 1]
         told = expected_power(
-            self.last_round[chosen.name],
+            arms[chosen.name],
             judged_score(self.record.metric, texts),
             self.settings.floor,
             reference - chosen.points,
@@ -484,7 +481,7 @@ class Search:
         students = [chosen]
         if self.settings.baselines:
             students.append(Candidate(CONTROL, _without_teacher(chosen, base)))
-        plan = self._plan("last", students, base, seeds)
+        plan = self._plan("last", students, seeds)
         title = f"last comparison: {chosen.name}, fresh seeds, all training rows"
         arms = self._train(plan, "last", title, keep=True)
         if chosen.name not in arms:
@@ -561,17 +558,6 @@ class Search:
             )
 
 
-def _check_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed. --int8 needs the extra `onnx`: run pip install "
-            "'.[onnx]' in your clone of layermix"
-        ) from None
-
-
 def _loaded(base: DistillConfig) -> tuple[TextData, Classifier]:
     """Data and teacher as the config names them."""
     models = base.teacher.models
@@ -593,13 +579,6 @@ def _loaded(base: DistillConfig) -> tuple[TextData, Classifier]:
 def _labelled(texts: TextData, rows: Any) -> int:
     """Number of rows with a label."""
     return int(texts.problem.labelled(labels_of(rows["label"])).sum())
-
-
-def _main_score(texts: TextData) -> str:
-    """The score by which students are compared, before one was trained."""
-    task = TASKS.get(texts.task or "")
-    known = task is not None and task.problem == texts.problem.name
-    return task.metrics[0] if task and known else texts.problem.default_scores[0]
 
 
 def _content(settings: SearchSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The students that a search tries: every combination of the values on its axes."""
 
-import difflib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from layermix.config import DistillConfig, explain, field_names, merge, nest, problems_of
 from layermix.errors import ConfigError
+from layermix.studies.spec import not_a_field
 
 Axes = Mapping[str, Sequence[Any]]
 """Dotted field of a distillation -> its values."""
@@ -96,9 +97,7 @@ def check_axes(axes: Sequence[tuple[str, tuple[Any, ...]]]) -> Axes:
     named = [field for field, _ in axes]
     for field, values in axes:
         if field not in fields:
-            close = difflib.get_close_matches(field, fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"--axis {field}: not a field of a distillation{hint}")
+            problems.append(f"--axis {field}: {not_a_field(field)}")
         elif (why := _not_to_vary(field)) is not None:
             problems.append(f"--axis {field}: {why}")
         elif named.count(field) > 1:
@@ -134,9 +133,7 @@ def candidates(base: Mapping[str, Any], axes: Axes) -> list[Candidate]:
     Raises:
         ConfigError: Listing every combination that is no distillation, or if they are too many.
     """
-    count = 1
-    for values in axes.values():
-        count *= len(values)
+    count = math.prod(map(len, axes.values()))
     if count > MOST_CANDIDATES:
         raise ConfigError(
             f"the axes make {count:,} students, wanted at most {MOST_CANDIDATES}; give fewer values"

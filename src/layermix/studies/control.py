@@ -34,7 +34,8 @@ def with_control(study: StudyConfig) -> tuple[StudyConfig, tuple[str, ...]]:
     """
     wanted: dict[str, list[str]] = {}  # first arm -> tasks
     remarks = []
-    for task, arms in make_plan(study, None).table.items():
+    table = make_plan(study, None).table
+    for task, arms in table.items():
         first = next(iter(arms))
         cell = next(iter(arms[first].values()))
         if not cell.content["teacher"]["model"]:
@@ -46,7 +47,7 @@ def with_control(study: StudyConfig) -> tuple[StudyConfig, tuple[str, ...]]:
     if not wanted:
         return study, tuple(remarks)
     names, more = _names(study, list(wanted))
-    return _with_arms(_without_axes(study), wanted, names), (*remarks, *more)
+    return _with_arms(_without_axes(study), wanted, names, table), (*remarks, *more)
 
 
 def _names(study: StudyConfig, firsts: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -105,14 +106,17 @@ def _without_axes(study: StudyConfig) -> StudyConfig:
 
 
 def _with_arms(
-    study: StudyConfig, wanted: Mapping[str, list[str]], names: Mapping[str, str]
+    study: StudyConfig,
+    wanted: Mapping[str, list[str]],
+    names: Mapping[str, str],
+    table: Mapping[str, Mapping[str, Cells]],
 ) -> StudyConfig:
     """The study with the arm `names[first]` on the tasks `wanted[first]`."""
     arms, tasks = dict(study.arms), dict(study.tasks)
     for first, of_tasks in wanted.items():
         variant = study.arms[first]
         changes = merge(variant.changes, LABELS_ALONE)
-        if not _learns_from_labels(study, first, of_tasks):
+        if not all(_supervised(table[task][first]) for task in of_tasks):
             changes = merge(changes, {"loss": {"supervised_weight": 1}})
         arms[names[first]] = Variant.model_validate({**changes, "seeds": variant.seeds})
         for task in of_tasks:
@@ -134,7 +138,6 @@ def _given(variants: Mapping[str, Variant]) -> dict[str, dict[str, object]]:
     return {name: variant.model_dump(exclude_defaults=True) for name, variant in variants.items()}
 
 
-def _learns_from_labels(study: StudyConfig, arm: str, tasks: list[str]) -> bool:
-    table = make_plan(study, None).table
-    contents = (next(iter(table[task][arm].values())).content for task in tasks)
-    return all(content["loss"]["supervised_weight"] for content in contents)
+def _supervised(cells: Cells) -> bool:
+    """Whether an arm learns from labels, too."""
+    return bool(next(iter(cells.values())).content["loss"]["supervised_weight"])

@@ -279,14 +279,15 @@ def _unjudged(study: StudyConfig) -> list[str]:
 
 def _wrong_axes(study: StudyConfig) -> list[str]:
     """Axes that are not fields of a distillation."""
-    problems = []
     fields = field_names(DistillConfig)
-    for axis in study.axes:
-        if axis not in fields or axis == "seed":
-            close = difflib.get_close_matches(axis, fields, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            problems.append(f"axes.{axis}: not a field of a distillation{hint}")
-    return problems
+    wrong = [axis for axis in study.axes if axis not in fields or axis == "seed"]
+    return [f"axes.{axis}: {not_a_field(axis)}" for axis in wrong]
+
+
+def not_a_field(name: str) -> str:
+    """What is wrong with a dotted name that is no field of a distillation, and what is like it."""
+    close = difflib.get_close_matches(name, field_names(DistillConfig), n=1)
+    return "not a field of a distillation" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _misplaced(study: StudyConfig) -> list[str]:
