@@ -189,3 +189,33 @@ class ForkedCell(Forked):
     def __init__(self, command: list[str], env: Mapping[str, str], **how: Any) -> None:
         assert command[1:4] == ["-P", "-m", "layermix"]
         super().__init__(command[4:], variables=env, **how)
+
+
+def together(
+    count: int, words: Sequence[str], names: Mapping[str, str] | None = None, **how: Any
+) -> list[Forked]:
+    """The processes of one run, the main one first, as torchrun would start them.
+
+    Args:
+        count: How many.
+        words: As for `Forked`.
+        names: torchrun's variables -> what another launcher calls them.
+        how: As for `Forked`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = dict(how.pop("variables", None) or os.environ) | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = []
+    for rank in range(count):
+        told = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for ours, theirs in (names or {}).items():
+            told[theirs] = told.pop(ours)
+        processes.append(Forked(words, variables=told, **how))
+    return processes

@@ -28,12 +28,18 @@ from rich.text import Text
 
 from layermix.errors import Note
 from layermix.escaping import printable
+from layermix.launch import is_main
 
 Item = TypeVar("Item")
 
 
 def echo(text: str, *, error: bool = False, bold: bool = False) -> None:
-    """Print text and a line end on standard output, or on standard error."""
+    """Print text and a line end on standard output, or on standard error.
+
+    Results are printed by the main process alone, errors by any.
+    """
+    if not (error or is_main()):
+        return
     shown = printable(text)
     click.echo(click.style(shown, bold=True) if bold else shown, err=error)
 
@@ -42,10 +48,11 @@ class Terminal(Console):
     """Standard error as `rich` draws on it; strings are shown as they are, never as markup.
 
     Args:
-        quiet: Print nothing.
+        quiet: Print nothing; so does every process but the main one.
     """
 
     def __init__(self, quiet: bool = False) -> None:
+        quiet = quiet or not is_main()
         super().__init__(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **how: Any) -> Text:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ class LayermixError(Exception):
     """Base of all errors that are the user's to mend; shown without a traceback."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let pickle remake the error as it is, whatever arguments its class takes."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(
+    kind: type[LayermixError], arguments: tuple[Any, ...], state: dict[str, Any]
+) -> LayermixError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(LayermixError):

@@ -3,6 +3,7 @@
 import errno
 import functools
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection
 from typing import Any, Literal, NoReturn
@@ -13,9 +14,13 @@ from layermix.cli.options import ConfigOption
 from layermix.console import echo, lasting_interrupts, stop_with_parent
 from layermix.errors import ConfigError, LayermixError, is_panic
 from layermix.hardware.waiting import prepare_waiting
+from layermix.launch import is_main, launch_problems, rank, world_size
 
 STOPPED = 128 + 2
 """The exit code of a program that Ctrl-C (signal 2) has ended."""
+HEARD_SECONDS = 5.0
+"""How long a process waits before it tells of an error: if the main one has the same, it tells, and
+the launcher ends the others."""
 COMMON = ("as_json", "quiet", "debug", "help")
 """Options that every command lists last among its own."""
 
@@ -47,6 +52,7 @@ def command(
     quiet: bool = True,
     is_run: bool = False,
     computes: bool = False,
+    together: bool = False,
     any_bytes: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Command]:
     """Make a command of a function; its errors become one message and an exit code.
@@ -58,6 +64,7 @@ def command(
         is_run: Whether its --json prints the record of a run; it then prints a record of a failed
             or cancelled run, too.
         computes: Whether it runs models in this process.
+        together: Whether several processes, started by torchrun or accelerate, may run it as one.
         any_bytes: Parameters that may be paths whose bytes are not UTF-8.
 
     Returns:
@@ -77,16 +84,24 @@ def command(
                     echo(traceback.format_exc(), error=True)
                 if is_run and arguments["as_json"]:
                     _print_record(message, code)
+                if not is_main():
+                    time.sleep(HEARD_SECONDS)
+                    message = f"process {rank()} of {world_size()}: {message}"
                 echo(f"Error: {message}", error=True)
                 sys.exit(code)
 
             try:
                 _check_unicode(any_bytes)
+                _check_launch(together, name)
                 if computes:
                     prepare_waiting()
                 with lasting_interrupts():
                     stop_with_parent()
                     function(**arguments)
+                if together and world_size() > 1:
+                    from layermix.hardware.processes import disconnect
+
+                    disconnect()
                 sys.stdout.flush()  # a full disk fails here, not when the interpreter exits
             except LayermixError as error:
                 fail(str(error), error.exit_code)
@@ -109,6 +124,20 @@ def command(
         return click.command(name, cls=Command)(decorated)
 
     return decorate
+
+
+def _check_launch(together: bool, name: str) -> None:
+    """Raise a ConfigError if several processes were started for what they cannot do together."""
+    if world_size() == 1:
+        return
+    problems = launch_problems()
+    if not together:
+        problems.append(
+            f"layermix {name} was started in {world_size()} processes, and runs in one; start "
+            "it without torchrun, accelerate launch or mpirun"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _check_unicode(any_bytes: Collection[str]) -> None:

@@ -35,6 +35,7 @@ from layermix.config import (
     with_implied_preset,
 )
 from layermix.console import echo
+from layermix.launch import is_main
 from layermix.runs.layout import RunFolder
 
 if TYPE_CHECKING:
@@ -59,7 +60,15 @@ AUGMENTED = ("teacher.model", *ROWS, "data.augment", "data.augment_ways")
 RESUMABLE = "stopped; the same command with --resume continues the run"
 
 
-@command("teach", stopped=RESUMABLE, is_run=True, computes=True)
+def _check_folder(
+    out: Path, settings: TeachConfig | DistillConfig | PretrainConfig, resume: bool, restart: bool
+) -> None:
+    """Fail before slow imports if the run cannot be written there."""
+    if is_main():
+        RunFolder(out, to_yaml(settings), resume=resume, restart=restart)
+
+
+@command("teach", stopped=RESUMABLE, is_run=True, computes=True, together=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -81,7 +90,7 @@ def teach_command(
     from options. The run folder gets the model, its scores and its training history.
     """
     settings = load(TeachConfig, config, given_fields(options))
-    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    _check_folder(out, settings, resume, restart)
     from layermix.console import Reporter
     from layermix.runs.callbacks import score_table
     from layermix.runs.pipeline import teach
@@ -94,7 +103,7 @@ def teach_command(
     echo(f"\nNext: layermix distill --teacher {shlex.quote(str(out))} --data DATA --out RUN")
 
 
-@command("distill", stopped=RESUMABLE, is_run=True, computes=True)
+@command("distill", stopped=RESUMABLE, is_run=True, computes=True, together=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -117,7 +126,7 @@ def distill_command(
     folder gets the student, its scores and its training history.
     """
     settings = load(DistillConfig, config, given_fields(options), with_implied_preset)
-    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    _check_folder(out, settings, resume, restart)
     from layermix.console import Reporter
     from layermix.runs.callbacks import score_table
     from layermix.runs.pipeline import distill
@@ -135,7 +144,7 @@ def distill_command(
     )
 
 
-@command("pretrain", stopped=RESUMABLE, is_run=True, computes=True)
+@command("pretrain", stopped=RESUMABLE, is_run=True, computes=True, together=True)
 @CONFIG_FILE
 @RUN_OUT
 @RESUME
@@ -159,7 +168,7 @@ def pretrain_command(
     gets the student and its loss on held-out rows.
     """
     settings = load(PretrainConfig, config, given_fields(options))
-    RunFolder(out, to_yaml(settings), resume=resume, restart=restart)  # fails before slow imports
+    _check_folder(out, settings, resume, restart)
     from layermix.console import Reporter
     from layermix.runs.pretraining import pretrain
 

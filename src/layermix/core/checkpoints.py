@@ -171,6 +171,11 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
     return {int(step): steps[step] for step in sorted(filter(str.isdecimal, steps), key=int)}
 
 
+def processes_of(checkpoint: Path) -> int:
+    """How many processes trained the run that wrote a checkpoint."""
+    return max(1, len(list(checkpoint.glob("rng_state_*.pth"))))
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder`, or None."""
     return next(reversed(checkpoints_in(folder).values()), None)

@@ -4,7 +4,7 @@ It works without any trainer: `objective(batch, teacher_signal)` gives the loss 
 `param_groups(objective, …)` what to give an optimiser.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,16 @@ class Output:
     logits: Float[Tensor, "B *W C"]
     alpha: Float[Tensor, "K L"] | None
     entropy: Float[Tensor, " K"] | None
+
+    def without_rows(self) -> "Output":
+        """The same as of a batch without rows: all sums are 0, and so are their gradients."""
+        return replace(
+            self,
+            loss=self.loss * 0,
+            parts={name: torch.zeros_like(part) for name, part in self.parts.items()},
+            weighted={name: term * 0 for name, term in self.weighted.items()},
+            logits=self.logits[:0],
+        )
 
 
 class Projection(nn.Module):
@@ -267,7 +277,9 @@ def _used_layers(plan: MixPlan, mix: Mix | None) -> tuple[int, ...]:
     return tuple(plan.teacher_layers[column] for column in used)
 
 
-def gradient_norms(output: Output, student: nn.Module) -> Parts:
+def gradient_norms(
+    output: Output, student: nn.Module, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> Parts:
     """The norm of each part's gradient on the student, ‖λ ∂L_part/∂θ‖ for the mean of the batch.
 
     It leaves `.grad` alone, and the graph for the backward pass that is to come.
@@ -275,14 +287,16 @@ def gradient_norms(output: Output, student: nn.Module) -> Parts:
     Args:
         output: Of the objective, for one batch.
         student: Parts that do not reach its parameters (the entropy) are left out.
+        total: Makes the sum over all processes of what this one has.
     """
+    rows = total(torch.tensor(len(output.logits), device=output.loss.device))
     parameters = [one for one in student.parameters() if one.requires_grad]
     norms = {}
     for name, term in output.weighted.items():
         found = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         if reached := [gradient for gradient in found if gradient is not None]:
-            norms[name] = torch.stack([gradient.norm() for gradient in reached]).norm()
-            norms[name] /= len(output.logits)
+            norms[name] = torch.stack([total(gradient).norm() for gradient in reached]).norm()
+            norms[name] /= rows
     return norms
 
 

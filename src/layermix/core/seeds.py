@@ -114,6 +114,39 @@ class EpochSampler(Sampler[int]):
         return len(self.always) + self.wanted
 
 
+class StepShares(Sampler[list[int]]):
+    """The batches of a sampler, of which each process of a run gets its part.
+
+    The batches are those of a run in one process, whatever the number of processes, and no row is
+    repeated to make the parts even: the last may be empty. The loss is a sum over rows divided by
+    their number in all processes, so uneven parts are exact.
+
+    Args:
+        sampler: The order of the rows.
+        batch_size: Rows of a batch of all processes.
+        part: Number of this process, from 0.
+        parts: Number of processes.
+
+    Examples:
+        >>> [list(StepShares(range(5), 4, part, parts=2)) for part in (0, 1)]
+        [[[0, 2], [4]], [[1, 3], []]]
+    """
+
+    def __init__(
+        self, sampler: Sampler[int] | Sequence[int], batch_size: int, part: int = 0, parts: int = 1
+    ) -> None:
+        self.sampler, self.batch_size, self.part, self.parts = sampler, batch_size, part, parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = iter(self.sampler)
+        while batch := list(itertools.islice(order, self.batch_size)):
+            yield batch[self.part :: self.parts]
+
+    def __len__(self) -> int:
+        rows = len(self.sampler)  # type: ignore[arg-type]  # torch's base class has no length
+        return -(-rows // self.batch_size)
+
+
 def rows_at_share(share: float, rows: int, others: int) -> int:
     """How many of the others beside `rows` are this share of both together, at most all of them.
 

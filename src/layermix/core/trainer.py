@@ -1,35 +1,57 @@
 """A `transformers.Trainer` for the objective: loss, parameter groups, logs by part, safe saving."""
 
+import itertools
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from layermix.atomic import whole_folder
 from layermix.config import MixConfig, TrainingConfig
 from layermix.core.alpha_learner import AlphaLearner, TaughtBatch, held_out_indices
-from layermix.core.checkpoints import PREFIX, checkpoints_in, last_checkpoint, seal
+from layermix.core.checkpoints import (
+    PREFIX,
+    checkpoints_in,
+    last_checkpoint,
+    processes_of,
+    seal,
+)
 from layermix.core.objective import Objective, Output, gradient_norms, param_groups
-from layermix.core.seeds import EpochSampler, derive
+from layermix.core.seeds import EpochSampler, StepShares, derive, seeded
 from layermix.core.signals import Signal, Teacher
 from layermix.errors import ConfigError, ModelError, NonFiniteLossError
+from layermix.hardware.device import default_device
+from layermix.hardware.processes import gathered, smallest, summed
+from layermix.launch import is_main, rank, world_size
 
 CHECKPOINTS_KEPT = 2
 ALPHA_LEARNER = "alpha_learner.pt"
 """The state of the rule by which α learns, in a checkpoint."""
 GRADIENT = ""
 """The name of the whole gradient among the parts of the loss."""
+STAND_IN = "stand_in"
+"""A batch has this entry if it holds one row in the place of none: see `ShareCollator`."""
+NEVER = 2**62
+"""A step that no training reaches."""
 
 
 class DistillTrainer(Trainer):
     """Trains an `Objective` with a `Teacher`, exactly resumable at any step.
+
+    Several processes train one run: each takes its part of every batch, and all that is a sum over
+    rows (loss, gradients, logs) is the same as in one process, up to rounding and dropout. The
+    main process alone writes.
 
     Args:
         objective: What learns.
@@ -47,7 +69,8 @@ class DistillTrainer(Trainer):
 
     Raises:
         ModelError: If the teacher does not provide what the losses need.
-        ConfigError: If `alpha_learner` wants held-out rows and there are none.
+        ConfigError: If `alpha_learner` wants held-out rows and there are none, or several processes
+            cannot do what one does.
     """
 
     objective: Objective
@@ -84,7 +107,10 @@ class DistillTrainer(Trainer):
                 f"{type(self.alpha_learner).__name__} learns α from rows that are not trained on, "
                 "but none are held out; set training.selection to holdout"
             )
+        if world_size() > 1 and (problems := self._needs_one_process(objective, config)):
+            raise ConfigError("\n".join(problems))
         self.step_begun: int | None = None
+        self.unreached: list[torch.nn.Parameter] = []
         self.labelled = labelled
         self.teacher = teacher if objective.needs_teacher else None
         self.config, self.mix, self.seed = config, mix, seed
@@ -94,10 +120,35 @@ class DistillTrainer(Trainer):
         super().__init__(objective, args, **trainer_options)
         self.add_callback(Cadence(config.save_every))
 
+    def _needs_one_process(self, objective: Objective, config: TrainingConfig) -> list[str]:
+        """What the parts of a batch, each in its process, cannot be asked for."""
+        problems, rule = [], type(self.alpha_learner)
+        if rule.before_step is not AlphaLearner.before_step:
+            problems.append(
+                f"{rule.__name__} moves α by the rows of one process, so α would not be the same "
+                "in all of them; train in one process"
+            )
+        if objective.student_needs.padding and config.padding != "max_length":
+            problems.append(
+                "a loss counts positions of padding, and each process pads its part of a batch to "
+                "the part's own length; set training.padding to max_length, or train in one process"
+            )
+        return problems
+
     def train(self, *arguments: Any, **options: Any) -> Any:
         """Train, with the same dropout whatever was drawn since the trainer was made."""
-        set_seed(self.args.seed)
-        return super().train(*arguments, **options)
+        set_seed(self._dropout_seed("dropout"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            try:
+                return super().train(*arguments, **options)
+            finally:
+                for weight in self.unreached:
+                    weight.requires_grad_(True)
+
+    def _dropout_seed(self, stream: str) -> int:
+        """A seed of this process's own; in the main one that of a run in one process."""
+        return derive(self.seed, stream if is_main() else f"{stream} of process {rank()}")
 
     # -- one step --------------------------------------------------------------------------------
 
@@ -116,6 +167,8 @@ class DistillTrainer(Trainer):
             if self.objective.mix is not None:
                 self.alpha_learner.before_step(self.objective, taught, self._held_out(step))
         output: Output = model(batch, signal, num_items_in_batch)
+        if STAND_IN in inputs:
+            output = output.without_rows()
         self.meter.add(output, step)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, OutputCallback):
@@ -123,7 +176,7 @@ class DistillTrainer(Trainer):
         every = self.config.gradients_every
         last = self.accelerator.sync_gradients  # of the batches of this step
         if every and last and step % every == 0:
-            self.meter.norms = gradient_norms(output, self.objective.student)
+            self.meter.norms = gradient_norms(output, self.objective.student, summed)
         # Gradients are averaged over processes, but num_items already counts the rows of all.
         loss = output.loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
@@ -131,7 +184,8 @@ class DistillTrainer(Trainer):
     def _taught(self, inputs: Mapping[str, Any]) -> TaughtBatch:
         """A batch and the teacher's signal, which the collator has read or a live teacher gives."""
         signal: Signal | None = inputs.get("teacher_signal")
-        batch = {name: value for name, value in inputs.items() if name != "teacher_signal"}
+        beside = ("teacher_signal", STAND_IN)
+        batch = {name: value for name, value in inputs.items() if name not in beside}
         if signal is None and self.teacher is not None:
             signal = self.teacher(batch)
         return TaughtBatch(batch, signal)
@@ -151,13 +205,29 @@ class DistillTrainer(Trainer):
         return SignalCollator(self.data_collator, self.teacher)
 
     def get_train_dataloader(self) -> Any:
-        """The loader of training rows, whose workers read the teacher's stored signals ahead."""
-        plain = self.data_collator
-        self.data_collator = self._training_collator()
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = plain
+        """The loader of training rows, whose workers read the teacher's stored signals ahead.
+
+        Each process loads its part of every batch; `batch_size` is that of all processes together.
+        """
+        rows, args = self.train_dataset, self.args
+        assert rows is not None
+        parts = args.process_index, args.world_size
+        loader = DataLoader(
+            rows,
+            batch_sampler=StepShares(self._get_train_sampler(), self.config.batch_size, *parts),
+            collate_fn=ShareCollator(self._training_collator(), rows),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+        # Not by `self.accelerator`, which would share out the shares.
+        return prepare_data_loader(
+            loader,
+            args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=args.dataloader_pin_memory,
+        )
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         """Clip within the optimizer's step where it can: on a CPU, a pass over all gradients fewer.
@@ -187,9 +257,8 @@ class DistillTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Count rows, with or without a label, over the accumulated, global batch."""
-        count = sum(len(batch["row_id"]) for batch in batch_samples)
-        rows = torch.full((), count, device=device)  # filled there, so nobody waits for a copy
-        return self.accelerator.gather(rows).sum() if self.args.world_size > 1 else rows
+        count = sum(len(batch["row_id"]) for batch in batch_samples if STAND_IN not in batch)
+        return summed(torch.full((), count, device=device))  # filled there: no wait for a copy
 
     def prediction_step(
         self,
@@ -230,7 +299,24 @@ class DistillTrainer(Trainer):
             if self.objective.learns_mix:
                 groups += self.alpha_learner.parameter_groups(self.objective.mix, self.mix)
             self.optimizer = torch.optim.AdamW(groups, fused=True)
+            if world_size() > 1:  # the optimiser has the groups of one process all the same
+                self.unreached = self._unreached()
+                for weight in self.unreached:
+                    weight.requires_grad_(False)
         return self.optimizer
+
+    def _unreached(self) -> list[torch.nn.Parameter]:
+        """Weights to which no term leads, such as a head whose logits nobody looks at.
+
+        DDP would wait for their gradients.
+        """
+        rows: Any = self.train_dataset
+        batch = send_to_device(self._training_collator()([rows[0]]), self.args.device)
+        weights = [one for one in self.objective.parameters() if one.requires_grad]
+        with seeded(self.seed, "which weights are reached"):
+            loss = self.objective(*self._taught(batch)).loss
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+        return [one for one, gradient in zip(weights, found, strict=True) if gradient is None]
 
     @cached_property
     def _moved_by_the_learner(self) -> list[torch.nn.Parameter]:
@@ -285,7 +371,7 @@ class DistillTrainer(Trainer):
         return {"learning_rate_mix": rates["mix"]} if "mix" in rates else {}
 
     def _check_finite(self) -> None:
-        if not (bad := self.meter.first_bad_steps()):
+        if not (bad := self.meter.first_bad_steps()):  # in any process, so that all of them stop
             return
         step = min(bad.values())
         parts = " and ".join(
@@ -313,12 +399,15 @@ class DistillTrainer(Trainer):
             NonFiniteLossError: If a weight is NaN or infinite.
         """
         step = self.state.global_step
-        weights = self.objective.named_parameters()
+        weights = self.objective.named_parameters()  # the same in all processes
         if bad := [name for name, weight in weights if not weight.isfinite().all()]:
             raise NonFiniteLossError(
                 f"{bad[0]} became NaN or infinite by step {step}; training stopped. "
                 f"{self._last_good()}. Try a lower learning rate, or other losses"
             )
+        if not is_main():
+            super()._save_checkpoint(model, trial)  # takes part, and writes nothing
+            return
         earlier = [old for other, old in checkpoints_in(self.folder).items() if other < step]
         target = self.folder / f"{PREFIX}{step}"
         # The folder that is filled has the same name, since Trainer chooses it.
@@ -332,9 +421,24 @@ class DistillTrainer(Trainer):
         for old in earlier[: 1 - CHECKPOINTS_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write the states of all processes' generators, by the main one, which owns the folder."""
+        with tempfile.TemporaryDirectory(prefix="layermix-") as own:
+            super()._save_rng_state(own)
+            files = gathered([(file.name, file.read_bytes()) for file in Path(own).iterdir()])
+        if is_main():
+            for name, content in itertools.chain(*files):
+                (Path(output_dir) / name).write_bytes(content)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take the generators' states back; new ones for a checkpoint of another number of them."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and processes_of(Path(checkpoint)) != world_size():
+            set_seed(self._dropout_seed(f"dropout from step {self.state.global_step}"))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if state := self.alpha_learner.state_dict():
+        if is_main() and (state := self.alpha_learner.state_dict()):
             torch.save(state, Path(output_dir) / ALPHA_LEARNER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -375,6 +479,26 @@ class SignalCollator:
         """The padded batch, with the signal as `teacher_signal`."""
         batch = self.collate(rows)
         return {**batch, "teacher_signal": self.teacher(batch)}
+
+
+class ShareCollator:
+    """Collates this process's rows of a batch; loader workers run it.
+
+    Every process must take part in every step, since gradients are summed over all. One that has no
+    row in a batch, such as the last one of an epoch, gets the first row as a stand-in, which counts
+    nothing.
+
+    Args:
+        collate: Rows -> padded batch.
+        rows: All training rows.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], dict[str, Any]], rows: Any) -> None:
+        self.collate, self.rows = collate, rows
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """The padded batch, with an entry `STAND_IN` if it has no row of its own."""
+        return self.collate(rows) if rows else {**self.collate([self.rows[0]]), STAND_IN: True}
 
 
 class OutputCallback(TrainerCallback):
@@ -419,14 +543,25 @@ class PartMeter:
         self.first_bad[name] = torch.where(fresh, torch.full_like(first, step), first)
 
     def first_bad_steps(self) -> dict[str, int]:
-        """Part, or GRADIENT -> the first step (from 0) at which it was NaN or infinite."""
-        steps = {name: int(first) for name, first in self.first_bad.items()}
-        return {name: step for name, step in steps.items() if step >= 0}
+        """Part, or GRADIENT -> the first step (from 0) at which it was NaN or infinite.
+
+        In whichever process: call it in all of them.
+        """
+        mine = torch.stack(list(self.first_bad.values()))
+        steps = smallest(mine.where(mine >= 0, NEVER)).tolist()
+        return {
+            name: step for name, step in zip(self.first_bad, steps, strict=True) if step < NEVER
+        }
 
     def drain(self) -> dict[str, Any]:
-        """Means per example since the last call, the latest α (K, L), entropy (K,) and norms."""
+        """Means per example since the last call, the latest α (K, L), entropy (K,) and norms.
+
+        Of the rows of all processes: call it in all of them.
+        """
+        device = next(iter(self.sums.values())).device
+        rows = int(summed(torch.tensor(self.rows, device=device)))
         logs: dict[str, Any] = {
-            f"loss_{name}": float(total) / self.rows for name, total in self.sums.items()
+            f"loss_{name}": float(summed(total)) / rows for name, total in self.sums.items()
         }
         logs |= {f"gradient_{name}": float(norm) for name, norm in self.norms.items()}
         if self.alpha is not None:
@@ -459,10 +594,11 @@ class Cadence(TrainerCallback):
 def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> TrainingArguments:
     """The Trainer's own settings; what the config does not name is fixed here, with its reason."""
     on_gpu = torch.cuda.is_available()
+    on_cpu = default_device().type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=max(1, config.batch_size // world_size()),  # only reported
         per_device_eval_batch_size=config.eval_batch_size,
         gradient_accumulation_steps=config.accumulation,
         learning_rate=config.learning_rate,
@@ -482,6 +618,10 @@ def training_arguments(config: TrainingConfig, seed: int, folder: Path) -> Train
         dataloader_num_workers=config.loader_workers,
         dataloader_pin_memory=on_gpu,
         accelerator_config={"non_blocking": on_gpu},
+        use_cpu=on_cpu,  # else several processes on CPUs would train a run each
+        # A term or layer that gets no gradient is a fault, and buffers are the same everywhere.
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
     # On several GPUs Trainer would use DataParallel, which cannot gather an Output.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -2,16 +2,22 @@
 
 import torch
 
+from layermix.launch import world_size
+
 
 def default_device() -> torch.device:
     """Returns the device that accelerate chooses, and therefore transformers' Trainer too.
 
     CUDA, Apple's `mps` or another accelerator that torch finds, else the CPU. Of several GPUs, each
-    process of a distributed run gets its own. `ACCELERATE_USE_CPU=true` asks for the CPU.
+    process of a distributed run gets its own. `ACCELERATE_USE_CPU=true` asks for the CPU. The first
+    call connects the processes of such a run: by NCCL on GPUs, by gloo on CPUs.
     """
     # Not at the top: the heart imports this package and must load without accelerate.
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    device: torch.device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    if world_size() > 1 and not torch.accelerator.is_available():
+        on_cpu = True  # else they would not be connected, and train a run each
+    device: torch.device = PartialState(cpu=on_cpu).device
     return device

@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 from layermix.core.signals import NO_WORD, Batch
 from layermix.errors import ModelError
 from layermix.hardware.device import default_device
+from layermix.hardware.processes import gathered, share
+from layermix.launch import world_size
 from layermix.models.encoder import HFEncoder
 
 Floats = NDArray[np.float32]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """`track(items, total, what)` yields the items and shows how many are done."""
+
+Collate = Callable[[list[Any]], Batch]
+"""Tokenised rows -> a padded batch."""
 
 Runner = Callable[[Batch], Floats]
 """Computes the logits of a padded batch, (B, C), or (B, W, C) where it has `word_starts`."""
@@ -49,7 +54,7 @@ def moved(value: Any, device: torch.device) -> Any:
 def logits_of(
     run: Runner,
     rows: Any,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
     batch_size: int = 32,
     track: Track | None = None,
     what: str = "evaluating",
@@ -76,6 +81,26 @@ def logits_of(
         run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
     ]
     return joined(batches)[order.argsort()]
+
+
+def logits_by_all(run: Runner, rows: Any, collate: Collate, **options: Any) -> Floats:
+    """As `logits_of`, each process of a run with its part of the rows; all of them get all logits.
+
+    Args:
+        run: Batch -> logits; the same model in all processes.
+        rows: Tokenised rows, a data set.
+        collate: Rows -> padded batch.
+        options: As for `logits_of`.
+    """
+    if world_size() == 1:
+        return logits_of(run, rows, collate, **options)
+    # Neighbours in length go to different processes, so that all have as much to do.
+    order = np.argsort(rows["length"], kind="stable")
+    mine = share(order.tolist())
+    found = logits_of(run, rows.select(mine), collate, **options) if mine else None
+    parts = [part for part in gathered(found) if part is not None]
+    places = np.concatenate([order[number :: world_size()] for number in range(world_size())])
+    return joined(parts)[places.argsort()]
 
 
 def joined(batches: Sequence[Floats]) -> Floats:

@@ -71,7 +71,8 @@ class EpochRecorder(HistoryRecorder):
     def score(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scores of one evaluation; agreement with the teacher if its predictions are known."""
         labels, row_ids = prediction.label_ids  # type: ignore[misc]  # one array per label name
-        order = row_ids.argsort()  # rows are ordered by length
+        # Rows are ordered by length, and some come twice if several processes share them.
+        order = np.unique(row_ids, return_index=True)[1]
         row_ids, labels = row_ids[order], labels[order]
         logits = np.asarray(prediction.predictions)[order]
         self.latest = (row_ids, labels, logits)

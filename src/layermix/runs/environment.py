@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from layermix.launch import world_size
 from layermix.runs.schema import FORMAT, EnvironmentRecord
 
 
@@ -33,6 +34,7 @@ def environment(seed: int) -> EnvironmentRecord:
         platform=platform.platform(),
         processor=torch.cuda.get_device_name() if has_gpu else platform.machine(),
         threads=torch.get_num_threads(),
+        processes=world_size(),
         seed=seed,
     )
 

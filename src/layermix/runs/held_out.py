@@ -10,6 +10,8 @@ from transformers import TrainerCallback
 from layermix.core.objective import Objective
 from layermix.core.signals import Teacher
 from layermix.core.trainer import DistillTrainer
+from layermix.hardware.processes import share, summed
+from layermix.launch import world_size
 from layermix.runs.schema import HeldOutLoss
 
 PREFIX = "eval_held_out_"
@@ -43,15 +45,20 @@ class HeldOutLosses:
         device = next(self.objective.parameters()).device
         was_training, sums = self.objective.training, dict[str, torch.Tensor]()
         self.objective.eval()
+        shared = len(self.rows) >= world_size()  # else some process would have nothing to add
+        rows = share(range(len(self.rows))) if shared else range(len(self.rows))
         with torch.no_grad():
-            for start in range(0, len(self.rows), self.batch_size):
-                end = min(start + self.batch_size, len(self.rows))
-                batch = self.collate([self.rows[row] for row in range(start, end)])
+            for start in range(0, len(rows), self.batch_size):
+                batch = self.collate(
+                    [self.rows[row] for row in rows[start : start + self.batch_size]]
+                )
                 batch = send_to_device(batch, device)
                 signal = None if self.teacher is None else self.teacher(batch)
                 for name, part in self.objective(batch, signal).parts.items():
                     sums[name] = sums.get(name, torch.zeros_like(part)) + part
         self.objective.train(was_training)
+        if shared:
+            sums = {name: summed(total) for name, total in sums.items()}
         parts = {name: float(total) / len(self.rows) for name, total in sums.items()}
         weights = self.objective.weights
         return {"loss": sum(weights[name] * part for name, part in parts.items()), **parts}

@@ -35,6 +35,7 @@ from layermix.data.texts import TextData, load_texts
 from layermix.errors import CacheError, ConfigError, Note
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
+from layermix.launch import is_main
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of
 from layermix.models.labels import align_labels
 from layermix.models.latency import milliseconds_per_text
@@ -262,11 +263,13 @@ def open_run(
 ) -> RunFolder | None:
     """The folder of a run, if it is to have one; checks it and the trackers before any work.
 
+    Of several processes, the main one alone has it.
+
     Raises:
         RunExistsError, ConfigError: As `RunFolder`, or if a tracker is not installed.
     """
     check_trackers(config.training.report_to or ())
-    if out is None:
+    if out is None or not is_main():
         return None
     text = to_yaml(config) + "".join(f"{OWN} {line}\n" for line in extensions.described())
     return RunFolder(Path(out), text, resume=resume, restart=restart)

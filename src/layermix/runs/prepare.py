@@ -19,8 +19,9 @@ from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
 from layermix.hardware.cpu_kernels import prepare_process
+from layermix.hardware.processes import from_main
 from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
-from layermix.models.inference import TorchRunner, finite, logits_of
+from layermix.models.inference import TorchRunner, finite, logits_by_all
 from layermix.models.tokenizers import equal_inputs, equal_padding
 from layermix.models.vocabulary import old_numbers
 from layermix.problems.classification import CLASSIFICATION
@@ -103,7 +104,7 @@ def answered(
     prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer, numbers)
     run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     logits = {
-        name: logits_of(
+        name: logits_by_all(
             run, rows, prepared.collate, track=reporter.track, what=f"teacher on {name}"
         )
         for name, rows in prepared.splits.items()
@@ -148,7 +149,8 @@ def with_new_rows_at_share(
 ) -> tuple[DistillConfig, TextData]:
     """The texts with new rows, if they are wanted, and the config with the share they have."""
     had_others = "unlabeled" in texts.splits
-    texts = with_new_rows(texts, teacher, config.data)
+    # One process chooses neighbours: others might break a tie by the last bit otherwise.
+    texts = from_main(lambda: with_new_rows(texts, teacher, config.data))
     is_auto = config.data.augment == "auto" and config.training.unlabeled_share is None
     if is_auto and not had_others and "unlabeled" in texts.splits:
         training = config.training.model_copy(update={"unlabeled_share": SHARE})

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from layermix.atomic import whole_folder, write_text
 from layermix.config import PretrainConfig
@@ -34,6 +34,8 @@ from layermix.errors import ConfigError, DataError, LayermixError, ModelError, N
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.hardware.precision import choose_precision
+from layermix.hardware.processes import as_in_main, from_main
+from layermix.launch import is_main, world_size
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of, fingerprint
 from layermix.models.live_teacher import LiveTeacher
@@ -63,10 +65,18 @@ from layermix.runs.schema import (
     Timings,
     read_text,
 )
-from layermix.runs.start import begun, check_start, model_hash, resumable
+from layermix.runs.start import begun, check_reachable, check_start, model_hash, resumable
 from layermix.runs.trackers import trackers
 from layermix.runs.training import state_of
-from layermix.teacher_cache.choose import filled, no_room, not_stored, open_cache
+from layermix.teacher_cache.cached_teacher import find_store
+from layermix.teacher_cache.choose import (
+    cache_folder,
+    filled,
+    no_room,
+    not_stored,
+    open_cache,
+)
+from layermix.teacher_cache.manifest import Identity
 
 NO_CLASSES = ("0", "1")
 """Classes of the heads that teacher and student have while they are read; no term looks at them."""
@@ -131,10 +141,13 @@ def pretrain(
     reporter.say(pretraining.objective.formula())
     if run is None:
         with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
+            if from_main(lambda: False):
+                return pretraining.as_in_main(None)
             return pretraining.in_folder(Path(folder), None, reporter)
     with begun(run):
-        if run.only_lacks_its_name and (result := pretraining.finished(run)) is not None:
-            return result
+        result = pretraining.finished(run) if run.only_lacks_its_name else None
+        if from_main(lambda: result is not None):
+            return pretraining.as_in_main(result)
         return pretraining.in_folder(run.work, run, reporter)
 
 
@@ -279,15 +292,13 @@ class _Pretraining:
             work / ROWS / ROWS_FILE, self.config.texts.held_out, self.config.texts.held_out_rows
         )
         weights = fingerprint(self.teacher.model)
-        checkpoint = None
-        if run is not None:
-            start = self._start(packed, weights)
-            for note in check_start(run, start):
-                reporter.warn(note)
-            checkpoint = resumable(run, start, reporter)
+        checkpoint = from_main(lambda: self._checkpoint(run, packed, weights, reporter))
+        check_reachable(checkpoint)
         notes = self._notes(packed, reporter)
         signals = self._signals(rows[0], packed, weights, reporter)
         record, history = self._train(work, rows, packed, signals, checkpoint, reporter)
+        if not is_main():
+            return self.as_in_main(None)
         record = record.model_copy(
             update={
                 "teacher": self._teacher_record(weights),
@@ -297,7 +308,29 @@ class _Pretraining:
         )
         if run is not None:
             record = self._write(record, history, run)
-        return Pretrained(self.student, record, history, run.final if run else None)
+        folder = run.final if run else None
+        return self.as_in_main(Pretrained(self.student, record, history, folder))
+
+    def as_in_main(self, result: Pretrained | None) -> Pretrained:
+        """The result of the main process, which alone has one, in all; with its weights."""
+        as_in_main(list(self.student.model.state_dict().values()))
+        if world_size() == 1:
+            assert result is not None
+            return result
+        others: Any = result  # a student is not sent as a whole
+        facts: Any = from_main(lambda: replace(others, student=None))
+        return replace(facts, student=self.student)  # type: ignore[no-any-return]
+
+    def _checkpoint(
+        self, run: RunFolder | None, packed: CorpusRecord, weights: str, reporter: Reporter
+    ) -> Path | None:
+        """The checkpoint to resume from; records what the run is begun with."""
+        if run is None:
+            return None
+        start = self._start(packed, weights)
+        for note in check_start(run, start):
+            reporter.warn(note)
+        return resumable(run, start, reporter)
 
     def _packed(self, work: Path, reporter: Reporter) -> CorpusRecord:
         """Packs the texts, unless an earlier process has done it; returns what they are.
@@ -380,18 +413,24 @@ class _Pretraining:
         config, needs = self.config.distillation(), self.objective.teacher_needs
         if not config.cache.use:
             return self._live()
-        reason = not_stored(needs, config.cache)
-        if not reason:
-            prepared = self._as_prepared(rows, packed, weights)
-            # No term looks at the logits, so there are no predictions that bfloat16 could change.
-            store, size = open_cache(
-                prepared, self.teacher, needs, config, reporter, agreed=lambda: True
-            )
-            if not (reason := no_room(store, size, config.cache)):
-                reporter.say(f"teacher signals: {size.total / 1e9:.2f} GB in {store.folder}")
-                return filled(prepared, self.teacher, store, reporter)
-        reporter.say(f"{reason}: the teacher runs live on every batch")
-        return self._live()
+        prepared = self._as_prepared(rows, packed, weights)
+
+        def chosen() -> Identity | None:
+            if not (reason := not_stored(needs, config.cache)):
+                # No term looks at the logits: there are no predictions that bfloat16 could change.
+                store, size = open_cache(
+                    prepared, self.teacher, needs, config, reporter, agreed=lambda: True
+                )
+                if not (reason := no_room(store, size, config.cache)):
+                    reporter.say(f"teacher signals: {size.total / 1e9:.2f} GB in {store.folder}")
+                    return store.identity
+            reporter.say(f"{reason}: the teacher runs live on every batch")
+            return None
+
+        if (identity := from_main(chosen)) is None:
+            return self._live()
+        store = find_store(cache_folder(config.cache), identity, reporter.say)
+        return filled(prepared, self.teacher, store, reporter)
 
     def _as_prepared(self, rows: Dataset, packed: CorpusRecord, weights: str) -> PreparedData:
         """The rows as those of a distillation, as far as the cache looks at them."""
@@ -428,7 +467,11 @@ class _Pretraining:
             self.objective, self._live(), held_out, self.collate, config.eval_batch_size
         )
         bar = PretrainingBar(reporter.console, "pretrain", epoch_tokens)
-        follows_alpha = mix is not None and not getattr(mix, "constant", False)
+        writing: list[TrainerCallback] = []
+        if is_main():
+            writing += [HistoryRecorder(work), *trackers(config.report_to or (), work)]
+            if mix is not None and not getattr(mix, "constant", False):
+                writing.append(MixRecorder(work))
         tokens = occurring(train, self.student.tokenizer.pad_token_id)
         with only_occurring_trained(self.student.model, tokens), shown(bar):
             trainer = HeldOutTrainer(
@@ -443,13 +486,7 @@ class _Pretraining:
                 beside=lambda: needed_to_resume(work),
                 train_dataset=train,
                 data_collator=self.collate,
-                callbacks=[
-                    HistoryRecorder(work),
-                    Measuring(config.measure_every),
-                    *([MixRecorder(work)] if follows_alpha else []),
-                    bar,
-                    *trackers(config.report_to or (), work),
-                ],
+                callbacks=[*writing, Measuring(config.measure_every), bar],
             )
             trainer.remove_callback(PrinterCallback)
             first = measured()  # of the weights before any step, also where a run is resumed

@@ -539,6 +539,7 @@ class EnvironmentRecord(Record):
         platform: Operating system.
         processor: Of the graphics card, or the kind of CPU.
         threads: Of PyTorch.
+        processes: How many trained the run together.
         seed: Of the run.
     """
 
@@ -549,6 +550,7 @@ class EnvironmentRecord(Record):
     platform: str | None = None
     processor: str | None = None
     threads: int | None = None
+    processes: int | None = None
     seed: int | None = None
 
 

@@ -16,7 +16,7 @@ from layermix.data.splits import PROBABILITIES, with_soft_labels, without_guesse
 from layermix.data.texts import TextData
 from layermix.errors import ConfigError, Note
 from layermix.models.encoder import Classifier, HFEncoder
-from layermix.models.inference import TorchRunner, logits_of
+from layermix.models.inference import TorchRunner, logits_by_all
 from layermix.models.soft_label_teacher import SoftLabelTeacher
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
@@ -172,7 +172,7 @@ def _train_logits(
     signals = signals_for(prepared, teacher, objective, config, reporter)
     live = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
     cached = isinstance(signals, CachedTeacher)
-    return logits_of(
+    return logits_by_all(
         (lambda batch: signals(batch).logits.numpy()) if cached else live,
         prepared.splits["train"],
         prepared.collate,

@@ -12,9 +12,17 @@ import pyarrow as pa
 from datasets import Dataset
 
 from layermix.console import Reporter
-from layermix.core.checkpoints import CHECKSUMS, last_checkpoint, newest_whole, seal
+from layermix.core.checkpoints import (
+    CHECKSUMS,
+    last_checkpoint,
+    newest_whole,
+    processes_of,
+    seal,
+)
 from layermix.data.prepared import PreparedData
 from layermix.errors import Note, ResumeError
+from layermix.hardware.processes import gathered
+from layermix.launch import world_size
 from layermix.models.encoder import NOT_COMPUTED, Classifier
 from layermix.runs.callbacks import needed_to_resume
 from layermix.runs.layout import RESULT, START, RunFolder
@@ -126,6 +134,12 @@ def resumable(run: RunFolder, start: StartRecord | None, reporter: Reporter) -> 
     """
     has_checksums = (run.work / START).is_file()
     checkpoint, notes = newest_whole(run.checkpoints, has_checksums=has_checksums)
+    if checkpoint is not None and (before := processes_of(checkpoint)) != world_size():
+        text = (
+            f"the run goes on in {world_size()} process(es), and was trained in {before} before: "
+            "dropout and the last bits of sums are others than in a run that was never stopped"
+        )
+        notes.append(Note("other-processes", text))
     for note in notes:
         reporter.warn(note)
     if checkpoint is not None and not (checkpoint / CHECKSUMS).exists():
@@ -134,6 +148,16 @@ def resumable(run: RunFolder, start: StartRecord | None, reporter: Reporter) -> 
         run.write(START, start.to_json())
     (run.work / RESULT).unlink(missing_ok=True)  # the outcome of an earlier attempt
     return checkpoint
+
+
+def check_reachable(checkpoint: Path | None) -> None:
+    """Raises a ResumeError if a process does not see the checkpoint that the main one has found."""
+    seen = gathered(checkpoint is None or checkpoint.is_dir())
+    if not all(seen):
+        raise ResumeError(
+            f"{checkpoint}: {seen.count(False)} of {len(seen)} processes cannot read the "
+            "checkpoint; a run on several machines is resumed from a folder that all of them share"
+        )
 
 
 def model_hash(classifier: Classifier, weights: str | None = None) -> str:

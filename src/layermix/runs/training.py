@@ -5,11 +5,11 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from layermix.atomic import whole_folder, write_text
@@ -25,9 +25,11 @@ from layermix.data.prepared import PreparedData
 from layermix.data.splits import labels_of
 from layermix.errors import Note
 from layermix.hardware.cpu_kernels import prepare_process
+from layermix.hardware.processes import as_in_main, from_main
+from layermix.launch import is_main, world_size
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder
-from layermix.models.inference import TorchRunner, logits_of
+from layermix.models.inference import TorchRunner, logits_by_all
 from layermix.models.labels import write_kind
 from layermix.models.tokenizers import save_tokenizer
 from layermix.problems.problem import Problem
@@ -54,7 +56,7 @@ from layermix.runs.schema import (
     Timings,
     read_result,
 )
-from layermix.runs.start import begun, resumable
+from layermix.runs.start import begun, check_reachable, resumable
 from layermix.runs.trackers import trackers
 
 Row = Mapping[str, Any]
@@ -144,13 +146,21 @@ class Training:
         Raises:
             ResumeError: If an unfinished run has checkpoints, but no whole one.
         """
-        if run is None:
+        if run is None:  # as in every process but the main one
+            finished, checkpoint = from_main(lambda: (False, None))
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
-                return self._run(name, role, known, Path(folder), None, None, reporter)
+                if finished:
+                    return self._as_in_main(None)
+                return self._run(name, role, known, Path(folder), None, checkpoint, reporter)
         with begun(run):
-            if run.only_lacks_its_name and (result := self._finished(role, run)) is not None:
-                return result
-            checkpoint = resumable(run, start, reporter)
+            result = None
+            if run.only_lacks_its_name:
+                result = self._finished(role, run)
+            finished, checkpoint = from_main(
+                lambda: (True, None) if result else (False, resumable(run, start, reporter))
+            )
+            if finished:
+                return self._as_in_main(result)
             return self._run(name, role, known, run.work, run, checkpoint, reporter)
 
     def _finished(self, role: Role, run: RunFolder) -> Result | None:
@@ -178,13 +188,17 @@ class Training:
     ) -> Result:
         started = time.monotonic()
         prepare_process()
+        check_reachable(resume_from)
         checkpoints = work / CHECKPOINTS
         recorder = EpochRecorder(work, self.prepared, self.config.selection == "holdout")
         metric, directions = self.prepared.metric, self.problem.higher_is_better
         stopping = EarlyStopping(self.config.patience, metric, directions[metric])
         mix = self.objective.mix
-        follows_alpha = mix is not None and not getattr(mix, "constant", False)
-        watching = [MixRecorder(work)] if follows_alpha else []
+        watching: list[TrainerCallback] = []
+        if is_main():
+            watching += [recorder, *trackers(self.config.report_to or (), work)]
+            if mix is not None and not getattr(mix, "constant", False):
+                watching.append(MixRecorder(work))
         train, held_out = self.prepared.splits["train"], None
         tokens = occurring(train, self.student.tokenizer.pad_token_id)
         if self.extensions.wants_held_out and "holdout" in self.prepared.splits:
@@ -208,14 +222,7 @@ class Training:
                 eval_dataset=self.prepared.evaluated,
                 data_collator=self.prepared.collate,
                 compute_metrics=recorder.score,
-                callbacks=[
-                    recorder,
-                    stopping,
-                    *watching,
-                    bar,
-                    *trackers(self.config.report_to or (), work),
-                    *self.extensions.callbacks,
-                ],
+                callbacks=[*watching, stopping, bar, *self.extensions.callbacks],
             )
             trainer.remove_callback(PrinterCallback)
             state = state_of(resume_from)
@@ -231,7 +238,12 @@ class Training:
                 directions,
             )
             if self.config.selection == "holdout":
-                recorder.restore(self.objective, reports["selected"]["epoch"])
+                if is_main():
+                    recorder.restore(self.objective, reports["selected"]["epoch"])
+                as_in_main(list(self.objective.student.state_dict().values()))
+        test = self._test(reporter) if "test" in self.prepared.splits else {}
+        if not is_main():
+            return self._as_in_main(None)
         for report in reports.values():
             logits, labels = recorder.logits("validation", report["epoch"])
             report["validation"] |= self.problem.details(
@@ -246,8 +258,7 @@ class Training:
             reporter.say(Note("stopped-early", text))
         self._warn_of_one_class(recorder, reports, reporter)
         calibration = self._calibration(recorder, reports, reporter)
-        if "test" in self.prepared.splits:
-            reports |= self._test(reporter)
+        reports |= test
         self.student.model.eval()  # type: ignore[no-untyped-call]  # transformers
         entry = saved_model_entry(self.prepared, calibration)
         write_kind(self.student.model.config, self.problem)
@@ -271,7 +282,18 @@ class Training:
         )
         if run is not None:
             record = self._write(role, record, history, recorder, run)
-        return Result(self.student, reports, history, record, run.final if run else None)
+        folder = run.final if run else None
+        return self._as_in_main(Result(self.student, reports, history, record, folder))
+
+    def _as_in_main(self, result: Result | None) -> Result:
+        """The result of the main process, which alone has one, in all; with its weights."""
+        as_in_main(list(self.student.model.state_dict().values()))
+        if world_size() == 1:
+            assert result is not None
+            return result
+        others: Any = result  # a student is not sent as a whole
+        facts: Any = from_main(lambda: replace(others, student=None))
+        return replace(facts, student=self.student)  # type: ignore[no-any-return]
 
     def _warn_of_one_class(self, recorder: EpochRecorder, reports: Row, reporter: Reporter) -> None:
         """Warn if the saved model predicts the same class on every validation row."""
@@ -344,7 +366,9 @@ class Training:
         rows = self.prepared.splits["test"]
         labels = labels_of(rows["labels"])
         student = TorchRunner(HFEncoder(self.student.model))
-        logits = logits_of(student, rows, self.prepared.collate, track=reporter.track, what="test")
+        logits = logits_by_all(
+            student, rows, self.prepared.collate, track=reporter.track, what="test"
+        )
         if not self.problem.labelled(labels).any():
             return {}
         teacher = self.prepared.teacher_logits.get("test")

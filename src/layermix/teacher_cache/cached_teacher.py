@@ -1,14 +1,16 @@
 """Reads the teacher's signals from a store, and fills the store."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from layermix.core.signals import Batch, Signal, Teacher, at_words
 from layermix.errors import CacheError, ModelError
+from layermix.hardware.processes import from_main, gathered, share, share_on_machine
+from layermix.launch import world_size
 from layermix.models.encoder import MODEL_INPUTS
 from layermix.teacher_cache.manifest import Identity, read_manifest, store_folders
 from layermix.teacher_cache.store import SHARD_BYTES, Place, Row, SignalStore, row_key
@@ -139,6 +141,8 @@ def fill(
     """Computes the teacher's signals for every row that the store lacks, and stores them.
 
     It may be stopped at any time: shards that are written are kept and not computed again.
+    Several processes of a run each compute a part of the batches; where machines share no disk,
+    those of each machine then compute what it lacks.
 
     Args:
         store: To write to.
@@ -153,31 +157,75 @@ def fill(
     Raises:
         CacheError: If a value does not fit the store's dtype, or the disk is full.
     """
-    index_of = {key: index for index, key in enumerate(keys)}
-    with store.filling():
+    work = _Filling(store, teacher, rows, keys, collate, progress)
+    if world_size() == 1:
+        with store.filling():
+            if left := work.plan(batches):
+                for shard in work.shards(left):
+                    store.add(shard)
+                store.drop_plan()
+        return
+
+    def plan() -> list[Sequence[int]]:
+        with store.filling():
+            return work.plan(batches)
+
+    left = from_main(plan)
+    for mine in (share(left), share_on_machine(left)):  # the second finds nothing on a shared disk
+        with store.filling():
+            lacking = [batch for batch in mine if work.lacks(batch)]
+        for shard in work.shards(lacking):
+            with store.filling():  # not for long: the others write there, too
+                if rest := [row for row in shard if row.key not in store]:
+                    store.add(rest)
+        gathered(None)  # all have written
+    with store.filling():  # reads what the others have written
+        if left:
+            store.drop_plan()
+
+
+class _Filling(NamedTuple):
+    """What `fill` works with."""
+
+    store: SignalStore
+    teacher: Teacher
+    rows: Any
+    keys: Sequence[bytes]
+    collate: Collate
+    progress: Progress | None
+
+    def lacks(self, batch: Sequence[int]) -> bool:
+        """Whether the store lacks a row of a batch."""
+        return any(self.keys[index] not in self.store for index in batch)
+
+    def plan(self, batches: Sequence[Sequence[int]] | None) -> list[Sequence[int]]:
+        """Returns the batches that the store lacks, and leaves them for whoever continues."""
         if batches is None:
-            batches = _planned(store, index_of, rows["length"])
-        left = [batch for batch in batches if any(keys[index] not in store for index in batch)]
-        if not left:
-            return
-        store.leave_plan([[keys[index] for index in batch] for batch in left])
-        steps: Iterable[Sequence[int]] = left
-        if progress is not None:
-            steps = progress(left, len(left), "teacher signals")
-        waiting: dict[bytes, Row] = {}
-        size = 0
+            index_of = {key: index for index, key in enumerate(self.keys)}
+            batches = _planned(self.store, index_of, self.rows["length"])
+        left = [batch for batch in batches if self.lacks(batch)]
+        if left:
+            self.store.leave_plan([[self.keys[index] for index in batch] for batch in left])
+        return left
+
+    def shards(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Row]]:
+        """Yields the rows of batches, as many at a time as a shard takes."""
+        steps: Iterable[Sequence[int]] = batches
+        if self.progress is not None and batches:
+            steps = self.progress(batches, len(batches), "teacher signals")
+        identity, waiting, size = self.store.identity, dict[bytes, Row](), 0
         for indices in steps:
-            batch = _of_tokens(collate([rows[index] for index in indices]))
-            for row in _stored(teacher(batch), [keys[index] for index in indices], store.identity):
-                if row.key not in store and row.key not in waiting:
+            batch = _of_tokens(self.collate([self.rows[index] for index in indices]))
+            keys = [self.keys[index] for index in indices]
+            for row in _stored(self.teacher(batch), keys, identity):
+                if row.key not in self.store and row.key not in waiting:
                     waiting[row.key] = row
-                    size += row.tokens * store.identity.token_bytes + store.identity.row_bytes
+                    size += row.tokens * identity.token_bytes + identity.row_bytes
             if size >= SHARD_BYTES:
-                store.add(list(waiting.values()))
+                yield list(waiting.values())
                 waiting, size = {}, 0
         if waiting:
-            store.add(list(waiting.values()))
-        store.drop_plan()
+            yield list(waiting.values())
 
 
 def _of_tokens(batch: Batch) -> Batch:

@@ -21,6 +21,7 @@ from layermix.data.prepared import PreparedData
 from layermix.errors import ConfigError
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
+from layermix.hardware.processes import from_main, gathered
 from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
@@ -110,7 +111,25 @@ def signals_for(
     Raises:
         CacheError: If the cache cannot be written, or cannot hold a value.
     """
-    needs = objective.teacher_needs
+    # Of several processes, one decides for all, by its disk and its processor.
+    chosen = from_main(
+        lambda: _chosen(prepared, teacher, objective.teacher_needs, config, reporter)
+    )
+    if isinstance(chosen, Identity):
+        store = find_store(cache_folder(config.cache), chosen, reporter.say)
+        return filled(prepared, teacher, store, reporter)
+    encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
+    return LiveTeacher(encoder, objective.teacher_needs, chosen)
+
+
+def _chosen(
+    prepared: PreparedData,
+    teacher: Classifier,
+    needs: Needs,
+    config: DistillConfig,
+    reporter: Reporter,
+) -> Identity | torch.dtype:
+    """Returns which store to fill and read, or the number format of a live teacher; says why."""
     agreed = functools.cache(functools.partial(agree, prepared, teacher, reporter))
     reason = not_stored(needs, config.cache)
     if not reason:
@@ -122,12 +141,12 @@ def signals_for(
                 f"{store.identity.precision}: {size.total / 1e9:.2f} GB, of which "
                 f"{size.stored / size.total:.0%} is in {store.folder}"
             )
-            return filled(prepared, teacher, store, reporter)
+            return store.identity
     precision = choose_precision(config.training.precision)
     if precision == torch.bfloat16 and not agreed():
         precision = torch.float32
     reporter.say(f"{reason}: the teacher runs live on every batch, in {str(precision)[6:]}")
-    return LiveTeacher(HFEncoder(teacher.model, inputs_key="teacher_inputs"), needs, precision)
+    return precision
 
 
 def not_stored(needs: Needs, config: CacheConfig) -> str:
@@ -245,7 +264,7 @@ def filled(
     keys = row_keys(rows)
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     precision = getattr(torch, store.identity.precision)
-    if not all(key in store for key in keys):
+    if not all(gathered(all(key in store for key in keys))):
         live = LiveTeacher(encoder, store.identity.needs, precision)
         fill(store, live, rows, keys, _collate(prepared), reporter.track)
     store.used()

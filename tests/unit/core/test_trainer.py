@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from layermix.core.checkpoints import damage, last_checkpoint
+from layermix.core.alpha_learner import AlphaLearner
+from layermix.core.checkpoints import checkpoints_in, damage, last_checkpoint, processes_of
 from layermix.core.objective import param_groups
 from layermix.core.seeds import EpochSampler
 from layermix.core.signals import Batch, Needs, Signal
-from layermix.core.trainer import CHECKPOINTS_KEPT, DistillTrainer, schedule
-from layermix.errors import ModelError, NonFiniteLossError
+from layermix.core.trainer import CHECKPOINTS_KEPT, DistillTrainer, ShareCollator, schedule
+from layermix.errors import ConfigError, ModelError, NonFiniteLossError
 from layermix.models.live_teacher import LiveTeacher
 
 Make = Callable[..., DistillTrainer]
@@ -462,3 +463,112 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(trainer: Make) -> None:
     for name, weight in straight.objective.state_dict().items():
         assert resumed.objective.state_dict()[name].equal(weight), name
     assert last_checkpoint(broken.folder) == broken.folder / "checkpoint-4"
+
+
+# -- several processes, which tests/invariant/test_processes.py starts -----------------------------
+
+
+def as_if_of_two(monkeypatch: pytest.MonkeyPatch, rank: int = 0) -> None:
+    """What the trainer knows of other processes, though there are none to talk to."""
+    monkeypatch.setattr("layermix.core.trainer.world_size", lambda: 2)
+    monkeypatch.setattr("layermix.core.trainer.is_main", lambda: rank == 0)
+    monkeypatch.setattr("layermix.core.trainer.rank", lambda: rank)
+
+
+def test_a_process_without_rows_takes_part_with_one_that_counts_nothing(trainer: Make) -> None:
+    made = trainer(training=EVERY_STEP)
+    batch = next(iter(made.get_train_dataloader()))
+    rows: Any = made.train_dataset
+    alone = ShareCollator(made._training_collator(), rows)([])
+    assert alone["row_id"].tolist() == [rows[0]["row_id"]]
+    count = made._get_num_items_in_batch([batch, alone], torch.device("cpu"))
+    assert int(count) == len(batch["row_id"])
+    loss, output = made.compute_loss(made.objective, alone, True, count)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert output.parts.keys() == made.meter.sums.keys()
+    assert not any(made.meter.sums.values())
+    assert made.meter.rows == len(output.logits) == 0
+    gradients = [one.grad for one in made.objective.student.parameters() if one.grad is not None]
+    assert gradients
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_weights_that_no_term_reaches_are_left_out_of_several_processes(
+    trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser has them all the same, so that a checkpoint fits any number of processes."""
+    hidden = {"supervised_weight": 0, "logit_weight": 0, "hidden_weight": 1}
+    alone = trainer(loss=hidden, training=EVERY_STEP)
+    sizes = [len(group["params"]) for group in alone.create_optimizer().param_groups]
+    as_if_of_two(monkeypatch)
+    made = trainer(loss=hidden, training=EVERY_STEP)
+    groups = made.create_optimizer().param_groups
+    assert [len(group["params"]) for group in groups] == sizes
+    names = {id(weight): name for name, weight in made.objective.student.named_parameters()}
+    left_out = {names[id(weight)] for weight in made.unreached}
+    assert "model.classifier.weight" in left_out
+    assert "model.bert.embeddings.word_embeddings.weight" not in left_out
+    assert not any(weight.requires_grad for weight in made.unreached)
+    made.train()
+    assert all(weight.requires_grad for weight in made.unreached)
+
+
+def test_only_the_main_process_writes_checkpoints(
+    trainer: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    as_if_of_two(monkeypatch, rank=1)
+    made = trainer(training=EVERY_STEP)
+    monkeypatch.setattr(type(made.args), "should_save", False)  # as its number says
+    made.train()
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_each_process_drops_out_for_itself(trainer: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for rank in (None, 0, 1):
+        if rank is not None:
+            as_if_of_two(monkeypatch, rank)
+        made = trainer(training=EVERY_STEP, dropout=0.5, folder=f"of {rank}")
+        made.train()
+        losses.append([line["loss"] for line in steps_of(made)])
+    assert losses[0] == losses[1]
+    assert losses[1] != losses[2]
+
+
+def test_a_checkpoint_of_two_processes_is_resumed_by_one(trainer: Make) -> None:
+    training = EVERY_STEP | {"epochs": 2}
+    made = trainer(training=training)
+    made.train()
+    first = min(checkpoints_in(made.folder).values())
+    (first / "rng_state.pth").rename(first / "rng_state_0.pth")
+    (first / "rng_state_1.pth").write_bytes((first / "rng_state_0.pth").read_bytes())
+    assert processes_of(first) == 2
+    losses = []
+    for _ in range(2):
+        again = trainer(training=training, folder="again")
+        again.train(resume_from_checkpoint=str(first))
+        losses.append([line["loss"] for line in steps_of(again)])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == len(steps_of(made))
+
+
+def test_what_several_processes_cannot_do_is_told_before_training(
+    trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_if_of_two(monkeypatch)
+    with pytest.raises(ConfigError, match="set training\\.padding to max_length"):
+        trainer(loss={"hidden": "tinybert_mean"})
+    made = trainer()
+    made.alpha_learner = OwnRule()
+    assert made._needs_one_process(made.objective, made.config) == [
+        "OwnRule moves α by the rows of one process, so α would not be the same in all of them; "
+        "train in one process"
+    ]
+
+
+class OwnRule(AlphaLearner):
+    """A rule that moves α itself."""
+
+    def before_step(self, *_: Any) -> None:
+        """Do nothing."""
