@@ -9,9 +9,11 @@ from layermix.config.describe import json_schema as json_schema
 from layermix.config.loading import ALIASES as ALIASES
 from layermix.config.loading import Config as Config
 from layermix.config.loading import as_written as as_written
+from layermix.config.loading import dump_yaml as dump_yaml
 from layermix.config.loading import explain as explain
 from layermix.config.loading import load as load
 from layermix.config.loading import nest as nest
+from layermix.config.loading import read_own_yaml as read_own_yaml
 from layermix.config.loading import read_yaml as read_yaml
 from layermix.config.loading import to_yaml as to_yaml
 from layermix.config.presets import PRESETS as PRESETS

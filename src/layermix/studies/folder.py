@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from layermix.atomic import lock, temporary_of, whole_file, whole_folder, write_text
-from layermix.config import read_yaml
+from layermix.config import dump_yaml, read_own_yaml
 from layermix.runs.layout import (
     ALPHA,
     CONFIG,
@@ -192,9 +190,7 @@ def _places(cell: Cell) -> dict[str, str]:
 def _portable_text(file: Path, places: Mapping[str, str]) -> str:
     """The text of a JSON or YAML file with paths as the user wrote them."""
     if file.suffix == ".yaml":
-        value = _portable(read_yaml(file)[0], places)
-        written: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-        return written
+        return dump_yaml(_portable(read_own_yaml(file), places))
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".json":
         value = _portable(json.loads(text), places)

@@ -5,11 +5,13 @@ content; a filed cell is never computed again. An `Executor` decides where runs 
 scheduler which and when.
 """
 
+import heapq
+import itertools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +30,10 @@ from layermix.studies.local_processes import LocalProcesses
 from layermix.studies.plan import Cell, Plan, TeacherRun
 
 POLL_SECONDS = 0.2
+ASKED = 20
+"""Of how many running cells the time that a whole one takes is estimated."""
+LEFT_SECONDS = 2.0
+"""How long an estimate of the time left is shown before it is made anew."""
 
 SCHEDULER = ".scheduler"
 """Held in WORK by the scheduler that works there, by one of them if there are several."""
@@ -56,12 +62,15 @@ class Scheduler:
     keep_students: bool = False
     executor: Executor | None = None
     running: dict[str, Handle] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     began: dict[str, tuple[float, float]] = field(default_factory=dict)
     under_way: dict[str, tuple[float, float]] = field(default_factory=dict)
     durations: dict[str, list[float]] = field(default_factory=dict)
     estimate_shown: bool = False
+    begun_before: set[str] = field(default_factory=set)
     left_over_shown: bool = False
+    left_shown: tuple[float, str] = (-LEFT_SECONDS, "")
 
     def run(self) -> None:
         """Run all cells that are not finished.
@@ -75,35 +84,77 @@ class Scheduler:
         ignore = self.study.folder / ".gitignore"
         if not ignore.exists():
             write_text(ignore, IGNORED)
+        unfinished = (self.study.folder / WORK).glob(f"*{PARTIAL}")
+        self.begun_before = {folder.name.removesuffix(PARTIAL) for folder in unfinished}
         waiting: dict[str, Cell | TeacherRun] = {}
         for name, cell in self.plan.runs.items():
-            if not self.study.has(name) or self.study.work(cell).is_dir():
-                if cell.teacher is not None and not self.study.has(name):
-                    waiting.setdefault(cell.teacher.name, cell.teacher)
+            if self.study.has(name):
+                self.done.add(name)
+            elif cell.teacher is not None:
+                waiting.setdefault(cell.teacher.name, cell.teacher)
+            if name not in self.done or self.study.work(cell).is_dir():
                 waiting[name] = cell
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         executor = self.executor or LocalProcesses(self.study.folder / LOGS, threads)
+        queue = Queue(list(waiting.values()), self._has_ended)
+        # Those that somebody works at, though not for this scheduler.
+        elsewhere = queue.take(lambda run: is_busy(self.study.work(run)))
         with self._only_one() as is_only_one, self._shown(), _stopped_at_the_end(executor):
-            while waiting or self.running:
-                for name, run in list(waiting.items()):
-                    if self._settled(run):
-                        del waiting[name]
-                left_over = self._left_over(waiting.values()) if is_only_one else 0
-                for run in waiting.values():
-                    if len(self.running) + left_over < self.jobs and self._may_start(run):
-                        self._start(run, executor)
+            while queue or self.running or elsewhere:
+                self._collect(queue, elsewhere)
+                if elsewhere and is_only_one:
+                    self._show_left_over(elsewhere)
+                self._start_more(queue, elsewhere, is_only_one, executor)
                 self._show_first_estimate()
                 time.sleep(POLL_SECONDS)
         if self.failed:
             raise StudyError(self._failures())
 
-    def _settled(self, run: Cell | TeacherRun) -> bool:
-        """Whether nothing is left to do for a run: finished, failed, or without its teacher."""
-        handle = self.running.get(run.name)
-        if handle is not None and handle.is_running():
-            return False
-        if handle is not None:
-            del self.running[run.name]
+    def _collect(self, queue: "Queue", elsewhere: list[Cell | TeacherRun]) -> None:
+        """Settle the runs that have ended, here or elsewhere."""
+        for run in [queue.by_name[name] for name in self.running]:
+            if self.running[run.name].is_running():
+                continue
+            handle = self.running.pop(run.name)
+            if self._settled(run, handle):
+                queue.release(run)
+            else:
+                elsewhere.append(run)
+        for run in [run for run in elsewhere if not is_busy(self.study.work(run))]:
+            elsewhere.remove(run)
+            queue.put(run)
+
+    def _start_more(
+        self,
+        queue: "Queue",
+        elsewhere: list[Cell | TeacherRun],
+        counts_elsewhere: bool,
+        executor: Executor,
+    ) -> None:
+        """Start what may start, as long as there is room."""
+
+        def room() -> int:
+            others = len(elsewhere) if counts_elsewhere else 0
+            return self.jobs - len(self.running) - others
+
+        while room() > 0 and (run := queue.pop()) is not None:
+            if self._settled(run):
+                queue.release(run)
+            elif is_busy(self.study.work(run)):
+                elsewhere.append(run)
+            else:
+                self._start(run, executor)
+
+    def _has_ended(self, run: TeacherRun) -> bool:
+        return (self.study.work(run) / RESULT).is_file()
+
+    def _settled(self, run: Cell | TeacherRun, handle: Handle | None = None) -> bool:
+        """Whether nothing is left to do for a run: finished, failed, or without its teacher.
+
+        Args:
+            run: It is not running.
+            handle: Of a job that has ended; None if none was started.
+        """
         if (self.study.work(run) / RESULT).is_file():
             if isinstance(run, Cell):
                 self.study.file(run, keep_student=self.keep_students)
@@ -111,6 +162,7 @@ class Scheduler:
             return True
         if isinstance(run, Cell):
             if self.study.has(run.name):  # by another process
+                self.done.add(run.name)
                 return True
             if run.teacher is not None and run.teacher.name in self.failed:
                 self.failed[run.name] = "its teacher could not be fine-tuned"
@@ -133,26 +185,17 @@ class Scheduler:
             else:
                 yield True
 
-    def _left_over(self, waiting: Iterable[Cell | TeacherRun]) -> int:
-        """How many runs of a scheduler that was killed have not ended yet; says so once."""
-        busy = [
-            run for run in waiting if run.name not in self.running and is_busy(self.study.work(run))
-        ]
-        if busy and not self.left_over_shown:
-            self.left_over_shown = True
-            titles = ", ".join(run.title for run in busy)
-            self.console.print(
-                f"still running from an earlier command, and counted: {titles}",
-                markup=False,
-                soft_wrap=True,
-            )
-        return len(busy)
-
-    def _may_start(self, run: Cell | TeacherRun) -> bool:
-        if run.name in self.running or is_busy(self.study.work(run)):
-            return False
-        teacher = run.teacher if isinstance(run, Cell) else None
-        return teacher is None or (self.study.work(teacher) / RESULT).is_file()
+    def _show_left_over(self, busy: Iterable[Cell | TeacherRun]) -> None:
+        """Say once which runs of a scheduler that was killed have not ended yet."""
+        if self.left_over_shown:
+            return
+        self.left_over_shown = True
+        titles = ", ".join(run.title for run in busy)
+        self.console.print(
+            f"still running from an earlier command, and counted: {titles}",
+            markup=False,
+            soft_wrap=True,
+        )
 
     def _start(self, run: Cell | TeacherRun, executor: Executor) -> None:
         assert run.config is not None
@@ -175,15 +218,18 @@ class Scheduler:
         return begun.is_file() and begun.read_text("utf-8") != to_yaml(run.config)
 
     def _share(self, run: Cell | TeacherRun) -> float:
-        return self.study.share(run) if isinstance(run, Cell) else 0.0
+        """How much of a run is done, from 0 to 1; no file of one that nobody has begun is read."""
+        begun = run.name in self.running or run.name in self.begun_before
+        return self.study.share(run) if begun and isinstance(run, Cell) else 0.0
 
     def _finished(self, cell: Cell) -> None:
+        self.done.add(cell.name)
         if cell.name in self.began:
             began, share = self.began.pop(cell.name)
             seconds = (time.monotonic() - began) / (1 - min(share, 0.99))
             self.durations.setdefault(cell.task, []).append(seconds)
         if not self.console.is_terminal:
-            done = f"{sum(map(self.study.has, self.plan.runs))} of {len(self.plan.runs)}"
+            done = f"{len(self.done)} of {len(self.plan.runs)}"
             left = self._time_left()
             self.console.print(
                 f"{done}: {cell.title}: {self._score(cell, 4)}{left and f', {left}'}",
@@ -227,7 +273,7 @@ class Scheduler:
 
     def _table(self) -> Table:
         """Arms × seeds: the score, the progress, or the failure."""
-        done = sum(map(self.study.has, self.plan.runs))
+        done = len(self.done)
         left = self._time_left()
         table = Table(
             title=f"{self.plan.study.title}: {done} of {len(self.plan.runs)}{left and f', {left}'}"
@@ -240,11 +286,11 @@ class Scheduler:
         return table
 
     def _state(self, cell: Cell) -> str:
-        if self.study.has(cell.name):
+        if cell.name in self.done:
             return self._score(cell, 3).replace("0.", ".")
         if cell.name in self.failed:
             return "failed"
-        share = self.study.share(cell)
+        share = self._share(cell)
         return f"{share:.0%}" if cell.name in self.running or share else "·"
 
     def _score(self, cell: Cell, digits: int) -> str:
@@ -261,12 +307,20 @@ class Scheduler:
     def _time_left(self) -> str:
         """An estimate from the durations of finished cells, or from the progress of running ones.
 
-        Empty if nothing is known yet.
+        Empty if nothing is known yet. It is made anew every few seconds.
         """
+        if len(self.done) + len(self.failed) >= len(self.plan.runs):
+            return ""
+        since, text = self.left_shown
+        if time.monotonic() - since >= LEFT_SECONDS or not text:
+            self.left_shown = time.monotonic(), self._estimate()
+        return self.left_shown[1]
+
+    def _estimate(self) -> str:
         left = [
             cell
             for cell in self.plan.runs.values()
-            if not self.study.has(cell.name) and cell.name not in self.failed
+            if cell.name not in self.done and cell.name not in self.failed
         ]
         expected = {
             cell.task: seconds for cell in left if (seconds := self._expected(cell)) is not None
@@ -274,14 +328,14 @@ class Scheduler:
         if not expected:
             return ""
         mean = sum(expected.values()) / len(expected)  # for tasks that have not begun
-        seconds = sum(expected.get(cell.task, mean) * (1 - self.study.share(cell)) for cell in left)
+        seconds = sum(expected.get(cell.task, mean) * (1 - self._share(cell)) for cell in left)
         return f"about {_duration(seconds / self.jobs)} left" if seconds else ""
 
     def _expected(self, cell: Cell) -> float | None:
         """Seconds for a whole cell; None if no cell of its task has got far enough."""
         if durations := self.durations.get(cell.task):
             return sum(durations) / len(durations)
-        for name, (began, share) in list(self.began.items()):
+        for name, (began, share) in itertools.islice(self.began.items(), ASKED):
             other = self.plan.runs.get(name)
             if other is None or other.task != cell.task:
                 continue
@@ -296,6 +350,56 @@ class Scheduler:
                 whole = (now - first) / (done - seen)
                 return whole + max(0.0, first - began - whole * (seen - share))
         return None
+
+
+class Queue:
+    """Runs that wait, in the order of the plan; those that need a teacher come when it is there.
+
+    What it takes to find the next one does not grow with the number of runs.
+
+    Args:
+        runs: In their order, teachers before the cells that need them.
+        has_ended: Whether a teacher is there.
+    """
+
+    def __init__(
+        self, runs: Sequence[Cell | TeacherRun], has_ended: Callable[[TeacherRun], bool]
+    ) -> None:
+        there = {run.name for run in runs if isinstance(run, TeacherRun) and has_ended(run)}
+        self.runs = runs
+        self.by_name = {run.name: run for run in runs}
+        self.place = {run.name: place for place, run in enumerate(runs)}
+        self.ready: list[int] = []
+        self.blocked: dict[str, list[int]] = {}
+        for place, run in enumerate(runs):
+            teacher = run.teacher if isinstance(run, Cell) else None
+            waits = teacher is not None and teacher.name in self.by_name
+            if teacher is not None and waits and teacher.name not in there:
+                self.blocked.setdefault(teacher.name, []).append(place)
+            else:
+                self.ready.append(place)  # in order, so it is a heap
+
+    def __bool__(self) -> bool:
+        return bool(self.ready or self.blocked)
+
+    def pop(self) -> Cell | TeacherRun | None:
+        """Takes the first that may start."""
+        return self.runs[heapq.heappop(self.ready)] if self.ready else None
+
+    def put(self, run: Cell | TeacherRun) -> None:
+        """Puts one back to its place."""
+        heapq.heappush(self.ready, self.place[run.name])
+
+    def take(self, chosen: Callable[[Cell | TeacherRun], bool]) -> list[Cell | TeacherRun]:
+        """Takes out those, of all that may start, for which a function is true."""
+        taken = [place for place in sorted(self.ready) if chosen(self.runs[place])]
+        self.ready = sorted(set(self.ready) - set(taken))
+        return [self.runs[place] for place in taken]
+
+    def release(self, run: Cell | TeacherRun) -> None:
+        """Lets the cells start, or fail, that waited for a run that nothing is left to do for."""
+        for place in self.blocked.pop(run.name, ()):
+            heapq.heappush(self.ready, place)
 
 
 @contextmanager

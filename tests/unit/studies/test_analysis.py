@@ -467,7 +467,8 @@ def test_a_plan_says_what_its_seeds_can_show(plan: Plan, study: Study) -> None:
             (study.filed(cell) / "result.json").write_text("{")
     assert plan_text(plan, study).endswith("\nfinished runs: 3, left: 21")
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
-    assert Scheduler(plan, study, 1, screen)._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
+    scheduler = Scheduler(plan, study, 1, screen, done=set(plan.runs))
+    assert scheduler._state(plan.table["mrpc"]["fixed"][0]) == "damaged"
 
 
 def test_the_live_table_shows_arms_by_seeds(plan: Plan, study: Study) -> None:
@@ -487,6 +488,7 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     screen = Console(file=io.StringIO(), width=120)
     scheduler = Scheduler(plan, study, 2, screen)
     cell = next(iter(plan.runs.values()))
+    scheduler.begun_before = {cell.name}
     scheduler._show_first_estimate()
     clock = [0.0]
     monkeypatch.setattr("layermix.studies.scheduler.time.monotonic", lambda: clock[0])
@@ -503,10 +505,10 @@ def test_without_a_live_table_the_time_left_is_told_once_from_the_first_steps(
     # A quarter takes a minute, and half a minute went before the first step: 4.5 minutes a cell.
     # 23.5 of them are left, for two processes.
     scheduler.under_way[cell.name] = clock[0], 0.9  # of a run that then began anew
-    assert not scheduler._time_left()
+    assert not scheduler._estimate()
     clock[0] += 60
     history.write_text(json.dumps({"step": 1, "epoch": epochs * 0.75}) + "\n")
-    assert scheduler._time_left() == "about 52 min left"
+    assert scheduler._estimate() == "about 52 min left"
     assert screen.file.getvalue() == "estimated from the first steps: about 53 min left\n"
 
 

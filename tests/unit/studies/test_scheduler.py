@@ -23,8 +23,8 @@ from layermix.runs.schema import FORMAT, RunRecord
 from layermix.studies.executor import Executor, Handle, Job
 from layermix.studies.folder import KEPT, WORK, Study
 from layermix.studies.local_processes import LocalProcess, LocalProcesses
-from layermix.studies.plan import TEACHERS, Plan, make_plan
-from layermix.studies.scheduler import POLL_SECONDS, SCHEDULER, Scheduler
+from layermix.studies.plan import TEACHERS, Cell, Plan, TeacherRun, make_plan
+from layermix.studies.scheduler import POLL_SECONDS, SCHEDULER, Queue, Scheduler
 
 from ...study_folders import fill, make
 
@@ -288,3 +288,29 @@ def test_stopped_processes_have_ended(tmp_path: Path) -> None:
     assert local.started[0].is_running()
     local.stop()
     assert not local.started[0].is_running()
+
+
+def test_cells_wait_for_their_teacher_and_start_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    teach = {"model": "M", "data": "D"}
+    plan = make(seeds=2, base={"data": "D"}, teach=teach)
+    runs: dict[str, Cell | TeacherRun] = {}
+    for cell in plan.runs.values():
+        assert cell.teacher is not None
+        runs.setdefault(cell.teacher.name, cell.teacher)
+        runs[cell.name] = cell
+    cells = list(plan.runs.values())
+    (teacher,) = plan.teachers.values()
+    queue = Queue(list(runs.values()), lambda _: False)
+    assert queue.pop() == teacher
+    assert queue.pop() is None
+    assert queue
+    queue.release(teacher)
+    assert queue.pop() == cells[0]
+    assert queue.take(lambda run: run in cells[2:4]) == cells[2:4]
+    queue.put(cells[0])
+    queue.put(cells[3])
+    order = [cells[0], cells[1], cells[3], *cells[4:]]
+    assert [queue.pop() for _ in order] == order
+    assert not queue
+    known = Queue(list(runs.values()), lambda run: run == teacher)
+    assert [known.pop() for _ in runs] == list(runs.values())
