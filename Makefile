@@ -24,7 +24,7 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@date +%s > .setup-started
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[demo,report,onnx,static,docs,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[demo,report,onnx,ray,static,docs,dev]'
 	@echo "set-up took $$(( $$(date +%s) - $$(cat .setup-started) )) s"; rm .setup-started
 	@touch $@
 

@@ -606,6 +606,18 @@ def command(*words: Any) -> tuple[float, str]:
     return time.perf_counter() - started, done.stdout
 
 
+def stacked_students(_: Path) -> None:
+    """Several students in one pass, beside the same in turns."""
+    import stacked
+
+    for size in ("tiny", "narrow"):
+        for count in (1, 4, 16):
+            found = stacked.measure(size, count, 16, 48)
+            at = f"{count} students ({size}) at once"
+            row(at, found["times_as_fast"], "times as fast as in turns")
+            row(f"{at}: difference", found["differs_by"], "of the largest gradient")
+
+
 DEMO_SECONDS = 150
 PARTS: dict[str, tuple[Callable[[Path], None], int]] = {  # and the most seconds it may take
     "profile": (profile, 90),
@@ -615,6 +627,7 @@ PARTS: dict[str, tuple[Callable[[Path], None], int]] = {  # and the most seconds
     "compiled": (compiled, 100),
     "tests": (tests, 120),
     "evaluating": (evaluating, 30),
+    "stacked": (stacked_students, 30),
     "demo": (demo, 170),
 }
 

@@ -24,11 +24,11 @@ from layermix.runs.layout import CONFIG, ENVIRONMENT, HISTORY, PREDICTIONS, RESU
 from layermix.runs.schema import FORMAT, EnvironmentRecord, RunRecord
 from layermix.studies.executor import Job
 from layermix.studies.folder import Study
-from layermix.studies.plan import make_plan
+from layermix.studies.plan import Plan, make_plan
 from layermix.studies.scheduler import Scheduler
 from layermix.studies.spec import StudyConfig
 
-ARMS = {"fixed": {"mix": "fixed"}, "uniform": {"mix": "uniform"}, "learned": {"mix": "learned"}}
+SEEDS, LARGEST = 1000, 10_000  # seeds and cells of a study, at most
 EPOCH = {"validation": {"accuracy": 0.8}, "epoch": 1}
 MOST_TURNS = 3  # for which a simulated job runs
 
@@ -92,6 +92,25 @@ class Simulation:
         pass
 
 
+def planned_cells(count: int, folder: Path) -> Plan:
+    """As many cells as wanted, of several studies if one may not have so many."""
+    plans, left = [], count
+    while left > 0:
+        cells = min(left, LARGEST)
+        first = len(plans) * (LARGEST // SEEDS) + 1
+        arms = range(first, first + -(-cells // SEEDS))
+        study = {
+            "title": "simulated",
+            "base": {"teacher": "T", "data": "D"},
+            "tasks": {"task": {}},
+            "arms": {f"rate {arm}": {"training": {"learning_rate": arm * 1e-6}} for arm in arms},
+            "seeds": min(cells, SEEDS),
+        }
+        plans.append(make_plan(StudyConfig.model_validate(study), folder))
+        left -= len(plans[-1].cells)
+    return Plan(plans[0].study, [cell for plan in plans for cell in plan.cells])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nodes", type=int, default=1000)
@@ -100,14 +119,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         begun = time.process_time()
-        study = {
-            "title": "simulated",
-            "base": {"teacher": "T", "data": "D"},
-            "tasks": {"task": {}},
-            "arms": ARMS,
-            "seeds": -(-given.cells // len(ARMS)),
-        }
-        plan = make_plan(StudyConfig.model_validate(study), Path(folder))
+        plan = planned_cells(given.cells, Path(folder))
         planned = time.process_time() - begun
         simulation = Simulation(random.Random(0))
         console = Console(file=io.StringIO(), quiet=True)

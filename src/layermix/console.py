@@ -200,6 +200,10 @@ def stop_with_parent() -> None:
 
     # A shell that runs the parent in the background has it, and so us, ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if (
+        sys.platform != "win32"
+    ):  # a parent that blocks the signal, as Ray's workers do, hands that on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def wait() -> None:
         while os.read(0, 1):

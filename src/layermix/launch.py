@@ -21,8 +21,8 @@ SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 
 
 def rank() -> int:
-    """The number of this process, from 0; 0 is the main one."""
-    return _first(NUMBERS, 0)
+    """The number of this process, from 0; 0 is the main one, and one that is alone."""
+    return 0 if world_size() == 1 else _first(NUMBERS, 0)
 
 
 def world_size() -> int:

@@ -98,15 +98,23 @@ OPTIONS = {
     "as it is": [],
     # 61 rows, 3 at a time: the last batch has one, and one process none
     "a process without rows": ["--training.batch_size", "3", "--training.accumulation", "2"],
+    "new rows, which one process makes for both": ["--data.augment", "30"],
     "all that is logged, and rows held out": [
         *("--training.selection", "holdout", "--training.gradients_every", "2"),
         *("--loss.attention_weight", "0.5", "--training.loader_workers", "1"),
         *("--loss.class_weights", "balanced", "--training.batching", "random"),
     ],
 }
+QUICK = ("a process without rows", "new rows, which one process makes for both")
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_two_processes_train_what_one_trains(
     command: list[str], tmp_path: Path, options: list[str]
 ) -> None:
@@ -139,6 +147,7 @@ def test_teach_and_pretrain_in_two_processes(command: list[str], tmp_path: Path)
         assert max((weights[0][key] - weights[1][key]).abs().max() for key in weights[0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_processes_of_mpirun_train_one_run(command: list[str], tmp_path: Path) -> None:
     run(1, command, tmp_path / "one", "--student.dropout", "0")
     words = [*command, "--student.dropout", "0", "--out", str(tmp_path / "two")]
@@ -167,7 +176,7 @@ def wait_for(found: Callable[[], bool], processes: list[Forked]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_if_one_is_killed_all_end_and_the_run_resumes_with_the_same_bytes(
     command: list[str], tmp_path: Path, killed: int
 ) -> None:
@@ -197,6 +206,7 @@ def sealed(partial: Path) -> Iterator[Path]:
             yield checkpoint
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes_and_says_what_differs(
     command: list[str], tmp_path: Path
 ) -> None:
@@ -231,7 +241,7 @@ class Broken(Term):
     name, symbol, calls = "broken", "broken", 0
     def forward(self, given):
         self.calls += 1
-        broken = self.calls == 5 and os.environ["RANK"] == "1"
+        broken = self.calls == 6 and os.environ["RANK"] == "1"  # one was before training
         return given.student.logits.sum(-1) * (float("nan") if broken else 1.0)
 
 texts = from_splits({

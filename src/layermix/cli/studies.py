@@ -3,16 +3,19 @@
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from layermix.cli.command import command
-from layermix.cli.options import JSON, print_json
+from layermix.cli.options import JSON, extra_needed, print_json
 from layermix.console import Terminal, echo
 from layermix.errors import ConfigError
 from layermix.studies.plan import make_plan
 from layermix.studies.spec import load_study, paper_study
+
+if TYPE_CHECKING:
+    from layermix.studies.ray_tasks import RayTasks
 
 STUDY_OUT = click.option(
     "--out",
@@ -35,6 +38,43 @@ JOBS = click.option(
     show_default=True,
     help="Runs at the same time; they share the processors and the teacher cache.",
 )
+STUDY_JOBS = click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Runs at the same time; on this machine (default 1) they share the processors and the "
+    "teacher cache. On a cluster the default is as many as it has room for.",
+)
+EXECUTOR = click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where runs are executed: in processes on this machine, or as tasks of a Ray cluster "
+    "whose nodes all see the study's folder, the data and the models (extra `ray`).",
+)
+ADDRESS = click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of the Ray cluster; default: $RAY_ADDRESS, one that runs on this machine, or a new one "
+    "here.",
+)
+CPUS = click.option(
+    "--cpus",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processors and threads of each run on a Ray cluster.",
+)
+GPUS = click.option(
+    "--gpus",
+    metavar="X",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="GPUs of each run on a Ray cluster; 0.25 lets four share one.",
+)
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Print the plan and stop; needs neither data nor models."
 )
@@ -55,7 +95,11 @@ RESUMES = "stopped; the same command continues the study"
 @click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.yaml")
 @STUDY_OUT
 @SEEDS
-@JOBS
+@STUDY_JOBS
+@EXECUTOR
+@ADDRESS
+@CPUS
+@GPUS
 @DRY_RUN
 @KEEP
 @BASELINES
@@ -74,7 +118,11 @@ def study_command(study: Path, **options: Any) -> None:
 @click.argument("table", metavar="mrpc|rte|qnli|local-mrpc|local-rte|local-qnli")
 @STUDY_OUT
 @SEEDS
-@JOBS
+@STUDY_JOBS
+@EXECUTOR
+@ADDRESS
+@CPUS
+@GPUS
 @DRY_RUN
 @KEEP
 @BASELINES
@@ -89,11 +137,29 @@ def reproduce_command(table: str, **options: Any) -> None:
     _run_study(paper_study(table), **options)
 
 
+def _on_cluster(
+    executor: str, address: str | None, cpus: int, gpus: float, folder: Path
+) -> "RayTasks | None":
+    """The executor of a Ray cluster; None for this machine."""
+    if executor == "local":
+        if address is not None:
+            raise ConfigError("--address is of a Ray cluster; give --executor ray as well")
+        return None
+    with extra_needed("ray", "--executor ray"):
+        from layermix.studies.ray_tasks import RayTasks
+    folder.mkdir(parents=True, exist_ok=True)
+    return RayTasks(folder / "logs", address, cpus, gpus)
+
+
 def _run_study(
     file: Path,
     out: Path | None,
     seeds: int | None,
-    jobs: int,
+    jobs: int | None,
+    executor: str,
+    address: str | None,
+    cpus: int,
+    gpus: float,
     dry_run: bool,
     keep_students: bool,
     baselines: bool,
@@ -120,13 +186,15 @@ def _run_study(
     if folder is None or dry_run:
         echo(plan_text(make_plan(spec, None), folder))
         return
+    cluster = _on_cluster(executor, address, cpus, gpus, folder.folder)
     plan = make_plan(spec, folder.folder)
     console.print(plan_text(plan, folder), soft_wrap=True)
     declare(plan, folder)
     if baselines:
         add_baselines(plan, folder, lambda line: console.print(line, soft_wrap=True))
     try:
-        Scheduler(plan, folder, jobs, console, keep_students).run()
+        at_once = jobs or (cluster.room() if cluster else 1)
+        Scheduler(plan, folder, at_once, console, keep_students, cluster).run()
     except BaseException:
         with suppress(Exception):  # must not hide the first error
             write(analyse(plan, folder), folder)

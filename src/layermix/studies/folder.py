@@ -124,10 +124,11 @@ class Study:
         with lock(self.folder / WORK / FILING):  # another process may file the same cell
             if not self.has(cell.name):
                 self._file(work, target, _places(cell), keep_student=keep_student)
-            self._drop_discarded()
+            discarded = work.with_name(f".{work.name}{DISCARDED}")
+            shutil.rmtree(discarded, ignore_errors=True)  # of a filing that was killed
             with suppress(FileNotFoundError):  # renamed first: a kill must not leave half a run
-                work.rename(work.with_name(f".{work.name}{DISCARDED}"))
-            self._drop_discarded()
+                work.rename(discarded)
+                shutil.rmtree(discarded)
 
     def tidy(self) -> None:
         """Removes what a kill left of runs whose cells are filed."""

@@ -49,12 +49,23 @@ class LocalProcess:
 
     def error(self) -> str:
         """The error of its record; without one, the end of its log."""
-        with suppress(OSError, ValidationError):
-            record = RunRecord.from_json(self.record.read_text(encoding="utf-8"))
-            if record.error:
-                return record.error
-        log = self.log.read_text(encoding="utf-8", errors="replace").strip()
-        return log[-SHOWN:] or f"exited without an error message (killed?); see {self.log}"
+        return error_of(self.record, self.log)
+
+
+def error_of(record: Path, log: Path) -> str:
+    """The error of a run in its record; without one, the end of its log."""
+    with suppress(OSError, ValidationError):
+        found = RunRecord.from_json(record.read_text(encoding="utf-8"))
+        if found.error:
+            return found.error
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    return said[-SHOWN:] or f"exited without an error message (killed?); see {log}"
+
+
+def command_of(job: Job, config: Path, restart: bool) -> list[str]:
+    """The arguments of `layermix` that run a job, whose config is in a file."""
+    how = "--restart" if restart else "--resume"
+    return [job.command, str(config), "--out", str(job.work), how, "--quiet", "--json"]
 
 
 @dataclass
@@ -79,8 +90,7 @@ class LocalProcesses:
         config = self.folder / f"{job.name}.yaml"
         write_text(config, to_yaml(job.config))
         record, log = config.with_suffix(".json"), config.with_suffix(".log")
-        how = "--restart" if job.restart else "--resume"
-        arguments = [job.command, str(config), "--out", str(job.work), how, "--quiet", "--json"]
+        arguments = command_of(job, config, job.restart)
         with record.open("wb") as output, log.open("wb") as errors:
             process = subprocess.Popen(
                 # -P: a file in the user's folder must not stand in for a module

@@ -322,8 +322,9 @@ class Scheduler:
             for cell in self.plan.runs.values()
             if cell.name not in self.done and cell.name not in self.failed
         ]
+        tasks = {cell.task for cell in left}
         expected = {
-            cell.task: seconds for cell in left if (seconds := self._expected(cell)) is not None
+            task: seconds for task in tasks if (seconds := self._expected(task)) is not None
         }
         if not expected:
             return ""
@@ -331,13 +332,13 @@ class Scheduler:
         seconds = sum(expected.get(cell.task, mean) * (1 - self._share(cell)) for cell in left)
         return f"about {_duration(seconds / self.jobs)} left" if seconds else ""
 
-    def _expected(self, cell: Cell) -> float | None:
+    def _expected(self, task: str) -> float | None:
         """Seconds for a whole cell; None if no cell of its task has got far enough."""
-        if durations := self.durations.get(cell.task):
+        if durations := self.durations.get(task):
             return sum(durations) / len(durations)
         for name, (began, share) in itertools.islice(self.began.items(), ASKED):
             other = self.plan.runs.get(name)
-            if other is None or other.task != cell.task:
+            if other is None or other.task != task:
                 continue
             now, done = time.monotonic(), self.study.share(other)
             if done <= share:
