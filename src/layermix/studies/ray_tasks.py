@@ -28,6 +28,7 @@ from layermix.atomic import write_text
 from layermix.config import to_yaml
 from layermix.console import STOP_SECONDS, STOP_WITH_PARENT
 from layermix.errors import ConfigError
+from layermix.launch import NUMBERS, SIZES
 from layermix.runs.layout import RESULT, is_busy
 from layermix.studies.executor import Job
 from layermix.studies.local_processes import command_of, error_of
@@ -213,7 +214,7 @@ def _run(
             stdin=subprocess.PIPE,  # its end tells the process that this worker has ended
             stdout=record,
             stderr=log,
-            env={**os.environ, **variables, STOP_WITH_PARENT: "1"},
+            env=environment(variables),
         ) as process,
     ):
         try:
@@ -222,6 +223,16 @@ def _run(
         finally:
             _end(process)
     return ray.get_runtime_context().get_node_id(), process.returncode
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a run: those of its node and those handed over.
+
+    A node that was started by `srun` or `mpirun` has their numbers, which are not the run's.
+    """
+    of_launchers = {*NUMBERS, *SIZES, "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
+    own = {name: value for name, value in os.environ.items() if name not in of_launchers}
+    return {**own, **variables, STOP_WITH_PARENT: "1"}
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
