@@ -192,7 +192,11 @@ class ForkedCell(Forked):
 
 
 def together(
-    count: int, words: Sequence[str], names: Mapping[str, str] | None = None, **how: Any
+    count: int,
+    words: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    machines: Sequence[Mapping[str, str]] = (),
+    **how: Any,
 ) -> list[Forked]:
     """The processes of one run, the main one first, as torchrun would start them.
 
@@ -200,6 +204,7 @@ def together(
         count: How many.
         words: As for `Forked`.
         names: torchrun's variables -> what another launcher calls them.
+        machines: Variables of each, if each process has a machine of its own.
         how: As for `Forked`.
     """
     with socket.socket() as free:
@@ -215,6 +220,8 @@ def together(
     processes = []
     for rank in range(count):
         told = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        if machines:
+            told |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **machines[rank]}
         for ours, theirs in (names or {}).items():
             told[theirs] = told.pop(ours)
         processes.append(Forked(words, variables=told, **how))

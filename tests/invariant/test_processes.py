@@ -168,6 +168,23 @@ def test_each_row_is_asked_and_stored_once(command: list[str], tmp_path: Path) -
     assert not left
 
 
+def test_machines_that_share_no_disk_have_all_signals_each(
+    command: list[str], tmp_path: Path
+) -> None:
+    words = [*command, "--training.epochs", "1", "--out", str(tmp_path / "out")]
+    caches = [tmp_path / f"cache of machine {number}" for number in range(2)]
+    machines = [{"LAYERMIX_CACHE": str(cache)} for cache in caches]
+    started = together(2, words, variables=OFFLINE, machines=machines)
+    assert [process.wait(PATIENCE) for process in started] == [0, 0]
+    texts = (tmp_path / "data" / "train.tsv").read_text().splitlines()[1:]
+    for cache in caches:
+        (manifest,) = cache.glob("*/manifest.json")
+        shards = json.loads(manifest.read_text())["shards"].values()
+        assert sum(shard["rows"] for shard in shards) == len(
+            {text.split("\t")[0] for text in texts}
+        )
+
+
 def wait_for(found: Callable[[], bool], processes: list[Forked]) -> None:
     until = time.monotonic() + PATIENCE
     while not found():
