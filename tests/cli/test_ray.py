@@ -152,19 +152,23 @@ def test_whatever_dies_the_cells_are_those_of_this_machine(
 REFUSED = {
     "nobody answers": (["--executor", "ray", "--address", "127.0.0.1:1"], "does not answer"),
     "no address": (["--executor", "ray", "--address", "there"], "wanted HOST:PORT"),
-    "not on a cluster": (["--address", "127.0.0.1:1"], "give --executor ray as well"),
+    "not on a cluster": (
+        ["--address", "127.0.0.1:1", "--cpus", "2"],
+        "--address and --cpus are of a Ray cluster; give --executor ray as well",
+    ),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
 def test_a_cluster_that_is_not_there_is_told_at_once(
-    cli: Any, study_file: Path, options: list[str], message: str
+    cli: Any, study_file: Path, place: Path, options: list[str], message: str
 ) -> None:
     pytest.importorskip("ray")
     begun = time.monotonic()
     done = cli("study", study_file, "--out", "none", *options)
     assert done.code == 2
     assert message in done.err
+    assert not (place / "none").exists()
     assert time.monotonic() - begun < 30
 
 

@@ -11,6 +11,7 @@ from layermix.cli.command import command
 from layermix.cli.options import JSON, extra_needed, print_json
 from layermix.console import Terminal, echo
 from layermix.errors import ConfigError
+from layermix.studies.folder import LOGS
 from layermix.studies.plan import make_plan
 from layermix.studies.spec import load_study, paper_study
 
@@ -63,17 +64,13 @@ CPUS = click.option(
     "--cpus",
     metavar="N",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Processors and threads of each run on a Ray cluster.",
+    help="Processors and threads of each run on a Ray cluster (default 1).",
 )
 GPUS = click.option(
     "--gpus",
     metavar="X",
     type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    help="GPUs of each run on a Ray cluster; 0.25 lets four share one.",
+    help="GPUs of each run on a Ray cluster (default 0); 0.25 lets four share one.",
 )
 DRY_RUN = click.option(
     "--dry-run", is_flag=True, help="Print the plan and stop; needs neither data nor models."
@@ -138,17 +135,18 @@ def reproduce_command(table: str, **options: Any) -> None:
 
 
 def _on_cluster(
-    executor: str, address: str | None, cpus: int, gpus: float, folder: Path
+    executor: str, address: str | None, cpus: int | None, gpus: float | None, folder: Path
 ) -> "RayTasks | None":
     """The executor of a Ray cluster; None for this machine."""
     if executor == "local":
-        if address is not None:
-            raise ConfigError("--address is of a Ray cluster; give --executor ray as well")
+        given = {"--address": address, "--cpus": cpus, "--gpus": gpus}
+        if of_cluster := [name for name, value in given.items() if value is not None]:
+            names, verb = " and ".join(of_cluster), "are" if len(of_cluster) > 1 else "is"
+            raise ConfigError(f"{names} {verb} of a Ray cluster; give --executor ray as well")
         return None
     with extra_needed("ray", "--executor ray"):
         from layermix.studies.ray_tasks import RayTasks
-    folder.mkdir(parents=True, exist_ok=True)
-    return RayTasks(folder / "logs", address, cpus, gpus)
+    return RayTasks(folder / LOGS, address, cpus or 1, gpus or 0.0)
 
 
 def _run_study(
@@ -158,8 +156,8 @@ def _run_study(
     jobs: int | None,
     executor: str,
     address: str | None,
-    cpus: int,
-    gpus: float,
+    cpus: int | None,
+    gpus: float | None,
     dry_run: bool,
     keep_students: bool,
     baselines: bool,

@@ -423,6 +423,9 @@ class DistillTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write the states of all processes' generators, by the main one, which owns the folder."""
+        if world_size() == 1:
+            super()._save_rng_state(output_dir)
+            return
         with tempfile.TemporaryDirectory(prefix="layermix-") as own:
             super()._save_rng_state(own)
             files = gathered([(file.name, file.read_bytes()) for file in Path(own).iterdir()])

@@ -1,8 +1,14 @@
 """The device of a process: the one choice for models, batches and the trainer."""
 
+from datetime import timedelta
+
 import torch
 
 from layermix.launch import world_size
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for what one does alone, such as making new rows; NCCL's own is ten
+minutes. If one has died, the launcher ends the others at once."""
 
 
 def default_device() -> torch.device:
@@ -19,5 +25,5 @@ def default_device() -> torch.device:
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     if world_size() > 1 and not torch.accelerator.is_available():
         on_cpu = True  # else they would not be connected, and train a run each
-    device: torch.device = PartialState(cpu=on_cpu).device
+    device: torch.device = PartialState(cpu=on_cpu, timeout=PATIENCE).device
     return device

@@ -34,8 +34,8 @@ from layermix.errors import ConfigError, DataError, LayermixError, ModelError, N
 from layermix.evaluation.metrics import UNLABELLED
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.hardware.precision import choose_precision
-from layermix.hardware.processes import as_in_main, from_main
-from layermix.launch import is_main, world_size
+from layermix.hardware.processes import from_main
+from layermix.launch import is_main
 from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of, fingerprint
 from layermix.models.live_teacher import LiveTeacher
@@ -67,16 +67,15 @@ from layermix.runs.schema import (
 )
 from layermix.runs.start import begun, check_reachable, check_start, model_hash, resumable
 from layermix.runs.trackers import trackers
-from layermix.runs.training import state_of
-from layermix.teacher_cache.cached_teacher import find_store
+from layermix.runs.training import in_all, state_of
 from layermix.teacher_cache.choose import (
-    cache_folder,
+    chosen_for_all,
     filled,
     no_room,
     not_stored,
     open_cache,
 )
-from layermix.teacher_cache.manifest import Identity
+from layermix.teacher_cache.store import SignalStore
 
 NO_CLASSES = ("0", "1")
 """Classes of the heads that teacher and student have while they are read; no term looks at them."""
@@ -142,12 +141,12 @@ def pretrain(
     if run is None:
         with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
             if from_main(lambda: False):
-                return pretraining.as_in_main(None)
+                return in_all(None, student)
             return pretraining.in_folder(Path(folder), None, reporter)
     with begun(run):
         result = pretraining.finished(run) if run.only_lacks_its_name else None
         if from_main(lambda: result is not None):
-            return pretraining.as_in_main(result)
+            return in_all(result, student)
         return pretraining.in_folder(run.work, run, reporter)
 
 
@@ -298,7 +297,7 @@ class _Pretraining:
         signals = self._signals(rows[0], packed, weights, reporter)
         record, history = self._train(work, rows, packed, signals, checkpoint, reporter)
         if not is_main():
-            return self.as_in_main(None)
+            return in_all(None, self.student)
         record = record.model_copy(
             update={
                 "teacher": self._teacher_record(weights),
@@ -309,17 +308,7 @@ class _Pretraining:
         if run is not None:
             record = self._write(record, history, run)
         folder = run.final if run else None
-        return self.as_in_main(Pretrained(self.student, record, history, folder))
-
-    def as_in_main(self, result: Pretrained | None) -> Pretrained:
-        """The result of the main process, which alone has one, in all; with its weights."""
-        as_in_main(list(self.student.model.state_dict().values()))
-        if world_size() == 1:
-            assert result is not None
-            return result
-        others: Any = result  # a student is not sent as a whole
-        facts: Any = from_main(lambda: replace(others, student=None))
-        return replace(facts, student=self.student)  # type: ignore[no-any-return]
+        return in_all(Pretrained(self.student, record, history, folder), self.student)
 
     def _checkpoint(
         self, run: RunFolder | None, packed: CorpusRecord, weights: str, reporter: Reporter
@@ -415,7 +404,7 @@ class _Pretraining:
             return self._live()
         prepared = self._as_prepared(rows, packed, weights)
 
-        def chosen() -> Identity | None:
+        def chosen() -> SignalStore | None:
             if not (reason := not_stored(needs, config.cache)):
                 # No term looks at the logits: there are no predictions that bfloat16 could change.
                 store, size = open_cache(
@@ -423,14 +412,13 @@ class _Pretraining:
                 )
                 if not (reason := no_room(store, size, config.cache)):
                     reporter.say(f"teacher signals: {size.total / 1e9:.2f} GB in {store.folder}")
-                    return store.identity
+                    return store
             reporter.say(f"{reason}: the teacher runs live on every batch")
             return None
 
-        if (identity := from_main(chosen)) is None:
+        if (found := chosen_for_all(chosen, config.cache, reporter)) is None:
             return self._live()
-        store = find_store(cache_folder(config.cache), identity, reporter.say)
-        return filled(prepared, self.teacher, store, reporter)
+        return filled(prepared, self.teacher, found, reporter)
 
     def _as_prepared(self, rows: Dataset, packed: CorpusRecord, weights: str) -> PreparedData:
         """The rows as those of a distillation, as far as the cache looks at them."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -89,6 +89,25 @@ class Result:
     folder: Path | None = None
 
 
+Made = TypeVar("Made")
+
+
+def in_all(result: Made | None, student: Classifier) -> Made:
+    """The result of the main process, which alone has one, in all processes; with its weights.
+
+    Args:
+        result: A dataclass with a `student`; None in the other processes.
+        student: This process's, which gets the weights of the main one's.
+    """
+    as_in_main(list(student.model.state_dict().values()))
+    others: Any = result
+    if world_size() > 1:  # a student is not sent as a whole
+        facts = from_main(lambda: replace(others, student=None))
+        others = replace(facts, student=student)
+    made: Made = others
+    return made
+
+
 def _saved(reports: Row) -> Row:
     """The reported epoch whose weights are saved."""
     saved: Row = reports["selected" if "selected" in reports else "last"]
@@ -150,7 +169,7 @@ class Training:
             finished, checkpoint = from_main(lambda: (False, None))
             with tempfile.TemporaryDirectory(prefix="layermix-") as folder:
                 if finished:
-                    return self._as_in_main(None)
+                    return in_all(None, self.student)
                 return self._run(name, role, known, Path(folder), None, checkpoint, reporter)
         with begun(run):
             result = None
@@ -160,7 +179,7 @@ class Training:
                 lambda: (True, None) if result else (False, resumable(run, start, reporter))
             )
             if finished:
-                return self._as_in_main(result)
+                return in_all(result, self.student)
             return self._run(name, role, known, run.work, run, checkpoint, reporter)
 
     def _finished(self, role: Role, run: RunFolder) -> Result | None:
@@ -243,7 +262,7 @@ class Training:
                 as_in_main(list(self.objective.student.state_dict().values()))
         test = self._test(reporter) if "test" in self.prepared.splits else {}
         if not is_main():
-            return self._as_in_main(None)
+            return in_all(None, self.student)
         for report in reports.values():
             logits, labels = recorder.logits("validation", report["epoch"])
             report["validation"] |= self.problem.details(
@@ -283,17 +302,7 @@ class Training:
         if run is not None:
             record = self._write(role, record, history, recorder, run)
         folder = run.final if run else None
-        return self._as_in_main(Result(self.student, reports, history, record, folder))
-
-    def _as_in_main(self, result: Result | None) -> Result:
-        """The result of the main process, which alone has one, in all; with its weights."""
-        as_in_main(list(self.student.model.state_dict().values()))
-        if world_size() == 1:
-            assert result is not None
-            return result
-        others: Any = result  # a student is not sent as a whole
-        facts: Any = from_main(lambda: replace(others, student=None))
-        return replace(facts, student=self.student)  # type: ignore[no-any-return]
+        return in_all(Result(self.student, reports, history, record, folder), self.student)
 
     def _warn_of_one_class(self, recorder: EpochRecorder, reports: Row, reporter: Reporter) -> None:
         """Warn if the saved model predicts the same class on every validation row."""

@@ -135,7 +135,7 @@ class RayTasks:
 
     def room(self) -> int:
         """How many runs the cluster has room for at once."""
-        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # ray
         rooms = [there.get("CPU", 0.0) / self.cpus]
         if self.gpus:
             rooms.append(there.get("GPU", 0.0) / self.gpus)

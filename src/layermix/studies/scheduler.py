@@ -205,7 +205,8 @@ class Scheduler:
                 f"starting over: {run.title} was started with other settings or paths",
                 soft_wrap=True,
             )
-        self.began[run.name] = time.monotonic(), 0.0 if restart else self._share(run)
+        begun = 0.0 if restart or isinstance(run, TeacherRun) else self.study.share(run)
+        self.began[run.name] = time.monotonic(), begun
         self.under_way.pop(run.name, None)
         job = Job(run.name, run.config, self.study.work(run), restart)
         self.running[run.name] = executor.start(job)
@@ -217,10 +218,10 @@ class Scheduler:
         begun = work.with_name(f"{work.name}{PARTIAL}") / CONFIG
         return begun.is_file() and begun.read_text("utf-8") != to_yaml(run.config)
 
-    def _share(self, run: Cell | TeacherRun) -> float:
-        """How much of a run is done, from 0 to 1; no file of one that nobody has begun is read."""
-        begun = run.name in self.running or run.name in self.begun_before
-        return self.study.share(run) if begun and isinstance(run, Cell) else 0.0
+    def _share(self, cell: Cell) -> float:
+        """How much of a cell is done, from 0 to 1; no file of one that nobody has begun is read."""
+        begun = cell.name in self.running or cell.name in self.begun_before
+        return self.study.share(cell) if begun else 0.0
 
     def _finished(self, cell: Cell) -> None:
         self.done.add(cell.name)
@@ -309,7 +310,9 @@ class Scheduler:
 
         Empty if nothing is known yet. It is made anew every few seconds.
         """
-        if len(self.done) + len(self.failed) >= len(self.plan.runs):
+        if len(self.done) + sum(name in self.plan.runs for name in self.failed) == len(
+            self.plan.runs
+        ):
             return ""
         since, text = self.left_shown
         if time.monotonic() - since >= LEFT_SECONDS or not text:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -112,14 +112,43 @@ def signals_for(
         CacheError: If the cache cannot be written, or cannot hold a value.
     """
     # Of several processes, one decides for all, by its disk and its processor.
-    chosen = from_main(
-        lambda: _chosen(prepared, teacher, objective.teacher_needs, config, reporter)
+    needs = objective.teacher_needs
+    chosen = chosen_for_all(
+        lambda: _chosen(prepared, teacher, needs, config, reporter), config.cache, reporter
     )
-    if isinstance(chosen, Identity):
-        store = find_store(cache_folder(config.cache), chosen, reporter.say)
-        return filled(prepared, teacher, store, reporter)
+    if isinstance(chosen, SignalStore):
+        return filled(prepared, teacher, chosen, reporter)
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
-    return LiveTeacher(encoder, objective.teacher_needs, chosen)
+    return LiveTeacher(encoder, needs, chosen)
+
+
+Other = TypeVar("Other")
+
+
+def chosen_for_all(
+    choose: Callable[[], SignalStore | Other], config: CacheConfig, reporter: Reporter
+) -> SignalStore | Other:
+    """Returns what one of several processes chooses for all, by its disk and its processor.
+
+    Args:
+        choose: Returns the store to fill and read, which the others open for themselves, or
+            something else.
+        config: Where stores are.
+        reporter: Shows problems of a store.
+    """
+    opened: list[SignalStore] = []
+
+    def told() -> Identity | Other:
+        found = choose()
+        if not isinstance(found, SignalStore):
+            return found
+        opened.append(found)
+        return found.identity
+
+    found = from_main(told)
+    if not isinstance(found, Identity):
+        return found
+    return opened[0] if opened else find_store(cache_folder(config), found, reporter.say)
 
 
 def _chosen(
@@ -128,7 +157,7 @@ def _chosen(
     needs: Needs,
     config: DistillConfig,
     reporter: Reporter,
-) -> Identity | torch.dtype:
+) -> SignalStore | torch.dtype:
     """Returns which store to fill and read, or the number format of a live teacher; says why."""
     agreed = functools.cache(functools.partial(agree, prepared, teacher, reporter))
     reason = not_stored(needs, config.cache)
@@ -141,7 +170,7 @@ def _chosen(
                 f"{store.identity.precision}: {size.total / 1e9:.2f} GB, of which "
                 f"{size.stored / size.total:.0%} is in {store.folder}"
             )
-            return store.identity
+            return store
     precision = choose_precision(config.training.precision)
     if precision == torch.bfloat16 and not agreed():
         precision = torch.float32
