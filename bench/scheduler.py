@@ -10,6 +10,7 @@ processor time per cell without that of the executor, and the most memory that t
 import argparse
 import io
 import json
+import os
 import random
 import resource
 import tempfile
@@ -30,6 +31,7 @@ from layermix.studies.spec import StudyConfig
 
 SEEDS, LARGEST = 1000, 10_000  # seeds and cells of a study, at most
 EPOCH = {"validation": {"accuracy": 0.8}, "epoch": 1}
+PLACE = "LAYERMIX_SIMULATED"  # filed files name it, so that each is rewritten, as in a real study
 MOST_TURNS = 3  # for which a simulated job runs
 
 
@@ -52,6 +54,7 @@ class Simulation:
     """An executor that runs nothing; counts its own processor time."""
 
     draw: random.Random
+    place: str
     seconds: float = 0.0
     started: int = 0
     files: dict[str, str] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class Simulation:
                 "metric": "accuracy",
                 "metrics": metrics,
                 "precision": "float32",
-                "teacher": {},
+                "teacher": {"from": f"{self.place}/teacher"},
                 "student": {"parameters": 1},
                 "data": {},
                 "timings": {"training_seconds": 1.0},
@@ -101,7 +104,7 @@ def planned_cells(count: int, folder: Path) -> Plan:
         arms = range(first, first + -(-cells // SEEDS))
         study = {
             "title": "simulated",
-            "base": {"teacher": "T", "data": "D"},
+            "base": {"teacher": f"${PLACE}/teacher", "data": f"${PLACE}/data"},
             "tasks": {"task": {}},
             "arms": {f"rate {arm}": {"training": {"learning_rate": arm * 1e-6}} for arm in arms},
             "seeds": min(cells, SEEDS),
@@ -118,10 +121,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ[PLACE] = folder
         begun = time.process_time()
         plan = planned_cells(given.cells, Path(folder))
         planned = time.process_time() - begun
-        simulation = Simulation(random.Random(0))
+        simulation = Simulation(random.Random(0), folder)
         console = Console(file=io.StringIO(), quiet=True)
         begun = time.process_time()
         scheduler = Scheduler(plan, Study(Path(folder)), given.nodes, console, executor=simulation)

@@ -1,7 +1,9 @@
 """Builds a config from YAML and flags, reports every problem by flag or line, and writes YAML."""
 
 import difflib
+import json
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -277,9 +279,15 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def dump_yaml(value: Any) -> str:
-    """Plain data as YAML, keys in their order."""
-    text: str = yaml.dump(value, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Sections of plain data, as JSON has it, as YAML; keys in their order."""
+    return "".join(_section_yaml(json.dumps({name: part})) for name, part in value.items())
+
+
+@lru_cache(maxsize=1000)
+def _section_yaml(section: str) -> str:
+    """One section, given as JSON; kept, as the configs of a study's cells differ in few."""
+    text: str = yaml.dump(json.loads(section), Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     return text
 
 

@@ -1,17 +1,18 @@
 """A study's folder: where its cells are, and which files of each are kept."""
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from layermix.atomic import lock, temporary_of, whole_file, whole_folder, write_text
-from layermix.config import dump_yaml, read_own_yaml
+from layermix.config import DistillConfig, dump_yaml, read_own_yaml, to_yaml
 from layermix.runs.layout import (
     ALPHA,
+    CARD,
     CONFIG,
     DISCARDED,
     ENVIRONMENT,
@@ -31,6 +32,7 @@ FILING = ".filing"
 CELLS, WORK, LOGS = "cells", "work", "logs"
 KEPT = (CONFIG, RESULT, HISTORY, ENVIRONMENT, PREDICTIONS)
 """Files of a run that are always filed; ALPHA if there is one, the student on request."""
+STUDENT = "student"
 
 
 TEXT_FOLDER = "texts"
@@ -119,16 +121,17 @@ class Study:
             return 0.0  # not started, or an incomplete line
 
     def file(self, cell: Cell, *, keep_student: bool) -> None:
-        """File the results of a finished run, with paths as the user wrote them."""
-        work, target = self.work(cell), self.filed(cell.name)
+        """File the results of a finished run, with paths as the user wrote them.
+
+        The run's folder itself becomes the cell's, by one renaming at the end. A filing that is
+        killed before it is done again.
+        """
+        work = self.work(cell)
         with lock(self.folder / WORK / FILING):  # another process may file the same cell
             if not self.has(cell.name):
-                self._file(work, target, _places(cell), keep_student=keep_student)
-            discarded = work.with_name(f".{work.name}{DISCARDED}")
-            shutil.rmtree(discarded, ignore_errors=True)  # of a filing that was killed
-            with suppress(FileNotFoundError):  # renamed first: a kill must not leave half a run
-                work.rename(discarded)
-                shutil.rmtree(discarded)
+                self._file(cell, keep_student=keep_student)
+            elif work.is_dir():
+                self._discard(work)
 
     def tidy(self) -> None:
         """Removes what a kill left of runs whose cells are filed."""
@@ -140,31 +143,47 @@ class Study:
             if teacher.suffix != PARTIAL:
                 unlocked(teacher)
 
+    def _discard(self, folder: Path) -> None:
+        """Removes a folder; renames it first: a kill must not leave half of it under its name."""
+        discarded = self.folder / WORK / f".{folder.name}{DISCARDED}"
+        shutil.rmtree(discarded, ignore_errors=True)  # of a filing that was killed
+        folder.rename(discarded)
+        shutil.rmtree(discarded)
+
     def _drop_discarded(self) -> None:
         for old in (self.folder / WORK).glob(f".*{DISCARDED}"):
             shutil.rmtree(old)
 
-    def _file(
-        self, work: Path, target: Path, places: Mapping[str, str], *, keep_student: bool
-    ) -> None:
+    def _file(self, cell: Cell, *, keep_student: bool) -> None:
+        work, target, places = self.work(cell), self.filed(cell.name), _places(cell)
         self._keep_texts(work)
-        with whole_folder(target, replace=True) as folder:
-            for name in (*KEPT, *([ALPHA] if (work / ALPHA).is_file() else [])):
-                if name == PREDICTIONS:
-                    shutil.copy(work / name, folder)
-                else:
-                    text = _portable_text(work / name, places)
-                    (folder / name).write_text(text, encoding="utf-8")
-            if keep_student:
-                shutil.copytree(work / "student", folder / "student")
-                card = folder / "student" / "README.md"
-                text = _portable(card.read_text(encoding="utf-8"), places)
-                card.write_text(text, encoding="utf-8")
+        kept = {*KEPT, ALPHA, *([STUDENT] if keep_student else [])}
+        for extra in [one for one in work.iterdir() if one.name not in kept]:
+            if extra.is_dir():
+                self._discard(extra)
+            else:
+                extra.unlink()
+        if places:
+            _make_portable(work / CONFIG, places, cell.config)
+            for file in filter(Path.is_file, (work / RESULT, work / STUDENT / CARD)):
+                _make_portable(file, places)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)  # what is there is no finished cell
+        try:
+            work.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # one of the two is a link to another disk
+                raise
+            with whole_folder(target) as folder:
+                shutil.copytree(work, folder, dirs_exist_ok=True)
+            self._discard(work)
 
     def _keep_texts(self, work: Path) -> None:
         """Once for all cells of the same data; a run of an older version has none."""
+        if not (work / TEXTS).is_file():
+            return
         texts = self.texts(read_result(work).data.fingerprint or "")
-        if texts.is_file() or not (work / TEXTS).is_file():
+        if texts.is_file():
             return
         texts.parent.mkdir(exist_ok=True)
         write_text(texts.with_name(".gitignore"), "# Your data.\n*\n")
@@ -188,15 +207,29 @@ def _places(cell: Cell) -> dict[str, str]:
     return dict(sorted(places.items(), key=lambda item: -len(item[0])))
 
 
-def _portable_text(file: Path, places: Mapping[str, str]) -> str:
-    """The text of a JSON or YAML file with paths as the user wrote them."""
-    if file.suffix == ".yaml":
-        return dump_yaml(_portable(read_own_yaml(file), places))
+def _make_portable(
+    file: Path, places: Mapping[str, str], config: DistillConfig | None = None
+) -> None:
+    """Rewrites a file of a run with paths as the user wrote them.
+
+    Args:
+        file: JSON, YAML or any text.
+        places: Path on this machine -> path as the user wrote it.
+        config: What a file of YAML should hold; read from the file if it holds something else.
+    """
     text = file.read_text(encoding="utf-8")
-    if file.suffix == ".json":
+    if file.suffix == ".yaml":
+        if config is not None and text == to_yaml(config):
+            value = config.model_dump(mode="json")
+        else:
+            value = read_own_yaml(file)
+        text = dump_yaml(_portable(value, places))
+    elif file.suffix == ".json":
         value = _portable(json.loads(text), places)
-        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    return text  # the history holds numbers only
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = _portable(text, places)
+    write_text(file, text)
 
 
 def _portable(value: Any, places: Mapping[str, str]) -> Any:
@@ -210,6 +243,7 @@ def _portable(value: Any, places: Mapping[str, str]) -> Any:
     for place, written in places.items():
         if value == place:
             return written
-        if Path(place).is_absolute():  # a word like "data" may occur anywhere
+        # a word like "data" may occur anywhere
+        if place in value and Path(place).is_absolute():
             value = value.replace(place, written)
     return value

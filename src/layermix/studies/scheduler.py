@@ -229,7 +229,7 @@ class Scheduler:
             began, share = self.began.pop(cell.name)
             seconds = (time.monotonic() - began) / (1 - min(share, 0.99))
             self.durations.setdefault(cell.task, []).append(seconds)
-        if not self.console.is_terminal:
+        if not (self.console.is_terminal or self.console.quiet):
             done = f"{len(self.done)} of {len(self.plan.runs)}"
             left = self._time_left()
             self.console.print(

@@ -1,7 +1,10 @@
 """The scheduler with an executor of its own; what a local process leaves when it fails."""
 
+import errno
 import io
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,17 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 import layermix
 from layermix.atomic import lock, temporary_of
+from layermix.config import DistillConfig
 from layermix.errors import StudyError
-from layermix.runs.layout import DISCARDED, LOCK
+from layermix.runs.layout import DISCARDED, LOCK, RESULT
 from layermix.runs.schema import FORMAT, RunRecord
 from layermix.studies.executor import Executor, Handle, Job
-from layermix.studies.folder import KEPT, WORK, Study
+from layermix.studies.folder import CELLS, KEPT, WORK, Study
 from layermix.studies.local_processes import LocalProcess, LocalProcesses
 from layermix.studies.plan import TEACHERS, Cell, Plan, TeacherRun, make_plan
 from layermix.studies.scheduler import POLL_SECONDS, SCHEDULER, Queue, Scheduler
@@ -166,6 +171,76 @@ def test_what_a_kill_left_of_a_filed_run_is_removed(
     assert all(path.name.startswith(".") for path in (study.folder / WORK).iterdir())
     assert not any(folder.exists() for folder in left)
     assert [file.exists() for file in locks] == [False, True]
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+def test_a_filing_that_is_killed_anywhere_is_done_again(
+    plan: Plan,
+    elsewhere: Elsewhere,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disks: int,
+) -> None:
+    """With both folders on one disk, and with `cells` as a link to another."""
+    study = Study(tmp_path / "study")
+    cell = next(iter(plan.runs.values()))
+    (study.folder / WORK).mkdir(parents=True)
+    for steps in itertools.count():
+        elsewhere.start(Job(cell.name, DistillConfig(), study.work(cell), False))
+        work = study.work(cell)
+        (work / "student").mkdir()
+        (work / "student" / "README.md").write_text(f"of {tmp_path / 'T'}", encoding="utf-8")
+        (work / "yours.parquet").touch()
+        with monkeypatch.context() as patch:
+            killed = Killed(patch, after=steps, disks=disks)
+            with suppress(KeyboardInterrupt):
+                study.file(cell, keep_student=False)
+        study.tidy()
+        if killed.at_last:
+            assert study.has(cell.name) or (work / RESULT).is_file()
+            study.file(cell, keep_student=False)
+        assert sorted(file.name for file in study.filed(cell.name).iterdir()) == sorted(KEPT)
+        assert [path.name for path in (study.folder / WORK).iterdir()] == [".filing"]
+        if not killed.at_last:
+            break
+        shutil.rmtree(study.filed(cell.name))
+    assert steps > 5
+
+
+class Killed:
+    """Lets an interrupt come instead of a number of changes of the disk.
+
+    Args:
+        patch: Where they are caught.
+        after: So many are done.
+        disks: If 2, none can be moved from one folder to another.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, after: int, disks: int) -> None:
+        self.left, self.at_last = after, False
+        for owner, name in (
+            (Path, "rename"),
+            (Path, "unlink"),
+            (Path, "mkdir"),
+            (os, "replace"),
+            (shutil, "rmtree"),
+            (shutil, "copytree"),
+        ):
+            patch.setattr(owner, name, self.counted(getattr(owner, name), disks))
+
+    def counted(self, change: Callable[..., Any], disks: int) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            if self.left == 0:
+                self.at_last = True
+            if self.at_last:
+                raise KeyboardInterrupt
+            self.left -= 1
+            folders = [Path(one).parent.name for one in given if isinstance(one, Path)]
+            if disks == 2 and change.__name__ == "rename" and folders == [WORK, CELLS]:
+                raise OSError(errno.EXDEV, "another disk")
+            return change(*given, **named)
+
+        return counted
 
 
 def ended(folder: Path, script: str) -> LocalProcess:
