@@ -63,13 +63,10 @@ def test_settings_of_labelled_rows_are_refused(cli: Cli, place: Path) -> None:
     assert done.code == 2
     assert "selection, patience: pretraining has no labels and no scores to choose by" in done.err
     assert cli("pretrain", "--out", "never", "--training.patience", "2").code == 2
-    (place / "of-a-task.yaml").write_text(
-        "student: {vocabulary: 100, hidden: 8, start: teacher}\n", encoding="utf-8"
-    )
+    (place / "of-a-task.yaml").write_text("student: {vocabulary: 100}\n", encoding="utf-8")
     done = cli("pretrain", "of-a-task.yaml", "--out", "never")
     assert done.code == 2
     assert "student.vocabulary trims to the words of a task" in done.err
-    assert "student.start teacher keeps what matters for the labels of a task" in done.err
 
 
 def test_what_is_missing_is_named(cli: Cli, texts: Path) -> None:

@@ -51,8 +51,7 @@ ROWS = (
 PRETRAINED = tuple(
     name
     for name in field_names(PretrainConfig)
-    if name.removeprefix("training.") not in SCORED
-    and name not in ("student.vocabulary", "student.start")
+    if name.removeprefix("training.") not in SCORED and name != "student.vocabulary"
 )
 """Fields of a pretraining that may be changed."""
 AUGMENTED = ("teacher.model", *ROWS, "data.augment", "data.augment_ways")

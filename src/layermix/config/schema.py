@@ -766,19 +766,11 @@ class PretrainConfig(Run):
 
     @model_validator(mode="after")
     def _without_a_task(self) -> Self:
-        problems = []
         if self.student.vocabulary is not None:
-            problems.append(
+            raise ValueError(
                 "student.vocabulary trims to the words of a task; leave it out here, and give it "
                 "to `distill` with the pretrained student"
             )
-        if self.student.start == "teacher":
-            problems.append(
-                "student.start teacher keeps what matters for the labels of a task, and there are "
-                "none here; leave it out"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
         return self
 
     def distillation(self) -> DistillConfig:

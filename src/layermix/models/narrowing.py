@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layermix.config import LabelLossConfig
-from layermix.core.signals import Batch
-from layermix.core.terms import ForwardPass, Term
+from layermix.core.mixing import MixPlan
+from layermix.core.signals import Batch, Needs
+from layermix.core.terms import Asks, ForwardPass, Term
 from layermix.data.splits import labels_of, take
 from layermix.data.texts import TextData
-from layermix.data.tokenization import Collator, choose_max_length, tokenize_split
+from layermix.data.tokenization import Collator, choose_max_length, tokenize_split, tokenize_texts
 from layermix.errors import ModelError, Note
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of, blocks_path
 from layermix.models.students import copy_blocks, fresh_student
+from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
 
 ROWS, TOKENS = 256, 20_000
@@ -134,14 +136,87 @@ def narrow_student(
         ModelError: If its family cannot be narrowed, the sizes do not fit, or no part matters.
     """
     check_narrowable(teacher.model, sizes)
-    depth = len(blocks_of(teacher.model))
-    whole = copy_blocks(teacher, layers or depth, spread=spread)
-    blocks: list[int] = whole.start["blocks"]
-    student = fresh_student(teacher, 0, len(blocks), sizes)
     batches = _batches(teacher, texts, max_length)
     labels = labels_of(texts.splits["train"]["label"])
     term = texts.problem.supervised_term(LabelLossConfig(), 1.0, labels, texts.label_names)
     found = importance(teacher, batches, texts.problem, term)
+    return _narrowed(teacher, batches, found, layers, sizes, spread=spread)
+
+
+def narrow_encoder(
+    teacher: Classifier,
+    texts: Sequence[str],
+    layers: int | None,
+    sizes: Mapping[str, int],
+    *,
+    spread: bool = False,
+    max_length: int,
+) -> Classifier:
+    """Returns an encoder of smaller sizes that starts from the teacher's weights, without labels.
+
+    As `narrow_student`, but what stays is what the last hidden states depend on most: the
+    loss is ⟨h, r⟩, with signs r drawn anew for every coordinate, whose squared derivative by a mask
+    is, over draws of r, the squared norm of the derivative of h.
+
+    Args:
+        teacher: Not changed, but moved to the CPU. Its head is not used.
+        texts: The first `ROWS` of them decide what stays.
+        layers: Number of the teacher's blocks; all if None.
+        sizes: Any of hidden, heads and ffn; others stay the teacher's.
+        spread: Take the last block of equal groups, not the first blocks.
+        max_length: Most tokens of a row.
+
+    Raises:
+        ModelError: If its family cannot be narrowed, the sizes do not fit, or no part matters.
+    """
+    check_narrowable(teacher.model, sizes)
+    given = [(text,) for text in texts[:ROWS]]
+    batches = _padded(tokenize_texts(given, teacher.tokenizer, max_length)[0], teacher)
+    term = LastStates(len(blocks_of(teacher.model)) - 1)
+    found = importance(teacher, batches, CLASSIFICATION, term)
+    return _narrowed(teacher, batches, found, layers, sizes, spread=spread)
+
+
+class LastStates(Term):
+    """⟨h, r⟩ over the tokens of an example: its last hidden states in a random direction.
+
+    Args:
+        last: The number of the last block.
+    """
+
+    name = symbol = "last_states"
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+        self.draws = torch.Generator().manual_seed(0)
+
+    def asks(self, plan: MixPlan | None) -> Asks:
+        """Return what the term looks at: the last block's output."""
+        return Asks(student=Needs(layers=(self.last,)))
+
+    def forward(self, given: ForwardPass) -> Tensor:
+        """Return it for each example, (B,); r is ±1, drawn anew for each batch."""
+        assert given.student.hidden is not None
+        states = given.student.hidden[0] * given.student.mask[..., None]
+        signs = torch.randint(2, states.shape, generator=self.draws) * 2 - 1
+        return (states * signs).sum((1, 2))
+
+
+def _narrowed(
+    teacher: Classifier,
+    batches: Sequence[Batch],
+    found: Importance,
+    layers: int | None,
+    sizes: Mapping[str, int],
+    *,
+    spread: bool,
+) -> Classifier:
+    """The student with the parts that matter most, fitted on the batches."""
+    depth = len(blocks_of(teacher.model))
+    whole = copy_blocks(teacher, layers or depth, spread=spread)
+    blocks: list[int] = whole.start["blocks"]
+    student = fresh_student(teacher, 0, len(blocks), sizes)
     config: Any = student.model.config
     heads, width = config.num_attention_heads, config.hidden_size
     units = _sizes_of(student.model)["ffn"]
@@ -248,7 +323,7 @@ def importance(
         teacher: Is moved to the CPU, where results are the same on every machine.
         batches: Padded rows with labels.
         problem: The kind of label; a row without one counts with the teacher's answer.
-        term: L, the loss on the labels.
+        term: L, the loss; it looks at the student alone.
 
     Raises:
         ModelError: If nothing matters: all scores are 0.
@@ -266,7 +341,7 @@ def importance(
     encoder, totals = HFEncoder(model), [torch.zeros(())] * len(watched)
     for batch in batches:
         with _watched(watched, differentiable=True) as seen:
-            signal = encoder(batch)
+            signal = encoder(batch, term.asks(None).student)
         labels = _with_answers(batch["labels"], signal.logits.detach(), problem)
         loss = term(ForwardPass({**batch, "labels": labels}, signal)).sum()
         states = [seen.inputs[module] for module in watched]
@@ -307,10 +382,15 @@ def _batches(teacher: Classifier, texts: TextData, max_length: int | None) -> li
         if (split := texts.splits.get(name)) is not None and len(rows) < ROWS:
             chosen = take(split, min(ROWS - len(rows), len(split)))
             rows += list(tokenize_split(chosen, tokenizer, length)[0])
+    return _padded(rows, teacher)
+
+
+def _padded(rows: list[Any], teacher: Classifier) -> list[Batch]:
+    """Padded batches of token rows of similar length, of so many of the first as memory allows."""
     tokens = np.cumsum([row["length"] for row in rows])
     rows = rows[: max(1, int((tokens <= TOKENS).sum()))]
     rows.sort(key=lambda row: row["length"])
-    collate, starts = Collator(tokenizer), range(0, len(rows), BATCH_SIZE)
+    collate, starts = Collator(teacher.tokenizer), range(0, len(rows), BATCH_SIZE)
     return [collate(rows[start : start + BATCH_SIZE]) for start in starts]
 
 

@@ -40,7 +40,8 @@ from layermix.models.embedding_rows import occurring, only_occurring_trained
 from layermix.models.encoder import Classifier, HFEncoder, blocks_of, fingerprint
 from layermix.models.live_teacher import LiveTeacher
 from layermix.models.loading import load_classifier
-from layermix.models.students import described_student
+from layermix.models.narrowing import narrow_encoder
+from layermix.models.students import described_student, with_dropout
 from layermix.models.tokenizers import equal_inputs, save_tokenizer
 from layermix.runs.callbacks import (
     HistoryRecorder,
@@ -129,8 +130,7 @@ def pretrain(
     assert config.teacher.model is not None  # by _found
     prepare_process()
     teacher = _without_head_note(load_classifier(config.teacher.model, NO_CLASSES, seed=0))
-    student = described_student(config.student, config.seed, teacher, NO_CLASSES)
-    student = _without_head_note(student)
+    student = _without_head_note(_student(config, teacher, corpus))
     _check_pair(teacher, student, corpus, config)
     warn_of_unused(config.distillation(), reporter)
     pretraining = _Pretraining(
@@ -176,6 +176,22 @@ def _found(config: PretrainConfig) -> Corpus:
     return corpus
 
 
+def _student(config: PretrainConfig, teacher: Classifier, corpus: Corpus) -> Classifier:
+    """The student that the config describes; a narrowed one is fitted on the first texts."""
+    wanted = config.student
+    if wanted.start != "teacher":
+        return described_student(wanted, config.seed, teacher, NO_CLASSES)
+    student = narrow_encoder(
+        teacher,
+        _first_texts(corpus, config),
+        wanted.layers,
+        wanted.sizes,
+        spread=wanted.copied == "spread",
+        max_length=min(config.texts.max_length, teacher.max_length),
+    )
+    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
+
+
 def _without_head_note(model: Classifier) -> Classifier:
     """The same without the note on its new head, which is not used."""
     return replace(model, notes=tuple(note for note in model.notes if note.code != "new-head"))
@@ -207,15 +223,20 @@ def _check_pair(
             )
     if problems:
         raise ConfigError("\n".join(problems))
-    sample = list(islice(corpus, COMPARED))
-    if not sample:
-        raise DataError([f"{', '.join(config.texts.files or ())}: no text in any of the files"])
+    sample = _first_texts(corpus, config)
     if "input_ids" not in equal_inputs(teacher.tokenizer, student.tokenizer, [(sample,)]):
         raise ModelError(
             f"{student.source}: its tokenizer is not the teacher's, so their hidden states stand "
             "for different tokens; give a student with the teacher's tokenizer, such as "
             "--student.layers (copied blocks) or --student.hidden (a fresh one)"
         )
+
+
+def _first_texts(corpus: Corpus, config: PretrainConfig) -> list[str]:
+    """The first documents, `COMPARED` at most; a DataError if there are none."""
+    if texts := list(islice(corpus, COMPARED)):
+        return texts
+    raise DataError([f"{', '.join(config.texts.files or ())}: no text in any of the files"])
 
 
 def _objective(teacher: Classifier, student: Classifier, config: PretrainConfig) -> Objective:

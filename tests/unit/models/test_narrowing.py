@@ -1,6 +1,7 @@
 """A student that starts from its narrowed teacher: what stays, what is exact, what is refused."""
 
 import copy
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,18 @@ from torch import Tensor
 from transformers import BertTokenizer, MPNetConfig, MPNetForSequenceClassification
 
 from layermix.core.signals import Needs
+from layermix.core.terms import ForwardPass
 from layermix.data.texts import TextData, from_splits
 from layermix.errors import ModelError
 from layermix.models import narrowing
 from layermix.models.encoder import Classifier, HFEncoder, fingerprint
-from layermix.models.narrowing import check_narrowable, importance, narrow_student
+from layermix.models.narrowing import (
+    LastStates,
+    check_narrowable,
+    importance,
+    narrow_encoder,
+    narrow_student,
+)
 from layermix.models.students import copy_blocks, fresh_student
 from layermix.problems.regression import REGRESSION
 
@@ -33,6 +41,11 @@ def data(texts: Any) -> TextData:
 @pytest.fixture
 def teacher(bert: Bert, tokenizer: BertTokenizer) -> Classifier:
     return Classifier(bert(4).eval(), tokenizer, "teacher")
+
+
+@pytest.fixture
+def lines(data: TextData) -> list[str]:
+    return list(data.splits["train"]["text"])
 
 
 def batch(teacher: Classifier, data: TextData) -> dict[str, Tensor]:
@@ -101,6 +114,59 @@ def test_units_that_nothing_reads_go_first(teacher: Classifier, data: TextData) 
         )
     rows = batch(teacher, data)
     torch.testing.assert_close(seen(student, rows)[0], seen(teacher, rows)[0], atol=1e-5, rtol=0)
+
+
+def test_without_labels_what_the_last_states_depend_on_stays(
+    teacher: Classifier, lines: list[str]
+) -> None:
+    off = [np.random.default_rng(block).permutation(32)[:20].tolist() for block in range(4)]
+    switch_off(teacher, off)
+    torch.nn.init.zeros_(teacher.model.classifier.weight)  # its answers say nothing
+    student = narrow_encoder(teacher, lines, None, {"ffn": 12}, max_length=12)
+    for own, block, gone in zip(
+        student.model.bert.encoder.layer, teacher.model.bert.encoder.layer, off, strict=True
+    ):
+        kept = sorted(set(range(32)) - set(gone))
+        torch.testing.assert_close(
+            own.intermediate.dense.weight, block.intermediate.dense.weight[kept], atol=1e-5, rtol=0
+        )
+    rows = dict(teacher.tokenizer(lines, padding=True, return_tensors="pt"))
+    torch.testing.assert_close(seen(student, rows)[1], seen(teacher, rows)[1], atol=1e-4, rtol=0)
+    again = narrow_encoder(teacher, lines, None, {"ffn": 12}, max_length=12)
+    assert fingerprint(again.model) == fingerprint(student.model)
+
+
+def test_a_random_direction_measures_how_far_the_states_move(
+    teacher: Classifier, lines: list[str]
+) -> None:
+    """The mean of its squared derivative by a mask is the squared norm of that of the states."""
+    rows = dict(teacher.tokenizer(lines[:1], return_tensors="pt"))
+    encoder, term = HFEncoder(teacher.model.eval()), LastStates(3)
+    dense = teacher.model.bert.encoder.layer[2].output.dense
+    mask = torch.ones((), requires_grad=True)
+
+    def masked(module: torch.nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        one = torch.zeros(args[0].shape[-1])
+        one[5] = 1
+        return (args[0] * (1 + (mask - 1) * one),)
+
+    with ExitStack() as hooks:
+        hooks.callback(dense.register_forward_pre_hook(masked).remove)
+        signal = encoder(rows, term.asks(None).student)
+        assert signal.hidden is not None
+        states = signal.hidden[0].flatten()
+        exact = sum(
+            float(torch.autograd.grad(one, mask, retain_graph=True)[0]) ** 2 for one in states
+        )
+        drawn = [
+            float(
+                torch.autograd.grad(term(ForwardPass(rows, signal)).sum(), mask, retain_graph=True)[
+                    0
+                ]
+            )
+            for _ in range(2000)
+        ]
+    assert np.square(drawn).mean() == pytest.approx(exact, rel=0.15)
 
 
 def padded(small: Classifier, live_head: int) -> Classifier:

@@ -137,6 +137,20 @@ def test_a_student_that_is_its_teacher_has_no_loss_at_the_start(place: Path) -> 
     assert "L_rel[3 → teacher layer 3, 4 heads]" in (result.record.formula or "")
 
 
+def test_a_narrowed_start_is_closer_and_its_projection_is_the_way_back(place: Path) -> None:
+    student = {"layers": 2, "hidden": 16, "heads": 1, "ffn": 32, "copied": "spread"}
+    random = pretrain(configured(place, student=student))
+    narrowed = pretrain(configured(place, student={**student, "start": "teacher", "dropout": 0.2}))
+    assert narrowed.record.held_out[0].loss < 0.8 * random.record.held_out[0].loss
+    assert narrowed.record.held_out[-1].loss < narrowed.record.held_out[0].loss
+    assert narrowed.record.student.kind == "narrowed"
+    assert narrowed.record.student.blocks == (1, 3)
+    assert narrowed.student.model.config.hidden_dropout_prob == 0.2
+    assert [note.code for note in narrowed.student.notes] == ["narrowed"]
+    straight = pretrain(configured(place, student={**student, "start": "teacher", "dropout": 0.2}))
+    assert straight.record.held_out == narrowed.record.held_out
+
+
 def test_the_last_layer_alone_is_learned(place: Path) -> None:
     result = pretrain(configured(place, mix={"strategy": "last_only"}, training={"epochs": 1}))
     assert result.record.held_out[-1].loss < result.record.held_out[0].loss
