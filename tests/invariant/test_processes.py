@@ -83,15 +83,22 @@ def assert_same_training(one: Path, several: Path) -> None:
     if alphas[0].exists():
         steps = [[json.loads(line) for line in file.read_text().splitlines()] for file in alphas]
         assert largest_difference(*steps) < 1e-5
-    weights = [load_file(folder / "student" / "model.safetensors") for folder in (one, several)]
-    for name, weight in weights[0].items():
-        assert (weight - weights[1][name]).abs().max() < 1e-4, name
+    assert_same_weights(*(folder / "student" for folder in (one, several)))
     rows = [pq.read_table(folder / "predictions.parquet") for folder in (one, several)]
     reports, split = 2, ROWS["validation"]
     for table in rows:
         assert len(table) == reports * split
         assert len(set(table["row_id"].to_pylist())) == split
     assert rows[0]["prediction"].equals(rows[1]["prediction"])
+
+
+def assert_same_weights(one: Path, several: Path) -> None:
+    weights = [load_file(folder / "model.safetensors") for folder in (one, several)]
+    for name, weight in weights[0].items():
+        # The softmax does not see what a key's bias adds to all scores of a query: its gradient is
+        # rounding alone, which AdamW turns into steps as large as any, in one process as in two.
+        if not name.endswith("key.bias"):
+            assert (weight - weights[1][name]).abs().max() < 1e-4, name
 
 
 OPTIONS = {
@@ -143,8 +150,7 @@ def test_teach_and_pretrain_in_two_processes(command: list[str], tmp_path: Path)
         for count, folder in enumerate(folders, 1):
             run(count, words, folder)
         assert largest_difference(*map(history, folders)) < 1e-5
-        weights = [load_file(folder / model / "model.safetensors") for folder in folders]
-        assert max((weights[0][key] - weights[1][key]).abs().max() for key in weights[0]) < 1e-4
+        assert_same_weights(*(folder / model for folder in folders))
 
 
 @pytest.mark.slow
