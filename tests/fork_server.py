@@ -123,8 +123,9 @@ def serve(address: str) -> None:
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{address}.bound")
     listener.listen()
+    os.rename(f"{address}.bound", address)  # whoever sees it can connect
     running: dict[int, socket.socket] = {}
     while True:
         ready, _, _ = select.select([0, wake, listener], [], [])
