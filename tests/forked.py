@@ -20,8 +20,6 @@ from typing import Any, BinaryIO
 from .fork_server import STATUS
 
 PIPE = subprocess.PIPE
-STARTING = 600.0
-"""Seconds that the server may take to start: on a fresh machine Python compiles all it imports."""
 SERVER = "LAYERMIX_TEST_FORKS"
 """Environment variable with the socket of a server that is there already."""
 
@@ -45,7 +43,7 @@ def address() -> Path:
     if SERVER in os.environ:
         return Path(os.environ[SERVER])
     address, server = start_server()
-    until = time.monotonic() + STARTING
+    until = time.monotonic() + 120
     while not address.exists():
         assert server.poll() is None, "the server of forks ended"
         assert time.monotonic() < until

@@ -60,7 +60,7 @@ def described_student(
         student = fresh_student(teacher, seed, wanted.layers, wanted.sizes)
     else:
         student = copy_blocks(teacher, wanted.layers, wanted.blocks, spread=spread)
-    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
+    return with_dropout(student, wanted.dropout)
 
 
 def copy_blocks(
@@ -201,16 +201,18 @@ def fresh_student(
     return Classifier(model, copy.deepcopy(teacher.tokenizer), f"fresh {family}", start)
 
 
-def with_dropout(student: Classifier, share: float) -> Classifier:
+def with_dropout(student: Classifier, share: float | None) -> Classifier:
     """Returns the same student with another dropout, which its config keeps.
 
     Args:
         student: Not changed.
-        share: Of what its config calls dropout, wherever it is.
+        share: Of what its config calls dropout, wherever it is; None leaves it.
 
     Raises:
         ModelError: If its family has no dropout, and `share` is above 0.
     """
+    if share is None:
+        return student
     config = copy.deepcopy(student.model.config)
     names = [name for name, value in vars(config).items() if _is_dropout(name, value)]
     if not names and share:

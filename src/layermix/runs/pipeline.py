@@ -298,8 +298,7 @@ def make_student(config: DistillConfig, teacher: Classifier | None, texts: TextD
             spread=wanted.copied == "spread",
             max_length=config.data.max_length,
         )
-        if wanted.dropout is not None:
-            student = with_dropout(student, wanted.dropout)
+        student = with_dropout(student, wanted.dropout)
     else:
         student = described_student(wanted, config.seed, teacher, texts.label_names, texts.problem)
     if wanted.vocabulary is None:

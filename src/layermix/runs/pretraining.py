@@ -189,7 +189,7 @@ def _student(config: PretrainConfig, teacher: Classifier, corpus: Corpus) -> Cla
         spread=wanted.copied == "spread",
         max_length=min(config.texts.max_length, teacher.max_length),
     )
-    return student if wanted.dropout is None else with_dropout(student, wanted.dropout)
+    return with_dropout(student, wanted.dropout)
 
 
 def _without_head_note(model: Classifier) -> Classifier:

@@ -21,9 +21,9 @@ from rich.console import Console
 
 import layermix
 from layermix.atomic import lock, temporary_of
-from layermix.config import DistillConfig
+from layermix.config import to_yaml
 from layermix.errors import StudyError
-from layermix.runs.layout import DISCARDED, LOCK, RESULT
+from layermix.runs.layout import CONFIG, DISCARDED, LOCK, RESULT
 from layermix.runs.schema import FORMAT, RunRecord
 from layermix.studies.executor import Executor, Handle, Job
 from layermix.studies.folder import CELLS, KEPT, WORK, Study
@@ -173,38 +173,57 @@ def test_what_a_kill_left_of_a_filed_run_is_removed(
     assert [file.exists() for file in locks] == [False, True]
 
 
+@pytest.mark.parametrize("keep_student", [False, True])
 @pytest.mark.parametrize("disks", [1, 2])
 def test_a_filing_that_is_killed_anywhere_is_done_again(
-    plan: Plan,
     elsewhere: Elsewhere,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     disks: int,
+    keep_student: bool,
 ) -> None:
     """With both folders on one disk, and with `cells` as a link to another."""
-    study = Study(tmp_path / "study")
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    base = {"teacher": "$PLACE/T", "data": "$PLACE/D"}
+    plan = make_plan(make(seeds=2, base=base).study, tmp_path)
     cell = next(iter(plan.runs.values()))
+    fill(plan, elsewhere.ready)
+    assert cell.config is not None
+    config = to_yaml(cell.config)
+    assert str(tmp_path) in config
+    study = Study(tmp_path / "study")
     (study.folder / WORK).mkdir(parents=True)
-    for steps in itertools.count():
-        elsewhere.start(Job(cell.name, DistillConfig(), study.work(cell), False))
-        work = study.work(cell)
+    work, filed = study.work(cell), study.filed(cell.name)
+    expected: dict[str, bytes] = {}
+    for steps in itertools.count(-1):  # the first one is not killed
+        elsewhere.start(Job(cell.name, cell.config, work, False))
+        (work / CONFIG).write_text(config, encoding="utf-8")
         (work / "student").mkdir()
         (work / "student" / "README.md").write_text(f"of {tmp_path / 'T'}", encoding="utf-8")
         (work / "yours.parquet").touch()
         with monkeypatch.context() as patch:
             killed = Killed(patch, after=steps, disks=disks)
             with suppress(KeyboardInterrupt):
-                study.file(cell, keep_student=False)
+                study.file(cell, keep_student=keep_student)
         study.tidy()
         if killed.at_last:
             assert study.has(cell.name) or (work / RESULT).is_file()
-            study.file(cell, keep_student=False)
-        assert sorted(file.name for file in study.filed(cell.name).iterdir()) == sorted(KEPT)
+            study.file(cell, keep_student=keep_student)
+        found = {
+            str(file.relative_to(filed)): file.read_bytes()
+            for file in filed.rglob("*")
+            if file.is_file()
+        }
+        expected = expected or found
+        assert found == expected
         assert [path.name for path in (study.folder / WORK).iterdir()] == [".filing"]
-        if not killed.at_last:
+        if steps >= 0 and not killed.at_last:
             break
-        shutil.rmtree(study.filed(cell.name))
+        shutil.rmtree(filed)
     assert steps > 5
+    assert expected.keys() == {*KEPT, *(["student/README.md"] if keep_student else [])}
+    assert b"$PLACE/T" in expected[CONFIG]
+    assert not any(str(tmp_path).encode() in content for content in expected.values())
 
 
 class Killed:
@@ -212,7 +231,7 @@ class Killed:
 
     Args:
         patch: Where they are caught.
-        after: So many are done.
+        after: So many are done; none comes if it is negative.
         disks: If 2, none can be moved from one folder to another.
     """
 
