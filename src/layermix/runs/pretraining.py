@@ -131,7 +131,7 @@ def pretrain(
     prepare_process()
     teacher = _without_head_note(load_classifier(config.teacher.model, NO_CLASSES, seed=0))
     student = _without_head_note(_student(config, teacher, corpus))
-    _check_pair(teacher, student, corpus, config)
+    _check_tokenizers(teacher, student, corpus, config)
     warn_of_unused(config.distillation(), reporter)
     pretraining = _Pretraining(
         config, corpus, teacher, student, _objective(teacher, student, config)
@@ -177,10 +177,18 @@ def _found(config: PretrainConfig) -> Corpus:
 
 
 def _student(config: PretrainConfig, teacher: Classifier, corpus: Corpus) -> Classifier:
-    """The student that the config describes; a narrowed one is fitted on the first texts."""
+    """The student that the config describes; a narrowed one is fitted on the first texts.
+
+    Raises:
+        ConfigError: The losses or the rows do not fit the sizes of teacher and student.
+    """
     wanted = config.student
     if wanted.start != "teacher":
-        return described_student(wanted, config.seed, teacher, NO_CLASSES)
+        student = described_student(wanted, config.seed, teacher, NO_CLASSES)
+        _check_sizes(teacher, student.model.config.hidden_size, student.max_length, config)
+        return student
+    width = wanted.sizes.get("hidden", teacher.model.config.hidden_size)
+    _check_sizes(teacher, width, teacher.max_length, config)  # the narrowing takes a minute
     student = narrow_encoder(
         teacher,
         _first_texts(corpus, config),
@@ -197,12 +205,12 @@ def _without_head_note(model: Classifier) -> Classifier:
     return replace(model, notes=tuple(note for note in model.notes if note.code != "new-head"))
 
 
-def _check_pair(
-    teacher: Classifier, student: Classifier, corpus: Corpus, config: PretrainConfig
+def _check_sizes(
+    teacher: Classifier, student_width: int, student_max_length: int, config: PretrainConfig
 ) -> None:
-    """Raise a ConfigError or ModelError for what does not fit together."""
+    """Raise a ConfigError for rows that are too long, and relations that do not fit the sizes."""
     problems = []
-    limit = min(teacher.max_length, student.max_length)
+    limit = min(teacher.max_length, student_max_length)
     if config.texts.max_length > limit:
         problems.append(
             f"texts.max_length is {config.texts.max_length}, but the models take at most {limit} "
@@ -210,11 +218,12 @@ def _check_pair(
         )
     loss, depth = config.loss, len(blocks_of(teacher.model))
     if loss.relation_weight:
+        widths = {"teacher": teacher.model.config.hidden_size, "student": student_width}
         problems += [
-            f"the {name} is {one.model.config.hidden_size} wide, which {loss.relation_heads} "
+            f"the {name} is {width} wide, which {loss.relation_heads} "
             "relation heads do not divide; give --loss.relation_heads a number that does"
-            for name, one in {"teacher": teacher, "student": student}.items()
-            if one.model.config.hidden_size % loss.relation_heads
+            for name, width in widths.items()
+            if width % loss.relation_heads
         ]
         if (layer := loss.relation_layer) is not None and layer >= depth:
             problems.append(
@@ -223,6 +232,12 @@ def _check_pair(
             )
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _check_tokenizers(
+    teacher: Classifier, student: Classifier, corpus: Corpus, config: PretrainConfig
+) -> None:
+    """Raise a ModelError for a student that reads other tokens than the teacher."""
     sample = _first_texts(corpus, config)
     if "input_ids" not in equal_inputs(teacher.tokenizer, student.tokenizer, [(sample,)]):
         raise ModelError(

@@ -201,9 +201,16 @@ def test_everything_that_is_not_named_is_in_one_error(place: Path) -> None:
     assert not (place / "never.partial").exists()
 
 
-def test_what_does_not_fit_together_is_refused_before_the_work(place: Path) -> None:
+@pytest.mark.parametrize(
+    "student",
+    [{}, {"start": "teacher", "heads": 3}],  # three heads do not divide 16: narrowing would tell
+    ids=["random", "narrowed"],
+)
+def test_what_does_not_fit_together_is_refused_before_the_work(
+    place: Path, student: dict[str, Any]
+) -> None:
     loss = {"relation_weight": 1, "relation_heads": 5, "relation_layer": 4}
-    config = configured(place, loss=loss, texts={"max_length": 64})
+    config = configured(place, loss=loss, texts={"max_length": 64}, student=student)
     with pytest.raises(ConfigError) as caught:
         pretrain(config, place / "never")
     assert str(caught.value).splitlines() == [
