@@ -40,6 +40,7 @@ NAMES = {
     "paper/local-qnli.yaml": (29, "61b40f4945fc"),
     "paper/local-rte.yaml": (29, "d26390561112"),
     "paper/mrpc.yaml": (29, "959819716231"),
+    "paper/pretrained-mrpc.yaml": (10, "75d7aefd3819"),
     "paper/qnli.yaml": (29, "6dde44e453a7"),
     "paper/rte.yaml": (29, "ef5738fe5e2b"),
 }
