@@ -190,7 +190,7 @@ OTHERWISE: dict[str, list[Any]] = {
     "loss.entropy_weight": [0, -0.1, 1],
     "loss.projection": ["per_layer"],
     "loss.projection_bias": [True],
-    "loss.projection_start": ["random"],
+    "loss.projection_start": ["random", "fitted"],
 }
 OPTIONS = [(name, value) for name, values in OTHERWISE.items() for value in values]
 IN_THE_TRAINER = ("mix.learning_rate", "mix.schedule")

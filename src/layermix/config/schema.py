@@ -478,10 +478,11 @@ class LayerLossConfig(Section):
     all student layers, or one per layer."""
     projection_bias: bool = False
     """Give P a bias."""
-    projection_start: Literal["auto", "identity", "random"] = "auto"
-    """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, or auto:
-    for a student that starts from its narrowed teacher the way back to the teacher's width, else
-    identity if the hidden sizes are equal, else random."""
+    projection_start: Literal["auto", "identity", "random", "fitted"] = "auto"
+    """Start of P: identity (needs equal hidden sizes; suits copied blocks), random, fitted (least
+    squares on some training rows, for the student as it is), or auto: for a student that starts
+    from its narrowed teacher the way back to the teacher's width, else identity if the hidden sizes
+    are equal, else random."""
 
 
 class LossConfig(LayerLossConfig, AnswerLossConfig):

@@ -4,7 +4,7 @@ It works without any trainer: `objective(batch, teacher_signal)` gives the loss 
 `param_groups(objective, …)` what to give an optimiser.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layermix.config import DistillConfig, LossConfig
+from layermix.core.least_squares import LeastSquares
 from layermix.core.mixing import Mix, MixPlan, Mixture, build_mix, plan_mix
 from layermix.core.seeds import derive, seeded
 from layermix.core.signals import Batch, Needs, Signal
@@ -67,7 +68,8 @@ class Projection(nn.Module):
         layers: Number of student layers that are taught, K.
         config: One matrix or several, with a bias or not, and where they start. A random start
             turns hidden states about, so copied blocks unlearn before they learn: with equal
-            widths the default starts from the identity.
+            widths the default starts from the identity. `fitted` starts at random, too: `fit`
+            comes when there are batches.
         widening: Where the default starts all matrices instead, such as the way back from a student
             that was narrowed.
 
@@ -98,7 +100,7 @@ class Projection(nn.Module):
         start = torch.eye(teacher) if student == teacher else None
         if config.projection_start == "auto" and widening is not None:
             start = widening
-        if config.projection_start == "random" or start is None:
+        if config.projection_start in ("random", "fitted") or start is None:
             return
         if start.shape != (teacher, student):
             raise ConfigError(
@@ -122,6 +124,24 @@ class Projection(nn.Module):
     def embedding(self, embedding: Float[Tensor, "B T d"]) -> Float[Tensor, "B T D"]:
         """Project the embedding output."""
         return self.matrices[-1](embedding)  # type: ignore[no-any-return]  # a list of modules
+
+    def fit(self, pairs: Iterable[tuple[int, Float[Tensor, "N d"], Float[Tensor, "N D"]]]) -> None:
+        """Set each matrix to the least squares of what it is to map; without any, it stays.
+
+        Args:
+            pairs: Number of the matrix, states of the student, and what they are compared with.
+        """
+        matrices: list[Any] = list(self.matrices)
+        fits = [LeastSquares() for _ in matrices]
+        for number, states, targets in pairs:
+            ones = states.new_ones(len(states), matrices[number].bias is not None)
+            fits[number].add(torch.cat([states, ones], dim=1), targets)
+        for matrix, fit in zip(matrices, fits, strict=True):
+            if fit.rows:
+                found = fit.solution()
+                matrix.weight.data.copy_(found[:, : matrix.in_features])
+                if matrix.bias is not None:
+                    matrix.bias.data.copy_(found[:, -1])
 
 
 class Objective(nn.Module):
@@ -255,6 +275,38 @@ class Objective(nn.Module):
             assert teacher is not None
             mixture = self.mix(projected, teacher.select(self.mixed_layers), student.mask)
         return ForwardPass(batch, student, teacher, projected, embedded, mixture)
+
+    @torch.no_grad()
+    def fit_projection(self, batches: Iterable[tuple[Batch, Signal | None]]) -> None:
+        """Start P where it fits the student as it is: least squares over the real tokens.
+
+        All that P is compared with counts alike: each taught layer with its mixture, and the
+        embedding outputs. The student runs without dropout. Without P it does nothing.
+
+        Args:
+            batches: Padded batches with the teacher's signals; None if no term needs it.
+        """
+        if self.projection is not None:
+            was_training = self.training
+            self.eval()
+            self.projection.fit(self._pairs(batches))
+            self.train(was_training)
+
+    def _pairs(
+        self, batches: Iterable[tuple[Batch, Signal | None]]
+    ) -> Iterator[tuple[int, Float[Tensor, "N d"], Float[Tensor, "N D"]]]:
+        """Number of a matrix of P, states of N real tokens, and what they are compared with."""
+        for batch, teacher in batches:
+            given = self._pass(batch, teacher)
+            real = given.student.mask
+            if given.mixture is not None and self.plan is not None:
+                hidden = given.student.select(self.plan.student_layers)
+                for k, target in enumerate(given.mixture.targets):
+                    yield 0 if self.projection.shared else k, hidden[k][real], target[real]
+            if self.projects_embedding and teacher is not None and teacher.embedding is not None:
+                assert given.student.embedding is not None
+                last = len(self.projection.matrices) - 1
+                yield last, given.student.embedding[real], teacher.embedding[real]
 
     @property
     def weights(self) -> dict[str, float]:

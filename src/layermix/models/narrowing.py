@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from layermix.config import LabelLossConfig
+from layermix.core.least_squares import RIDGE, LeastSquares
 from layermix.core.mixing import MixPlan
 from layermix.core.signals import Batch, Needs
 from layermix.core.terms import Asks, ForwardPass, Term
@@ -37,10 +38,6 @@ memory holds what each of a block's matrices makes of all of them."""
 
 BATCH_SIZE = 32
 """Rows of a forward pass; only the rounding of the result depends on it."""
-
-RIDGE = 0.1
-"""How strongly a fitted matrix is kept near the one that was cut out, as so many tokens for each of
-its inputs: what the texts say nothing about stays as it was."""
 
 
 @dataclass(frozen=True)
@@ -733,15 +730,10 @@ def _fit(
 
 
 def _correction(inputs: Tensor, rest: Tensor) -> Tensor:
-    """The matrix W of least squares that maps inputs to what is missing, kept small.
-
-    It minimises Σ ‖rest − W inputs‖² + RIDGE · i · s² ‖W‖², with s² the mean square of the inputs.
-    """
-    inputs, missing = inputs.double(), rest.double()
-    gram = inputs.T @ inputs
-    gram += torch.eye(len(gram)).to(gram) * (RIDGE * len(gram) * inputs.square().mean())
-    found: Tensor = torch.linalg.solve(gram, inputs.T @ missing).T
-    return found.to(rest)
+    """The matrix of least squares that maps inputs to what is missing, kept small."""
+    fit = LeastSquares()
+    fit.add(inputs, rest)
+    return fit.solution().to(rest)
 
 
 def _set(linear: Any, weight: Tensor, bias: Tensor) -> None:

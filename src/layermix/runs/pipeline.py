@@ -50,6 +50,7 @@ from layermix.problems.problem import Problem
 from layermix.runs.extensions import NONE, Extensions
 from layermix.runs.layout import CONFIG, OWN, RunFolder
 from layermix.runs.prepare import choose_rows, prepare, tokenize_for
+from layermix.runs.projection import fit_projection
 from layermix.runs.schema import (
     SOFT_LABELS,
     MixRecord,
@@ -455,6 +456,9 @@ def distill_prepared(
             )
         rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(rows, teacher, objective, config, reporter)
+    if config.loss.projection_start == "fitted" and signals is not None:
+        rows = prepared.splits["train"]
+        fit_projection(objective, signals, rows, prepared.collate, reporter)
     known = RunRecord(
         teacher=ModelRecord(
             place=prepared.texts.soft_labels if teacher is None else teacher.source,

@@ -56,6 +56,7 @@ from layermix.runs.layout import CARD, CHECKPOINTS, ENVIRONMENT, HISTORY, RESULT
 from layermix.runs.pipeline import kind_of, mix_record, objective_for, open_run, warn_of_unused
 from layermix.runs.pretraining_card import pretraining_card
 from layermix.runs.progress_bar import PretrainingBar, shown
+from layermix.runs.projection import fit_projection
 from layermix.runs.schema import (
     FORMAT,
     CorpusRecord,
@@ -331,6 +332,8 @@ class _Pretraining:
         check_reachable(checkpoint)
         notes = self._notes(packed, reporter)
         signals = self._signals(rows[0], packed, weights, reporter)
+        if self.config.loss.projection_start == "fitted":
+            fit_projection(self.objective, signals, rows[0], self.collate, reporter)
         record, history = self._train(work, rows, packed, signals, checkpoint, reporter)
         if not is_main():
             return in_all(None, self.student)

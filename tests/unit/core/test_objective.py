@@ -1,5 +1,6 @@
 """The objective: what it builds, what it asks for, what it says of itself, and who learns."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,6 +87,20 @@ def signal(needs: Needs, examples: int = EXAMPLES) -> Signal:
         layers[list(needs.layers)] if needs.layers else None,
         embedding if needs.embedding else None,
     )
+
+
+class Norm(Term):
+    """A term of one's own that looks at projected states, and compares them with nothing."""
+
+    name, symbol = "norm", "L_norm"
+
+    def asks(self, plan: MixPlan | None) -> Asks:
+        return Asks(projected=True)
+
+    def forward(self, given: ForwardPass) -> Tensor:
+        assert given.projected is not None
+        assert given.teacher is None
+        return given.projected.square().mean((0, 2, 3))
 
 
 CE_ONLY = {"logit_weight": 0, "hidden_weight": 0}
@@ -356,6 +371,77 @@ def test_a_projection_may_start_as_the_way_back_of_a_narrowed_student(config: An
         Projection(NARROW, WIDE + 2, 1, LossConfig(), widening)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("config", ["shared", "per_layer"])
+def test_a_fitted_projection_is_where_nothing_near_it_has_a_lower_loss(
+    config: str, bias: bool
+) -> None:
+    loss = {"projection": config, "projection_bias": bias, "embedding_weight": 1}
+    loss |= {"supervised_weight": 0, "logit_weight": 0, "entropy_weight": 0}
+    made = objective(loss={**loss, "projection_start": "fitted"}, mix={"strategy": "uniform"})
+    needs = made.teacher_needs
+    batches = [(batch(size), signal(needs, size)) for size in (16, 9)]
+
+    def total() -> float:
+        with torch.no_grad():
+            return sum(float(sum(made(*pair).weighted.values())) for pair in batches)
+
+    random = total()
+    made.fit_projection(batches)
+    fitted = total()
+    assert fitted < 0.9 * random
+    generator = torch.Generator().manual_seed(3)
+    for parameter in made.projection.parameters():
+        for _ in range(3):
+            step = 0.1 * torch.randn(parameter.shape, generator=generator)
+            for sign in (1, -1):
+                parameter.data += sign * step
+                assert total() > fitted
+                parameter.data -= sign * step
+
+
+def test_a_fitted_projection_finds_a_linear_map_and_ignores_padding() -> None:
+    loss = {"projection_start": "fitted", "projection_bias": True}
+    made = objective(loss=loss, mix={"strategy": "fixed"})
+    true = torch.randn(WIDE, NARROW + 1, generator=torch.Generator().manual_seed(4))
+    layers = made.plan.student_layers
+
+    def pair(examples: int) -> tuple[dict[str, Tensor], Signal]:
+        inputs = batch(examples)
+        with torch.no_grad():
+            states = made.student(inputs, Needs(layers)).select(layers)
+        targets = states @ true[:, :-1].T + true[:, -1]
+        targets[:, :, 3:] = 1e3  # padding
+        given = signal(made.teacher_needs, examples)
+        return inputs, replace(given, layers=made.mixed_layers, hidden=targets)
+
+    made.train()
+    made.fit_projection([pair(200), pair(100)])
+    assert made.training
+    matrix = made.projection.matrices[0]
+    torch.testing.assert_close(matrix.weight.data, true[:, :-1], atol=0.05, rtol=0)
+    torch.testing.assert_close(matrix.bias.data, true[:, -1], atol=0.05, rtol=0)
+
+
+def test_a_projection_is_fitted_without_dropout_and_only_where_it_is_compared() -> None:
+    class Dropped(Student):
+        def forward(self, batch: Batch, needs: Needs = LOGITS_ONLY) -> Signal:
+            assert not self.training
+            return super().forward(batch, needs)
+
+    made = objective(loss={"projection_start": "fitted"})
+    made.student = Dropped()
+    made.train()
+    made.fit_projection([(batch(), signal(made.teacher_needs))])
+
+    without = whole(loss={**CE_ONLY, "projection_start": "fitted"})
+    own = build_objective(Student(), TEACHER_DEPTH, WIDE, without, terms=[Norm()])
+    before = own.projection.matrices[0].weight.clone()
+    own.fit_projection([(batch(), None)])
+    assert own.projection.matrices[0].weight.equal(before)
+    objective(loss=CE_ONLY).fit_projection([])  # no P: nothing to do
+
+
 def test_starts_depend_on_the_seed_alone() -> None:
     torch.manual_seed(7)
     learned = objective(seed=4)
@@ -414,17 +500,6 @@ def test_the_mix_can_be_left_to_another_rule() -> None:
 
 
 def test_a_mix_or_a_term_of_ones_own_is_built_in() -> None:
-    class Norm(Term):
-        name, symbol = "norm", "L_norm"
-
-        def asks(self, plan: MixPlan | None) -> Asks:
-            return Asks(projected=True)
-
-        def forward(self, given: ForwardPass) -> Tensor:
-            assert given.projected is not None
-            assert given.teacher is None
-            return given.projected.square().mean((0, 2, 3))
-
     config = whole(loss=CE_ONLY)
     made = build_objective(Student(), TEACHER_DEPTH, WIDE, config, terms=[Norm(0.5)])
     assert made.formula() == "L = 1·L_sup[cross_entropy] + 0.5·L_norm"

@@ -33,7 +33,7 @@ NAMES = {
     "studies/more-rows-confirmed.yaml": (82, "35a36855d64e"),
     "studies/more-rows-qnli.yaml": (9, "df2cca6cd846"),
     "studies/narrow.yaml": (13, "0dd989c0be2c"),
-    "studies/narrow-pretrained.yaml": (7, "42685ea8909a"),
+    "studies/narrow-pretrained.yaml": (7, "8ddd89dd09b7"),
     "studies/vocabulary.yaml": (10, "e66c4000bf7d"),
     "studies/more-rows.yaml": (13, "d7b1c61482a5"),
     "paper/local-mrpc.yaml": (29, "53fb84924143"),
