@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from layermix.data.texts import TextData
     from layermix.models.encoder import HFEncoder
 
+CHECKED = ("signals", "mixing", "losses", "terms", "objective", "least_squares")
 jaxtyping.install_import_hook(  # before they are imported
-    [f"layermix.core.{name}" for name in ("signals", "mixing", "losses", "terms", "objective")],
-    "beartype.beartype",
+    [f"layermix.core.{name}" for name in CHECKED], "beartype.beartype"
 )
 
 HERE = Path(__file__).parent

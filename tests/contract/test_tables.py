@@ -236,6 +236,10 @@ def first_step(
             term = CLASSIFICATION.supervised_term(config.loss, weight, labels.numpy(), names)
         objective = build_objective(HFEncoder(student), 4, 32, config, supervised=term)
         signal = LiveTeacher(teacher, objective.teacher_needs)(batch)
+        if config.loss.projection_start == "fitted":
+            start = objective.projection.matrices[0].weight.clone()
+            objective.fit_projection([(batch, signal)])
+            assert not objective.projection.matrices[0].weight.equal(start)
         loss = objective({**batch, "labels": labels}, signal).loss
         loss.backward()
         gradients = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}

@@ -141,6 +141,7 @@ def test_teach_and_pretrain_in_two_processes(command: list[str], tmp_path: Path)
     pretrained = [
         *("pretrain", "--quiet", "--teacher", teacher, "--texts", str(texts)),
         *("--texts.max_length", "16", *training, "--training.epochs", "1"),
+        *("--loss.projection_start", "fitted"),
     ]
     for name, words, model in (("taught", taught, "teacher"), ("pre", pretrained, "student")):
         folders = [tmp_path / f"{name}-{count}" for count in (1, 2)]

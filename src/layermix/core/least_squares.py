@@ -1,4 +1,4 @@
-"""Linear maps by least squares from sums, so that no more than a batch is held at a time."""
+"""Linear maps by least squares, from sums over batches: a fitted P, a narrowed model's parts."""
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ class LeastSquares:
     """The matrix W for which Σ ‖t − W x‖² + RIDGE · i · s² ‖W‖² is least.
 
     i is the width of x, s² its mean square; the sums are over all rows that were added, in double
-    precision.
+    precision on the CPU (not every device has it).
     """
 
     def __init__(self) -> None:
@@ -23,14 +23,14 @@ class LeastSquares:
 
     def add(self, inputs: Float[Tensor, "N i"], targets: Float[Tensor, "N o"]) -> None:
         """Add rows x with their targets t."""
-        x, t = inputs.double(), targets.double()
+        x, t = inputs.cpu().double(), targets.cpu().double()
         squares, products = x.T @ x, x.T @ t
         if self._squares is not None and self._products is not None:
             squares, products = self._squares + squares, self._products + products
         self._squares, self._products, self.rows = squares, products, self.rows + len(x)
 
     def solution(self) -> Float[Tensor, "o i"]:
-        """W, in double precision.
+        """W, in double precision on the CPU.
 
         Raises:
             ValueError: If no row was added.

@@ -68,8 +68,8 @@ class Projection(nn.Module):
         layers: Number of student layers that are taught, K.
         config: One matrix or several, with a bias or not, and where they start. A random start
             turns hidden states about, so copied blocks unlearn before they learn: with equal
-            widths the default starts from the identity. `fitted` starts at random, too: `fit`
-            comes when there are batches.
+            widths the default starts from the identity. `fitted` is at random until `fit` is
+            called.
         widening: Where the default starts all matrices instead, such as the way back from a student
             that was narrowed.
 
@@ -285,12 +285,24 @@ class Objective(nn.Module):
 
         Args:
             batches: Padded batches with the teacher's signals; None if no term needs it.
+
+        Raises:
+            ValueError: If P is no `Projection`.
         """
-        if self.projection is not None:
-            was_training = self.training
-            self.eval()
+        if self.projection is None:
+            return
+        if not isinstance(self.projection, Projection):
+            name = type(self.projection).__name__
+            raise ValueError(
+                f"found a {name} as projection, wanted a Projection, which can be fitted"
+            )
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
             self.projection.fit(self._pairs(batches))
-            self.train(was_training)
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
 
     def _pairs(
         self, batches: Iterable[tuple[Batch, Signal | None]]
@@ -365,7 +377,9 @@ def build_objective(
 ) -> Objective:
     """Build mix, projection and terms for a student and a teacher of the given depth and width.
 
-    Their starts depend on the seed alone, so all arms of a seed share them.
+    Their starts depend on the seed alone, so all arms of a seed share them; with
+    `loss.projection_start: fitted` P is at random until `fit_projection` is called, and depends on
+    the mix, the student and the data after it.
 
     Args:
         student: An `Encoder` that is an `nn.Module`.

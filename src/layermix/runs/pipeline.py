@@ -457,8 +457,14 @@ def distill_prepared(
         rows = _with_held_out_rows(prepared) if extensions.wants_held_out else prepared
         signals = signals_for(rows, teacher, objective, config, reporter)
     if config.loss.projection_start == "fitted" and signals is not None:
-        rows = prepared.splits["train"]
-        fit_projection(objective, signals, rows, prepared.collate, reporter)
+        fit_projection(
+            objective,
+            signals,
+            prepared.splits["train"],
+            prepared.collate,
+            config.training.eval_batch_size,
+            reporter,
+        )
     known = RunRecord(
         teacher=ModelRecord(
             place=prepared.texts.soft_labels if teacher is None else teacher.source,

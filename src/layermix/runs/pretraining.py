@@ -181,7 +181,7 @@ def _student(config: PretrainConfig, teacher: Classifier, corpus: Corpus) -> Cla
     """The student that the config describes; a narrowed one is fitted on the first texts.
 
     Raises:
-        ConfigError: The losses or the rows do not fit the sizes of teacher and student.
+        ConfigError: If the losses or the rows do not fit the sizes of teacher and student.
     """
     wanted = config.student
     if wanted.start != "teacher":
@@ -333,7 +333,8 @@ class _Pretraining:
         notes = self._notes(packed, reporter)
         signals = self._signals(rows[0], packed, weights, reporter)
         if self.config.loss.projection_start == "fitted":
-            fit_projection(self.objective, signals, rows[0], self.collate, reporter)
+            size = self.config.training.eval_batch_size
+            fit_projection(self.objective, signals, rows[0], self.collate, size, reporter)
         record, history = self._train(work, rows, packed, signals, checkpoint, reporter)
         if not is_main():
             return in_all(None, self.student)

@@ -12,9 +12,7 @@ from layermix.hardware.device import default_device
 from layermix.models.inference import moved
 
 ROWS = 512
-"""Training rows, at equal distances, that P is fitted to: some ten thousand tokens."""
-BATCH_SIZE = 32
-"""Rows of a forward pass; only the rounding of the result depends on it."""
+"""Training rows, at equal distances, that P is fitted to: tens of thousands of tokens."""
 
 
 def fit_projection(
@@ -22,6 +20,7 @@ def fit_projection(
     teacher: Teacher,
     rows: Any,
     collate: Callable[[list[Any]], Batch],
+    batch_size: int,
     reporter: Reporter,
 ) -> None:
     """Set P to the least squares of some training rows.
@@ -31,6 +30,7 @@ def fit_projection(
         teacher: Gives the signals of these rows.
         rows: All training rows, as `collate` takes them.
         collate: Makes a padded batch.
+        batch_size: Rows of a forward pass; only the rounding of the result depends on it.
         reporter: Shows progress.
     """
     if objective.projection is None:
@@ -41,10 +41,11 @@ def fit_projection(
 
     def batches() -> Iterator[tuple[Batch, Signal]]:
         with reporter.counting(len(chosen), "fitting P to rows") as count:
-            for first in range(0, len(chosen), BATCH_SIZE):
-                numbers = chosen[first : first + BATCH_SIZE]
-                batch = moved(collate([rows[number] for number in numbers]), device)
-                yield batch, teacher(batch)
+            for first in range(0, len(chosen), batch_size):
+                numbers = chosen[first : first + batch_size]
+                batch = collate([rows[number] for number in numbers])
+                there = moved(batch, device)
+                yield there, teacher(batch).to(device) if teacher.in_loader else teacher(there)
                 count(len(numbers))
 
     objective.fit_projection(batches())

@@ -28,7 +28,7 @@ from layermix.core.terms import (
     Term,
     terms_of,
 )
-from layermix.errors import ConfigError
+from layermix.errors import ConfigError, ModelError
 
 from ...tiny_configs import whole
 
@@ -440,6 +440,20 @@ def test_a_projection_is_fitted_without_dropout_and_only_where_it_is_compared() 
     own.fit_projection([(batch(), None)])
     assert own.projection.matrices[0].weight.equal(before)
     objective(loss=CE_ONLY).fit_projection([])  # no P: nothing to do
+
+
+def test_modules_keep_their_modes_when_a_projection_is_fitted() -> None:
+    made = objective(loss={"projection_start": "fitted"})
+    made.train()
+    made.student.eval()
+    made.fit_projection([(batch(), signal(made.teacher_needs))])
+    assert (made.training, made.student.training) == (True, False)
+    with pytest.raises(ModelError, match="this signal holds the layers"):
+        made.fit_projection([(batch(), signal(Needs()))])
+    assert (made.training, made.student.training) == (True, False)
+    made.projection = nn.Linear(NARROW, WIDE)
+    with pytest.raises(ValueError, match="found a Linear as projection, wanted a Projection"):
+        made.fit_projection([])
 
 
 def test_starts_depend_on_the_seed_alone() -> None:

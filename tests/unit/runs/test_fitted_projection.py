@@ -1,6 +1,7 @@
 """Runs whose P is fitted to the student before the first step."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -9,31 +10,39 @@ import pytest
 from transformers import BertTokenizer, TrainerCallback
 
 from layermix.config import DistillConfig
+from layermix.core.signals import Batch, Signal
 from layermix.data.texts import load_texts
 from layermix.models.encoder import fingerprint
 from layermix.models.loading import load_classifier
-from layermix.runs import pipeline
+from layermix.runs import pipeline, projection
 from layermix.runs.training import Result
+from layermix.teacher_cache.cached_teacher import CachedTeacher
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, bert: Any, tokenizer: BertTokenizer) -> Path:
-    """A folder with a teacher, a student of another width, and data sorted by length."""
+    """A folder with a teacher, a student of another width, and data sorted by label."""
     place, draw = tmp_path_factory.mktemp("fitted"), random.Random(0)
     for name, model in (("teacher", bert(4)), ("student", bert(2, 16))):
         model.config.id2label, model.config.label2id = {0: "high", 1: "low"}, {"high": 0, "low": 1}
         model.save_pretrained(place / name)
         tokenizer.save_pretrained(place / name)
     for split, rows in (("train", 40), ("validation", 12)):
-        texts = sorted((draw.choices(ascii_lowercase, k=draw.randint(2, 9))) for _ in range(rows))
+        texts = sorted(draw.choices(ascii_lowercase, k=draw.randint(2, 9)) for _ in range(rows))
         lines = [f"{' '.join(words)}\t{'low' if words[0] < 'n' else 'high'}" for words in texts]
         (place / f"{split}.tsv").write_text("\n".join(["text\tlabel", *lines, ""]))
     return place
 
 
-def distil(place: Path, start: str, out: Path | None = None, **options: Any) -> Result:
-    own = {"resume": options.pop("resume")} if "resume" in options else {}
-    callbacks = options.pop("callbacks", ())
+def distil(
+    place: Path,
+    start: str,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> Result:
     config = DistillConfig.model_validate(
         {
             "preset": "quick",
@@ -55,7 +64,7 @@ def distil(place: Path, start: str, out: Path | None = None, **options: Any) -> 
     teacher = load_classifier(str(place / "teacher"), texts.label_names)
     student = pipeline.make_student(config, teacher, texts)
     return pipeline.distill_from(
-        teacher, student, texts, config, out=out, callbacks=callbacks, **own
+        teacher, student, texts, config, out=out, callbacks=callbacks, resume=resume
     )
 
 
@@ -64,10 +73,24 @@ def first(result: Result, part: str) -> float:
 
 
 def test_the_first_steps_have_less_of_the_hidden_loss(place: Path) -> None:
-    at_random = distil(place, "random")
     for options in ({}, {"mix": "learned"}, {"cache": {"use": False}}):
-        fitted = distil(place, "fitted", **options)
+        at_random, fitted = (distil(place, start, **options) for start in ("random", "fitted"))
         assert first(fitted, "loss_hidden") < 0.8 * first(at_random, "loss_hidden")
+
+
+def test_the_rows_are_at_equal_distances(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[int]()
+
+    def noting(teacher: CachedTeacher, batch: Batch) -> Signal:
+        seen.extend(batch["row_id"].tolist())
+        return read(teacher, batch)
+
+    read = CachedTeacher.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(projection, "ROWS", 5)
+        patch.setattr(CachedTeacher, "__call__", noting)
+        distil(place, "fitted")
+    assert seen[:5] == [0, 9, 19, 29, 39]
 
 
 def test_without_hidden_losses_there_is_nothing_to_fit(place: Path) -> None:

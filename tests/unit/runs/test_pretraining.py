@@ -154,6 +154,11 @@ def test_a_narrowed_start_is_closer_and_its_projection_is_the_way_back(place: Pa
     assert narrowed.record.held_out[0].loss < 0.8 * lost.record.held_out[0].loss
 
 
+def test_p_can_be_fitted_before_the_first_step(made: Pretrained, place: Path) -> None:
+    fitted = pretrain(configured(place, loss={"projection_start": "fitted"}))
+    assert fitted.record.held_out[0].loss < 0.8 * made.record.held_out[0].loss
+
+
 def test_the_last_layer_alone_is_learned(place: Path) -> None:
     result = pretrain(configured(place, mix={"strategy": "last_only"}, training={"epochs": 1}))
     assert result.record.held_out[-1].loss < result.record.held_out[0].loss
