@@ -32,6 +32,7 @@ from layermix.data.splits import SPLIT_NAMES
 from layermix.data.tasks import TASKS
 from layermix.report.build import page_of
 from layermix.report.html import render
+from layermix.search.schema import SUFFIX
 
 RESULTS = Path(__file__).parents[1] / "results"
 MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
@@ -46,14 +47,22 @@ POLICY = (
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """Add the studies of results/, a folder beside docs/: their tables, and a page of each."""
-    for source in [RESULTS / "index.md", *sorted(RESULTS.glob("*/*.md"))]:
+    """Add results/, a folder beside docs/: tables and pages of studies, and pages of searches."""
+    tables = [file for file in sorted(RESULTS.glob("*/*.md")) if not _of_a_search(file)]
+    for source in [RESULTS / "index.md", *tables]:
         files.append(File.generated(config, _on_the_site(source), abs_src_path=str(source)))
-    for plan in sorted(RESULTS.glob("*/*.plan.json")):
-        page, place = page_of(plan)
+    plans = [file for file in sorted(RESULTS.glob("*/*.plan.json")) if not _of_a_search(file)]
+    for record in [*plans, *sorted(RESULTS.glob(f"*/*{SUFFIX}"))]:
+        page, place = page_of(record)
         name = _on_the_site(place.with_suffix(".report.html"))
         files.append(File.generated(config, name, content=render(page)))
     return files
+
+
+def _of_a_search(file: Path) -> bool:
+    """Whether a file is of one of the studies that a search consists of."""
+    names = [record.name.removesuffix(SUFFIX) for record in file.parent.glob(f"*{SUFFIX}")]
+    return any(file.name.startswith(f"{name}-") for name in names)
 
 
 def _on_the_site(file: Path) -> str:

@@ -25,8 +25,15 @@ from layermix.studies.spec import load_study
 SOURCE = Path(__file__).parents[2]
 DOCS = SOURCE / "docs"
 RESULTS = SOURCE / "results"
-PAGES = sorted([*DOCS.rglob("*.md"), RESULTS / "index.md", *RESULTS.glob("*/*.md")])
-REPORTS = {plan.name.removesuffix(".plan.json") for plan in RESULTS.glob("*/*.plan.json")}
+SEARCHES = sorted(RESULTS.glob("*/*.search.json"))
+STUDIES = [
+    plan
+    for plan in sorted(RESULTS.glob("*/*.plan.json"))
+    if not any(one.parent == plan.parent for one in SEARCHES)
+]
+TABLES = [plan.with_name(plan.name.replace(".plan.json", ".md")) for plan in STUDIES]
+PAGES = sorted([*DOCS.rglob("*.md"), RESULTS / "index.md", *TABLES])
+REPORTS = [file.name.partition(".")[0] for file in (*STUDIES, *SEARCHES)]
 READMES = [SOURCE / "README.md", SOURCE / "README.ko.md"]
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if find_spec(name) is None]
 LOADING = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src"}
