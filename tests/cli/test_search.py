@@ -50,7 +50,7 @@ def test_a_search_chooses_and_judges(searched: Done, place: Path) -> None:
     assert record.candidates[2].cost is not None
     assert first.cost.bytes < record.candidates[2].cost.bytes  # one block less
     rounds = [len(one.rounds) for one in record.candidates]
-    assert sorted(rounds, reverse=True) == [2, 2, 1, 1]  # the half went on
+    assert sorted(rounds, reverse=True) == [2, 2, 2, 1]  # three went on
     assert {one.rounds[0].epochs for one in record.candidates} == {3}
     last = [one.rounds[1] for one in record.candidates if len(one.rounds) == 2]
     assert {(of_round.epochs, len(of_round.scores)) for of_round in last} == {(6, 2)}

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LAST = 3
-"""A round with no more students than this is the last one."""
+"""A round with no more students than this is the last one, and none has fewer: the smallest and the
+best alone would leave out those between, of which one may be good enough."""
 MOST_ROUNDS = 3
 ROUNDING = 1e-9
 """A score that is the least one but for rounding is enough."""
@@ -36,11 +37,11 @@ def round_sizes(students: int) -> list[int]:
 
     Examples:
         >>> round_sizes(8), round_sizes(3), round_sizes(24)
-        ([8, 4, 2], [3], [24, 12, 6])
+        ([8, 4, 3], [3], [24, 12, 6])
     """
     sizes = [students]
     while sizes[-1] > LAST and len(sizes) < MOST_ROUNDS:
-        sizes.append(math.ceil(sizes[-1] / 2))
+        sizes.append(max(LAST, math.ceil(sizes[-1] / 2)))
     return sizes
 
 

@@ -32,7 +32,7 @@ def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str
         for number, size in enumerate(sizes)
     )
     if len(sizes) > 1:
-        rounds += "; the smaller half of the good ones goes on"
+        rounds += "; the smaller of the good ones go on"
     return (
         f"{_counted(count, 'student')} to try: {listed or 'the one that is given'}.\n"
         f"Training on all but {record.held_out_rows:,} held-out rows, in rounds, if all are within "

@@ -82,7 +82,8 @@ def test_rounds_halve_and_end_with_few(students: int) -> None:
     sizes = round_sizes(students)
     assert sizes[0] == students
     assert len(sizes) <= 3
-    assert all(2 * small >= large for large, small in itertools.pairwise(sizes))
+    assert all(2 * small >= large > small for large, small in itertools.pairwise(sizes))
+    assert sizes[-1] >= min(students, 3)  # the smallest, the best, and one between
     assert [epochs_of(1, number, len(sizes)) for number in range(len(sizes))] == [1] * len(sizes)
     epochs = [epochs_of(12, number, len(sizes)) for number in range(len(sizes))]
     assert epochs == sorted(epochs)
