@@ -33,6 +33,7 @@ from layermix.data.tasks import TASKS
 from layermix.report.build import page_of
 from layermix.report.html import render
 from layermix.search.schema import SUFFIX
+from layermix.studies.folder import PLAN_SUFFIX
 
 RESULTS = Path(__file__).parents[1] / "results"
 MARKER = re.compile(r"^\{\{ table: (\S+) \}\}$", re.MULTILINE)
@@ -51,11 +52,11 @@ def on_files(files: Files, *, config: Any) -> Files:
     tables = [file for file in sorted(RESULTS.glob("*/*.md")) if not _of_a_search(file)]
     for source in [RESULTS / "index.md", *tables]:
         files.append(File.generated(config, _on_the_site(source), abs_src_path=str(source)))
-    plans = [file for file in sorted(RESULTS.glob("*/*.plan.json")) if not _of_a_search(file)]
+    plans = [file for file in sorted(RESULTS.glob(f"*/*{PLAN_SUFFIX}")) if not _of_a_search(file)]
     for record in [*plans, *sorted(RESULTS.glob(f"*/*{SUFFIX}"))]:
-        page, place = page_of(record)
-        name = _on_the_site(place.with_suffix(".report.html"))
-        files.append(File.generated(config, name, content=render(page)))
+        name = record.name.removesuffix(PLAN_SUFFIX).removesuffix(SUFFIX)
+        place = _on_the_site(record.with_name(f"{name}.report.html"))
+        files.append(File.generated(config, place, content=render(page_of(record)[0])))
     return files
 
 
