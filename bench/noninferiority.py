@@ -78,10 +78,10 @@ def main() -> None:
             tries = [
                 simulated(generator, rows, seeds, differ, below, spread) for _ in range(trials)
             ]
-            shown[below] = np.mean([judged(*one, margin, rows).shown for one in tries])
+            shown[below] = np.mean([judged(*one, margin, rows, rows).shown for one in tries])
         sd = float(np.mean([np.std(each, ddof=1) for each, _ in tries]))
         error = float(np.mean([error for _, error in tries]))
-        told = power(margin, 0.0, sd, error, seeds, rows)
+        told = power(margin, 0.0, sd, error, seeds, rows, rows)
         print(
             f"| {rows} | {seeds} | {100 * margin:g} points | {differ:.0%} | {shown[margin]:.1%} | "
             f"{shown[0.0]:.0%} | {told:.0%} |"

@@ -1,6 +1,7 @@
 """`layermix search`: from a teacher and data to the smallest student and a verdict on it."""
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from layermix.search.schema import SearchRecord
+from layermix.search.schema import Look, SearchRecord, SearchSettings
 
 from .conftest import Cli, Done
 
@@ -136,14 +138,15 @@ def test_another_floor_shares_what_is_trained(
     mb = max(one.cost.bytes for one in first.candidates if one.cost) / 1e6 - 1e-6
     done = cli(*command, "--out", "search", "--floor", "45", "--mb", str(mb))
     assert done.code == 0, done.err
-    record = record_of(place / "search" / f"floor-45-mb-{mb:g}.search.json")
+    name = SearchSettings(floor=45, mb=mb).name
+    record = record_of(place / "search" / f"{name}.search.json")
     refused = [one for one in record.candidates if one.refused]
     assert {one.refused for one in refused} == {"too large"}
     assert 0 < len(refused) < 4
     assert all(one.rounds == () for one in refused)
     assert ": not trained" in done.err
     assert [one.cost for one in record.candidates] == [one.cost for one in first.candidates]
-    plan = json.loads((place / "search" / f"floor-45-mb-{mb:g}-round-1.plan.json").read_text())
+    plan = json.loads((place / "search" / f"{name}-round-1.plan.json").read_text())
     assert {cell["name"] for cell in plan["cells"]} <= {cell.name for cell in cells}
     assert (place / "search" / "floor-20.search.json").is_file()
 
@@ -169,6 +172,86 @@ def test_more_seeds_are_another_look_and_nothing_is_lost_before(
     assert fewer.code == 2
     assert "is the record of a search with 4 fresh seeds, and 3 are wanted" in fewer.err
     file.write_text(before.to_json(), encoding="utf-8")
+
+
+def test_another_teacher_in_the_place_of_the_first_is_noticed(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], teacher: Path, place: Path
+) -> None:
+    kept = [*(place / "search").glob("*.json"), *teacher.glob("teacher/model.safetensors")]
+    contents = {file: file.read_bytes() for file in kept}
+    weights = load_file(kept[-1])
+    save_file({name: weight + 1 for name, weight in weights.items()}, kept[-1], {"format": "pt"})
+    same = cli(*command, "--out", "search", "--baselines")
+    other_floor = cli(*command, "--out", "search", "--floor", "21")
+    records = [file for file in kept if file.name.startswith("floor-20")]
+    assert all(file.read_bytes() == contents[file] for file in records)
+    for file, content in contents.items():
+        file.write_bytes(content)
+    assert same.code == 2
+    assert "is the record of a search with another teacher, although the names a" in same.err
+    assert other_floor.code == 1
+    assert "had another teacher or other data, although the names are the same" in other_floor.err
+    back = cli(*command, "--out", "search", "--floor", "21")
+    assert back.code == 0, back.err
+    for left in (place / "search").glob("floor-21*.json"):
+        left.unlink()
+
+
+def test_looks_are_kept_whatever_the_floor_and_the_names(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], place: Path
+) -> None:
+    folder = place / "search"
+    file = folder / "floor-20.search.json"
+    before = record_of(file)
+    assert [len(one.cells) for one in before.looks] == [3]
+    assert before.chosen is not None
+    other = Look(student=before.chosen, cells=("a", "b", "c"))  # of another recipe
+    killed = before.model_copy(update={"status": "unfinished", "looks": (other, *before.looks)})
+    file.write_text(killed.to_json(), encoding="utf-8")
+    again = cli(*command, "--out", "search", "--baselines")
+    assert f"before ({before.chosen} with 3 seeds)" in again.err
+    assert record_of(file).looks == (other, *before.looks)
+    near = cli(*command, "--out", "search", "--floor", "20.0000001")
+    assert near.code == 0, near.err
+    record = record_of(folder / "floor-20.0000001.search.json")
+    assert record.settings.floor == 20.0000001
+    if record.chosen == before.chosen:
+        assert record.looks == before.looks
+    assert [note.code for note in record.notes].count("other-looks") == 1
+    file.write_text(before.to_json(), encoding="utf-8")
+    for left in folder.glob("floor-20.0000001*.json"):
+        left.unlink()
+
+
+def test_a_student_that_was_removed_is_named(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], place: Path
+) -> None:
+    folder = place / "search"
+    cell = folder / "cells" / record_of(folder / "floor-20.search.json").looks[0].cells[0]
+    (folder / "floor-20-student").rename(place / "kept")
+    (cell / "student").rename(place / "kept-cell")
+    done = cli(*command, "--out", "search", "--baselines")
+    (place / "kept-cell").rename(cell / "student")
+    again = cli(*command, "--out", "search", "--baselines")
+    assert done.code == 1
+    assert "the students of 1 finished trainings are missing; remove" in done.err
+    assert str(cell.relative_to(place)) in done.err
+    assert again.code == 0, again.err
+    weights = [one / "model.safetensors" for one in (folder / "floor-20-student", place / "kept")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_sizes_and_times_are_measured_again_if_their_file_is_removed(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], place: Path
+) -> None:
+    file = place / "search" / "measured.json"
+    content = file.read_text(encoding="utf-8")
+    file.unlink()
+    done = cli(*command, "--out", "search", "--baselines")
+    assert done.code == 0, done.err
+    keys = [json.loads(text)["models"].keys() for text in (file.read_text("utf-8"), content)]
+    assert keys[0] <= keys[1]
+    assert len(keys[0]) == 5
 
 
 def test_a_damaged_cell_is_named(
@@ -218,6 +301,8 @@ def test_dry_run_writes_nothing(
     done = cli(*command, "--out", "nowhere", "--dry-run")
     assert done.code == 0, done.err
     assert "4 students to try" in done.err
+    as_json = cli(*command, "--out", "nowhere", "--dry-run", "--json", "--quiet")
+    assert len(json.loads(as_json.out)["candidates"]) == 4
     assert cli(*command, "--out", "search", "--dry-run").code == 0
 
 
@@ -250,6 +335,35 @@ def test_int8_files_are_judged_and_a_student_that_cannot_be_made_costs_only_itse
     assert found["verdict"]["scores"][0] == pytest.approx(score)
 
 
+def test_groups_of_the_validation_rows_are_told_first(
+    cli: Cli, teacher: Path, data: Path, place: Path, untouched: None
+) -> None:
+    folder = place / "grouped"
+    folder.mkdir()
+    for split, groups in (("train", 9), ("validation", 1)):
+        (file,) = data.glob(f"{split}.*")
+        head, *rows = file.read_text(encoding="utf-8").splitlines()
+        by = "," if file.suffix == ".csv" else "\t"
+        named = [f"{row}{by}writer {number % groups}" for number, row in enumerate(rows)]
+        text = "\n".join([f"{head}{by}writer", *named])
+        (folder / file.name).write_text(text, encoding="utf-8")
+    given = ("search", "--teacher", teacher, "--data", folder, "--out", "nowhere", "--dry-run")
+    done = cli(*given, "--data.group_column", "writer")
+    shutil.rmtree(folder)
+    assert done.code == 0, done.err
+    assert "24 validation rows in 1 group: a student as good" in done.err
+    assert "all validation rows are of one group" in done.err
+
+
+def test_two_names_of_one_student_are_refused(
+    cli: Cli, teacher: Path, data: Path, place: Path
+) -> None:
+    given = ("search", "--teacher", teacher, "--data", data, "--student.layers", "2")
+    done = cli(*given, "--out", "twice", "--axis", "student.layers=null,1,2")
+    assert done.code == 2
+    assert "the same student under several names: as given and layers 2" in done.err
+
+
 def test_nothing_within_the_budgets(
     cli: Cli, command: tuple[str | Path, ...], searched: Done
 ) -> None:
@@ -269,6 +383,7 @@ def test_nothing_within_the_budgets(
         (["--axis", "seed=1,2"], "a search takes fresh seeds for the last comparison"),
         (["--axis", "data.path=a,b"], "all students of a search have the same data"),
         (["--axis", "student.layers=1,1"], "a value is named twice in [1, 1]"),
+        (["--axis", "student.layers=2020-13-45"], "wanted a field and its values, such as"),
         (["--axis", "student.layers=0,1"], "layers 0: student.layers: "),
         (["--axis", "data.max_length=8,16"], "all students of a search have the same data"),
         (["--axis", "training.holdout_fraction=.1,.2"], "are compared on the same rows"),

@@ -11,7 +11,7 @@ from layermix.errors import ConfigError
 
 
 @command("report", stopped="stopped; the last page that was written stays")
-@click.argument("source", type=click.Path(path_type=Path), metavar="RUN-OR-STUDY")
+@click.argument("source", type=click.Path(path_type=Path), metavar="FOLDER")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -30,12 +30,12 @@ from layermix.errors import ConfigError
 def report_command(
     source: Path, out: Path | None, figures: Path | None, watch: bool, quiet: bool
 ) -> None:
-    """Make an HTML page of a run or a study.
+    """Make an HTML page of a run, a study or a search.
 
-    RUN-OR-STUDY is a run folder, a study's folder or its results file. The page is one file that
-    works offline: scores by seed, verdicts, learning curves, α over time, confusion matrix,
-    calibration, and the rows on which teacher and student disagree. Unfinished and failed runs
-    get a page too.
+    FOLDER is that of a run, a study or a search, or the results file of one of several. The page is
+    one file that works offline: scores by seed, verdicts, learning curves, α over time, confusion
+    matrix, calibration, and the rows on which teacher and student disagree. Unfinished and failed
+    runs get a page too.
     """
     if watch and figures:
         raise ConfigError("--watch and --figures cannot go together; run once without --watch")

@@ -143,11 +143,9 @@ def search_command(
 
     search = Search(asked, out, jobs, Terminal(quiet), Reporter(quiet))
     record = search.run(dry=dry_run)
-    if dry_run:
-        return
     if as_json:
         print_json(record.to_dict())
-    else:
+    elif not dry_run:
         echo(search_text(record, search.student, search.file))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import nct, t
 
 from layermix.evaluation.statistics import (
@@ -30,7 +31,8 @@ class NonInferiority:
     Attributes:
         margin: How much worse the student may be, above 0.
         difference: Mean over seeds.
-        low: Lower end of the one-sided 95 % interval of the expected difference.
+        low: Lower end of the one-sided 95 % interval of the expected difference: the largest loss
+            that the test does not reject, or the margin's own end where that is rejected.
         p: One-sided; at most .05 where `low` is above −margin.
         shown: Whether the student is shown to be less than the margin worse.
         seeds: Number of them.
@@ -75,7 +77,7 @@ def non_inferiority(
     better = 1 if weighted_score(score, np.asarray(student), labels).higher_is_better else -1
     differences, error = row_error(student, teacher, labels, score, groups=groups)
     rows = counting_rows(labels, score, groups)
-    return judged(better * differences, error, margin, rows)
+    return judged(better * differences, error, margin, rows, independent_rows(labels, groups))
 
 
 BY_ROW = ("accuracy", "exact_match", "f1_samples")
@@ -119,23 +121,35 @@ def counting_rows(
     return max(1, found)
 
 
+def independent_rows(labels: Values, groups: NDArray[np.integer[Any]] | None = None) -> int:
+    """Number of examples, or of their groups if they are not independent."""
+    return len(labels) if groups is None else len(np.unique(groups))
+
+
 def judged(
-    differences: Numbers, error: float, margin: float, rows: int | None = None
+    differences: Numbers,
+    error: float,
+    margin: float,
+    rows: int | None = None,
+    independent: int | None = None,
 ) -> NonInferiority:
     """The test, from the differences of the seeds and the standard error over examples.
 
-    Seeds and examples vary independently, so their variances add up: s²/S + e², with the degrees
-    of freedom of Satterthwaite. The spread over seeds has some of the examples' in it, which makes
-    the test a little careful. With few examples on which student and teacher differ, e is too small
-    by chance; but where the student is worse by the margin, about that share of the examples on
-    which the score rests differs, so e² is taken to be margin·(1 − margin)/rows or more, as tests
-    of paired shares take the variance under the null hypothesis (Tango 1998).
+    Seeds and examples vary independently, so their variances add up: s²/S + e²·N/(N − 1), with the
+    degrees of freedom of Satterthwaite, of which the N examples or groups have N − 1. The spread
+    over seeds has some of the examples' in it, which makes the test a little careful. With few
+    examples on which student and teacher differ, e is too small by chance; but where the student is
+    worse by the margin, about that share of the examples on which the score rests differs, so e² is
+    taken to be margin·(1 − margin)/rows or more, as tests of paired shares take the variance under
+    the null hypothesis (Tango 1998). The interval is the losses that such a test would not reject,
+    each with its own least variance.
 
     Args:
         differences: (seeds,), student minus teacher, above 0 better; two or more.
         error: Standard error of their mean over examples.
         margin: How much worse the student may be, above 0.
         rows: From `counting_rows`, for the least variance; None for a score of numbers.
+        independent: N, from `independent_rows`; None if e is known.
 
     Raises:
         ValueError: If there are fewer than two differences, or the margin is not above 0.
@@ -143,8 +157,9 @@ def judged(
     values = checked_numbers(differences, "differences", least=2)
     check_between(margin, 0, math.inf, "margin")
     sd, seeds = float(values.std(ddof=1)), len(values)
-    error = _at_least(error, margin, rows)
-    spread, freedom = _combined(sd, error, seeds)
+    found = error
+    error = _at_least(found, margin, rows)
+    spread, freedom = _combined(sd, error, seeds, independent)
     difference = float(values.mean())
     if not spread:  # numbers that do not vary at all
         shown = difference > -margin
@@ -152,12 +167,29 @@ def judged(
             margin, difference, difference, 0.0 if shown else 1.0, shown, seeds, sd, error, freedom
         )
     low = difference - float(t.isf(LEVEL, freedom)) * spread
+
+    def kept(loss: float) -> float:
+        """Above 0 if a loss of so much would be rejected."""
+        of_loss, its_freedom = _combined(sd, _at_least(found, loss, rows), seeds, independent)
+        return difference + loss - float(t.isf(LEVEL, its_freedom)) * of_loss
+
+    if low <= -margin:  # a larger loss than the margin has a larger least variance
+        most = 2 * max(1.0, margin)
+        while kept(most) < 0:
+            most *= 2
+        low = -float(brentq(kept, margin, most))
     p = float(t.sf((difference + margin) / spread, freedom))
     return NonInferiority(margin, difference, low, p, low > -margin, seeds, sd, error, freedom)
 
 
 def power(
-    margin: float, difference: float, sd: float, error: float, seeds: int, rows: int | None = None
+    margin: float,
+    difference: float,
+    sd: float,
+    error: float,
+    seeds: int,
+    rows: int | None = None,
+    independent: int | None = None,
 ) -> float:
     """The probability that `judged` shows non-inferiority, told before it is asked.
 
@@ -168,6 +200,7 @@ def power(
         error: Standard error of the mean over examples.
         seeds: Two or more.
         rows: As in `judged`.
+        independent: As in `judged`.
 
     Raises:
         ValueError: If the margin is not above 0, or there are fewer than two seeds.
@@ -180,7 +213,7 @@ def power(
     """
     check_between(margin, 0, math.inf, "margin")
     check_between(seeds, 1, math.inf, "number of seeds")
-    spread, freedom = _combined(sd, _at_least(error, margin, rows), seeds)
+    spread, freedom = _combined(sd, _at_least(error, margin, rows), seeds, independent)
     if not spread:
         return float(difference > -margin)
     return float(nct.sf(t.isf(LEVEL, freedom), freedom, (difference + margin) / spread))
@@ -197,10 +230,14 @@ MOST_FREEDOM = 1e6
 """Degrees of freedom of a variance that comes from many examples: as good as known."""
 
 
-def _combined(sd: float, error: float, seeds: int) -> tuple[float, float]:
+def _combined(sd: float, error: float, seeds: int, independent: int | None) -> tuple[float, float]:
     """The standard error over seeds and examples, and its degrees of freedom (Satterthwaite)."""
-    of_seeds, of_rows = sd**2 / seeds, error**2
+    of_seeds, of_rows, count = sd**2 / seeds, error**2, independent or 0
+    uncertain = of_seeds**2 / (seeds - 1)
+    if count > 1:
+        of_rows *= count / (count - 1)
+        uncertain += of_rows**2 / (count - 1)
     whole = of_seeds + of_rows
-    if not of_seeds:
+    if not uncertain:
         return math.sqrt(whole), MOST_FREEDOM
-    return math.sqrt(whole), min(MOST_FREEDOM, whole**2 / (of_seeds**2 / (seeds - 1)))
+    return math.sqrt(whole), min(MOST_FREEDOM, whole**2 / uncertain)

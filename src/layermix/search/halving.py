@@ -66,21 +66,24 @@ def noise(rows: int) -> float:
 
 
 def going_on(
-    standings: Sequence[Standing], keep: int, floor: float, uncertain: float
+    standings: Sequence[Standing], keep: int, floor: float, uncertain: float, reference: float
 ) -> list[Standing]:
     """The students of the next round, smallest first.
 
     The smallest go on of those that are at most `floor` and the uncertainty of a score behind the
-    best one, then the best of the others. The best one always goes on.
+    best one, or behind the teacher if that is worse; then the best of the others. The best one
+    always goes on.
 
     Args:
         standings: After the round, one or more.
         keep: How many may go on, at least one.
         floor: Points that the chosen student may be below the teacher.
         uncertain: From `noise`.
+        reference: The teacher's points.
     """
     best = max(standings, key=lambda one: (one.points, -one.cost))
-    near = [one for one in standings if best.points - one.points <= floor + uncertain]
+    least = min(best.points, reference) - floor - uncertain
+    near = [one for one in standings if one.points >= least - ROUNDING]
     others = [one for one in standings if one not in near]
     order = sorted(near, key=lambda one: (one.cost, -one.points))
     order += sorted(others, key=lambda one: -one.points)

@@ -12,7 +12,12 @@ from layermix.console import Reporter
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, tokenize_split
 from layermix.errors import StudyError
-from layermix.evaluation.noninferiority import counting_rows, non_inferiority, power
+from layermix.evaluation.noninferiority import (
+    counting_rows,
+    independent_rows,
+    non_inferiority,
+    power,
+)
 from layermix.evaluation.predictions import Predictions, combine
 from layermix.evaluation.statistics import row_error
 from layermix.evaluation.weighted_scores import WEIGHTED
@@ -53,9 +58,9 @@ def expected_power(
     error = row_error(
         found.predicted[:, known], found.teacher[0][known], labels, metric, groups=groups
     )[1]
-    rows = counting_rows(labels, metric, groups)
+    rows = counting_rows(labels, metric, groups), independent_rows(labels, groups)
     if_equal, if_as_found = (
-        power(floor / 100, -points / 100, sd, error, seeds, rows) for points in (0.0, below)
+        power(floor / 100, -points / 100, sd, error, seeds, *rows) for points in (0.0, below)
     )
     return PowerRecord(if_equal=if_equal, if_as_found=if_as_found, sd=sd, error=error)
 

@@ -137,6 +137,38 @@ class FloorVerdict(Part):
     int8_cost: float | None = None
 
 
+class InputsRecord(Part):
+    """Which teacher and data a search has, whatever their places: hashes of their content.
+
+    Attributes:
+        teacher: Of its weights.
+        data: Of texts and labels of all splits.
+        validation: Of those of the validation rows alone.
+    """
+
+    teacher: str
+    data: str
+    validation: str
+
+
+class Look(Part):
+    """One judgement on the validation rows.
+
+    Attributes:
+        student: Its name.
+        cells: The names of its trainings.
+        int8: Whether int8 files were judged.
+    """
+
+    student: str
+    cells: tuple[str, ...]
+    int8: bool = False
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.student}{' in int8' * self.int8} with {len(self.cells)} seeds"
+
+
 class SearchSettings(Part):
     """What a search was asked for.
 
@@ -165,11 +197,15 @@ class SearchSettings(Part):
     @property
     def name(self) -> str:
         """The begin of the names of its files: searches of one folder differ in it."""
-        parts = [f"floor-{self.floor:g}"]
-        budgets = {"ms": self.ms, "mb": self.mb}
-        parts += [f"{name}-{most:g}" for name, most in budgets.items() if most is not None]
+        budgets = {"floor": self.floor, "ms": self.ms, "mb": self.mb}
+        parts = [f"{name}-{_exact(most)}" for name, most in budgets.items() if most is not None]
         parts += ["int8"] * self.int8 + ["fast"] * (self.smallest == "ms")
         return "-".join(parts)
+
+
+def _exact(number: float) -> str:
+    """A number with as many digits as it needs, so that no two have one name."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
 
 
 class SearchRecord(Record):
@@ -178,16 +214,19 @@ class SearchRecord(Record):
     Attributes:
         status: `unfinished` until there is a verdict.
         settings: What it was asked for.
+        inputs: Which teacher and data it had; None if not on record.
         metric: The score.
         higher_is_better: Whether more of it is.
         held_out_rows: On which students were compared.
         validation_rows: On which the chosen one was judged.
+        validation_groups: Of these rows; None if they are independent of each other.
         teacher: None until it was measured.
         candidates: In the order of the axes.
         chosen: The name of the smallest student that was good enough on the held-out rows.
         within: Whether it was; else it is the best one.
         power: None until there is a choice.
         verdict: None until it was judged.
+        looks: All judgements of this search on the validation rows, the last one included.
         baselines: Name -> score of a model without a teacher on the validation rows.
         baselines_held_out: The same on the held-out rows, of linear models.
         notes: What to know before using the result.
@@ -195,16 +234,19 @@ class SearchRecord(Record):
 
     status: Literal["ok", "unfinished"] = "unfinished"
     settings: SearchSettings
+    inputs: InputsRecord | None = None
     metric: str = ""
     higher_is_better: bool = True
     held_out_rows: int = 0
     validation_rows: int = 0
+    validation_groups: int | None = None
     teacher: TeacherRecord | None = None
     candidates: tuple[CandidateRecord, ...] = ()
     chosen: str | None = None
     within: bool | None = None
     power: PowerRecord | None = None
     verdict: FloorVerdict | None = None
+    looks: tuple[Look, ...] = ()
     baselines: dict[str, float] = Field(default_factory=dict)
     baselines_held_out: dict[str, float] = Field(default_factory=dict)
     notes: Notes = ()

@@ -19,7 +19,8 @@ from layermix.atomic import whole_folder, write_text
 from layermix.config import DistillConfig, merge, spell_out
 from layermix.console import Reporter, Terminal
 from layermix.data.prepared import main_score
-from layermix.data.splits import labels_of, texts_of
+from layermix.data.splits import GROUP, labels_of, texts_of
+from layermix.data.splits import fingerprint as fingerprint_of_rows
 from layermix.data.texts import TextData, load_texts
 from layermix.data.tokenization import choose_max_length
 from layermix.errors import ConfigError, LayermixError, ModelError, Note, RunExistsError, StudyError
@@ -48,6 +49,8 @@ from layermix.search.schema import (
     MEASURED,
     SUFFIX,
     CandidateRecord,
+    InputsRecord,
+    Look,
     Measured,
     Refused,
     RoundScores,
@@ -58,7 +61,7 @@ from layermix.search.schema import (
 from layermix.search.space import Candidate, candidates, default_axes
 from layermix.search.text import candidate_line, choice_text, plan_text
 from layermix.studies.analysis import analyse
-from layermix.studies.cells import Arm, gather
+from layermix.studies.cells import Arm, FinishedCells, gather
 from layermix.studies.control import CONTROL, LABELS_ALONE
 from layermix.studies.declarations import declare
 from layermix.studies.folder import Study
@@ -122,23 +125,26 @@ class Search:
         Raises:
             LayermixError: If teacher or data cannot be used, or every student failed.
         """
-        if not dry and self._is_done():
-            assert self.earlier is not None
-            return self.earlier
         prepare_process()
         base = self._config({})
         texts, teacher = _loaded(base)
+        self._check_inputs(texts, teacher)
+        if not dry and self._is_done():
+            assert self.earlier is not None
+            return self.earlier
         axes = self.settings.axes or default_axes(len(blocks_of(teacher.model)), base)
         self.candidates = {one.name: one for one in candidates(self.settings.base, axes)}
         rows = choose_rows(texts, self._config({"training": {"selection": "holdout"}})).splits
         self._keep(
             held_out_rows=_labelled(texts, rows["holdout"]),
             validation_rows=_labelled(texts, texts.splits["validation"]),
+            validation_groups=_groups(texts),
             candidates=tuple(
                 CandidateRecord(name=one.name, changes=dict(one.changes))
                 for one in self.candidates.values()
             ),
         )
+        self._note_one_group()
         self.reporter.say(plan_text(self.record, base.training.epochs, axes, main_score(texts)))
         if dry:
             return self.record
@@ -174,6 +180,8 @@ class Search:
                 f"{self.file} is damaged ({reason_of(error)}); remove it, and the same command "
                 "makes it again from the finished trainings"
             ) from None
+        if record.looks:  # else nothing was judged, and trainings are checked one by one
+            self._keep(inputs=record.inputs, looks=record.looks)
         text = SearchRecord(format=FORMAT, settings=self.settings).to_json()
         earlier, now = record.settings, SearchRecord.from_json(text).settings
         if earlier.axes != now.axes or _content(earlier) != _content(now):
@@ -190,9 +198,54 @@ class Search:
             )
         self.earlier = record
 
+    def _check_inputs(self, texts: TextData, teacher: Classifier) -> None:
+        """Keep which teacher and data this search has.
+
+        Raises:
+            RunExistsError: If its record is of others.
+        """
+        now = InputsRecord(
+            teacher=fingerprint(teacher.model),
+            data=texts.fingerprint,
+            validation=fingerprint_of_rows({"validation": texts.splits["validation"]}),
+        )
+        if self.record.inputs not in (None, now):
+            raise RunExistsError(
+                f"{self.file}: is the record of a search with {self._changed(now)}, although the "
+                "names are the same; choose another --out, or bring back what was there"
+            )
+        self._keep(inputs=now)
+
+    def _changed(self, now: InputsRecord) -> str:
+        assert self.record.inputs is not None
+        return "another teacher" if now.teacher != self.record.inputs.teacher else "other data"
+
+    def _check_cells(self, study: Study, cells: FinishedCells) -> None:
+        """Refuse trainings with what was in the place of teacher or data before.
+
+        Raises:
+            StudyError: Naming their folders.
+        """
+        inputs = self.record.inputs
+        assert inputs is not None
+        others = [
+            str(study.filed(one.cell.name))
+            for one in cells
+            if one.result.data.fingerprint != inputs.data
+            or one.result.teacher.fingerprint != inputs.teacher
+        ]
+        if others:
+            raise StudyError(
+                f"{len(others)} trainings of {self.out} had another teacher or other data, "
+                "although the names are the same, so scores cannot be compared; choose another "
+                f"--out, bring back what was there, or remove {', '.join(others)}, and the same "
+                "command trains them again"
+            )
+
     def _is_done(self) -> bool:
         """Whether the finished record is what is asked for, and no student of it failed."""
-        if self.earlier is None or not self.student.is_dir():
+        files = self.student / "model.safetensors", self.out / MEASURED
+        if self.earlier is None or not all(file.is_file() for file in files):
             return False
         was, now = self.earlier.settings, self.settings
         return (
@@ -228,6 +281,7 @@ class Search:
         way = "int8" if self.settings.int8 else "torch"
         plan = self._plan("measured", list(self.candidates.values()), [base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
+        self._refuse_equal(plan)
         keys["teacher"] = f"{fingerprint(teacher.model)[:12]}-{way}"
         missing = {name: key for name, key in keys.items() if key not in known}
         length = base.data.max_length or choose_max_length(
@@ -236,6 +290,8 @@ class Search:
 
         def on_each(name: str, found: Measured | Exception) -> None:
             if isinstance(found, Measured):
+                if keys[name] in known:  # the teacher, with which others are measured in turns
+                    return
                 known.update(read_measured(file))  # of other searches in this folder
                 known[keys[name]] = found
                 write_measured(file, known)
@@ -264,6 +320,22 @@ class Search:
         for name in self.candidates:
             self._change(name, cost=known.get(keys[name]))
         return known[keys["teacher"]]
+
+    def _refuse_equal(self, plan: Plan) -> None:
+        """Refuse two names of one student, which would take two places in the rounds.
+
+        Raises:
+            ConfigError: Naming them.
+        """
+        by_cell: dict[str, list[str]] = {}
+        for arm, cells in plan.table[TASK].items():
+            by_cell.setdefault(next(iter(cells.values())).name, []).append(arm)
+        equal = [" and ".join(arms) for arms in by_cell.values() if len(arms) > 1]
+        if equal:
+            raise ConfigError(
+                f"--axis: the same student under several names: {'; '.join(equal)}; give each "
+                "value once, and none that is as the base has it"
+            )
 
     def _refuse(self) -> None:
         """Refuse what is over the budgets.
@@ -302,7 +374,9 @@ class Search:
                 # Scores without a limit, such as mae, have no such number.
                 share = self.record.metric != "mae"
                 uncertain = noise(self.record.held_out_rows) if share else 0.0
-                kept = going_on(standings, size, self.settings.floor, uncertain)
+                assert self.record.teacher is not None
+                reference = self._points(self.record.teacher.reference)
+                kept = going_on(standings, size, self.settings.floor, uncertain, reference)
                 left = [self.candidates[one.name] for one in kept]
             is_last = number == len(sizes) - 1
             seeds = list(range(base.seed, base.seed + (LAST_SEEDS if is_last else 1)))
@@ -357,10 +431,11 @@ class Search:
             StudyError: If every student failed.
         """
         study = Study(self.out, f"{self.settings.name}-{name}")
-        cells, epochs = len(plan.runs), plan.cells[0].content["training"]["epochs"]
+        epochs = sorted({cell.content["training"]["epochs"] for cell in plan.cells})
+        counted = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
         self.reporter.say(
-            f"\n{title}: {len(plan.table[TASK])} students, {cells} trainings of "
-            f"{epochs} epoch{'s' * (epochs != 1)}",
+            f"\n{title}: {len(plan.table[TASK])} students, {len(plan.runs)} trainings of "
+            f"{counted} epoch{'s' * (epochs[-1] != 1)}",
             "bold",
         )
         declare(plan, study)
@@ -381,6 +456,7 @@ class Search:
         found = gather(plan, study)
         if found.notes:  # damaged cells, each with what to do
             raise StudyError("\n".join(str(note) for note in found.notes))
+        self._check_cells(study, found)
         whole = {
             name: arm
             for name, arm in found.arms.get(TASK, {}).items()
@@ -489,9 +565,15 @@ class Search:
                 f"{chosen.name}: a training failed "
                 f"({self.record.candidate(chosen.name).failed}); the same command tries it again"
             )
-        self._note_looks()
         study, arm = Study(self.out, f"{self.settings.name}-last"), arms[chosen.name]
         folders = [study.filed(cell.cell.name) / "student" for cell in arm.cells.values()]
+        _check_students(folders)
+        look = Look(
+            student=chosen.name,
+            cells=tuple(cell.cell.name for cell in arm.cells.values()),
+            int8=self.settings.int8,
+        )
+        self._note_looks(look)
         metric = judged_score(self.record.metric, texts)
         verdict = floor_verdict(
             arm,
@@ -501,7 +583,9 @@ class Search:
             texts=texts,
             reporter=self.reporter,
         )
-        self._keep(verdict=verdict)
+        looks = (*(one for one in self.record.looks if one != look), look)
+        self._keep(verdict=verdict, looks=looks)
+        self._keep_looks()
         _keep_student(folders[0], self.student)
         if CONTROL in arms:
             scores = arms[CONTROL].scores(metric=metric).values()
@@ -509,28 +593,40 @@ class Search:
         elif self.settings.baselines:
             self._note(Note("no-baseline", f"no {CONTROL}: its training failed"))
 
-    def _note_looks(self) -> None:
-        """Say so if students were judged on these validation rows before."""
-        looks: set[str] = set()
-        for file in self.out.glob(f"*{SUFFIX}"):
+    def _keep_looks(self) -> None:
+        """Add the looks to a finished record that stays until this search is whole."""
+        if self.earlier is not None:
+            self.earlier = self.earlier.model_copy(update={"looks": self.record.looks})
+            write_text(self.file, self.earlier.to_json())
+
+    def _note_looks(self, look: Look) -> None:
+        """Say so if other students were judged on these validation rows before."""
+        assert self.record.inputs is not None
+        looks = dict.fromkeys(self.record.looks)
+        for file in sorted(self.out.glob(f"*{SUFFIX}")):
             with suppress(ValueError):  # a damaged record is another search's matter
                 record = SearchRecord.from_json(read_text(file))
-                if record.verdict is None or record.settings.base.get(
-                    "data"
-                ) != self.settings.base.get("data"):
-                    continue
-                seeds = len(record.verdict.scores)
-                now = self.record.chosen, self.settings.int8, self.settings.seeds
-                if (record.chosen, record.verdict.int8, seeds) != now:
-                    form = " in int8" * record.verdict.int8
-                    looks.add(f"{record.chosen}{form} with {seeds} seeds")
+                if record.inputs and record.inputs.validation == self.record.inputs.validation:
+                    looks |= dict.fromkeys(record.looks)
+        looks.pop(look, None)
         if looks:
             self._note(
                 Note(
                     "other-looks",
                     "searches of this folder were judged on the same validation rows before "
-                    f"({'; '.join(sorted(looks))}), and each is one more look; the confidence is "
-                    "that of a single one",
+                    f"({'; '.join(sorted(map(str, looks)))}), and each is one more look; the "
+                    "confidence is that of a single one",
+                )
+            )
+
+    def _note_one_group(self) -> None:
+        """Say so if all validation rows belong together."""
+        if self.record.validation_groups == 1:
+            self._note(
+                Note(
+                    "one-group",
+                    "all validation rows are of one group, so they are judged as if they were "
+                    "independent; the verdict holds for this group alone",
                 )
             )
 
@@ -579,6 +675,25 @@ def _loaded(base: DistillConfig) -> tuple[TextData, Classifier]:
 def _labelled(texts: TextData, rows: Any) -> int:
     """Number of rows with a label."""
     return int(texts.problem.labelled(labels_of(rows["label"])).sum())
+
+
+def _groups(texts: TextData) -> int | None:
+    """Number of groups of the labelled validation rows; None if they have none."""
+    rows = texts.splits["validation"]
+    if GROUP not in rows.column_names:
+        return None
+    known = texts.problem.labelled(labels_of(rows["label"]))
+    return len({group for group, is_known in zip(rows[GROUP][:], known, strict=True) if is_known})
+
+
+def _check_students(folders: Sequence[Path]) -> None:
+    """Raise a StudyError naming trainings whose students were removed."""
+    lost = [str(folder.parent) for folder in folders if not folder.is_dir()]
+    if lost:
+        raise StudyError(
+            f"the students of {len(lost)} finished trainings are missing; remove "
+            f"{', '.join(lost)}, and the same command trains them again"
+        )
 
 
 def _content(settings: SearchSettings) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     listed = written.strip() if written.strip().startswith("[") else f"[{written}]"
     try:
         values = yaml.safe_load(listed)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the second one for what looks like a date and is none
         values = None
     if not field.strip() or not sign or not values:
         raise ConfigError(

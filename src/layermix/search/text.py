@@ -31,6 +31,12 @@ def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str
         f"{size} for {_epochs(epochs_of(epochs, number, len(sizes)))}"
         for number, size in enumerate(sizes)
     )
+    if "training.epochs" in axes:
+        parts = [f"the {1 << back}th part of" for back in range(len(sizes) - 1, -1, -1)]
+        parts[-2:] = ["half of", "all"][-len(sizes) :]
+        rounds = ", then ".join(
+            f"{size} for {part} their epochs" for size, part in zip(sizes, parts, strict=True)
+        )
     if len(sizes) > 1:
         rounds += "; the smaller of the good ones go on"
     return (
@@ -38,7 +44,7 @@ def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str
         f"Training on all but {record.held_out_rows:,} held-out rows, in rounds, if all are within "
         f"the budgets: {rounds}.\n"
         f"The one that is chosen is then trained with {settings.seeds} fresh seeds on all rows, "
-        f"and judged once on {record.validation_rows:,} validation rows"
+        f"and judged once on {record.validation_rows:,} validation rows{_in_groups(record)}"
         f"{_chance(record, metric)}."
     )
 
@@ -47,13 +53,19 @@ def _chance(record: SearchRecord, metric: str) -> str:
     """What these rows can show, if that can be told before anything is trained."""
     if metric not in BY_ROW:
         return "; how probable it is that they show the floor is told after the rounds"
-    floor, rows, seeds = record.settings.floor, record.validation_rows, record.settings.seeds
-    error = (USUAL_DIFFERENCE / rows) ** 0.5
-    chance = power(floor / 100, 0.0, USUAL_SD, error, seeds, rows)
+    floor, seeds = record.settings.floor, record.settings.seeds
+    rows = record.validation_groups or record.validation_rows
+    error = (USUAL_DIFFERENCE / record.validation_rows) ** 0.5
+    chance = power(floor / 100, 0.0, USUAL_SD, error, seeds, rows, rows)
     return (
         f": a student as good as its teacher that differs from it on a tenth of them is shown to "
         f"be within {_points(floor)} with a probability of about {chance:.0%}"
     )
+
+
+def _in_groups(record: SearchRecord) -> str:
+    groups = record.validation_groups
+    return "" if groups is None else f" in {_counted(groups, 'group')}"
 
 
 def candidate_line(one: CandidateRecord) -> str:
@@ -94,12 +106,18 @@ def verdict_sentence(verdict: FloorVerdict) -> str:
     """The verdict in one sentence."""
     mean = sum(verdict.scores) / len(verdict.scores)
     outcome = "shown" if verdict.shown else "not shown"
-    p = "p < .001" if verdict.p < 0.001 else f"p = {verdict.p:.3f}".replace("0.", ".")
-    int8 = f" as int8 files, which cost {verdict.int8_cost:.2f} of them" if verdict.int8 else ""
+    close = f"{verdict.limit:.2f}" == f"{verdict.floor:.2f}"  # told so that both sides differ
+    digits = 4 if close else 2
+    p = f"p = {verdict.p:.{digits + 1}f}".replace("0.", ".", 1)
+    p = "p < .001" if verdict.p < 0.001 else p
+    int8 = ""
+    if verdict.int8_cost is not None:
+        what = "cost" if verdict.int8_cost >= 0 else "gain"
+        int8 = f" as int8 files, which {what} {abs(verdict.int8_cost):.2f} of them"
     return (
         f"at most {_points(verdict.floor)} below the teacher (95 %): {outcome}. {verdict.metric} "
         f"{mean:.4f} against {verdict.teacher:.4f}: {_below(verdict.below)}{int8}, with 95 % "
-        f"confidence at most {max(0.0, verdict.limit):.2f} below ({p}, one-sided, "
+        f"confidence at most {max(0.0, verdict.limit):.{digits}f} below ({p}, one-sided, "
         f"{len(verdict.scores)} seeds, {verdict.rows:,} rows)"
     )
 

@@ -50,6 +50,54 @@ def test_few_differing_examples_do_not_make_it_sure() -> None:
     assert non_inferiority(np.stack([many, many]), many, many, "accuracy", 0.02).shown
 
 
+def test_a_loss_that_is_not_excluded_is_not_beyond_the_limit() -> None:
+    """An interval of the test: its end is no surer because the floor is small."""
+    same = np.ones(408, dtype=int)
+    found = [non_inferiority(np.stack([same] * 5), same, same, "accuracy", m) for m in (1e-3, 4e-3)]
+    assert not any(one.shown for one in found)
+    quantile = t.isf(0.05, 407)
+    end = quantile**2 / (407 + quantile**2)  # m = t·√(m(1 − m)/408 · 408/407)
+    assert [one.low for one in found] == pytest.approx([-end, -end])
+    assert non_inferiority(np.stack([same] * 5), same, same, "accuracy", end + 1e-9).shown
+
+
+def test_the_limit_holds_for_losses_above_the_floor() -> None:
+    """It is below the true loss in about one of twenty, whatever the floor."""
+    generator, rows, loss = np.random.default_rng(0), 400, 0.01
+    below = []
+    for _ in range(300):
+        teacher = np.ones(rows, dtype=int)
+        wrong = generator.random(rows) < loss
+        students = np.stack([np.where(wrong, 0, 1)] * SEEDS)
+        found = non_inferiority(students, teacher, np.ones(rows, dtype=int), "accuracy", 0.002)
+        below.append(found.low > -loss)
+    assert np.mean(below) < 0.09  # 5 %, and what four differing rows are from normal
+
+
+def test_few_groups_make_the_error_over_them_uncertain() -> None:
+    values, error = np.array([0.01, -0.01, 0.0]), 0.03
+    found = judged(values, error, MARGIN, independent=5)
+    of_seeds, of_rows = 0.01**2 / 3, error**2 * 5 / 4
+    freedom = (of_seeds + of_rows) ** 2 / (of_seeds**2 / 2 + of_rows**2 / 4)
+    assert found.freedom == pytest.approx(freedom)
+    spread = np.sqrt(of_seeds + of_rows)
+    assert found.low == pytest.approx(0 - t.isf(0.05, freedom) * spread)
+    assert power(MARGIN, 0.0, 0.01, 0.01, 3, independent=5) < power(MARGIN, 0.0, 0.01, 0.01, 3)
+
+
+def test_few_groups_of_numbers_rarely_make_it_err() -> None:
+    """Students worse by the margin in expectation: shown in about one of twenty."""
+    generator, shown = np.random.default_rng(0), []
+    groups = np.repeat(np.arange(4), 10)
+    for _ in range(200):
+        labels = generator.normal(size=40)
+        shift = np.repeat(generator.normal(MARGIN, 0.01, size=4), 10)
+        students = np.stack([labels + shift + 0.5, labels + shift + 0.5])
+        found = non_inferiority(students, labels + 0.5, labels, "mae", MARGIN, groups)
+        shown.append(found.shown)
+    assert np.mean(shown) < 0.1
+
+
 def test_numbers_without_any_spread() -> None:
     for difference, shown in ((-0.01, True), (-0.02, False), (-0.03, False)):
         found = judged([difference, difference], error=0.0, margin=MARGIN)

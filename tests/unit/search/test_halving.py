@@ -18,25 +18,40 @@ def with_points(*points: float) -> list[Standing]:
     ]
 
 
-def names(standings: list[Standing]) -> list[str]:
-    return [one.name for one in standings]
+def going(
+    standings: list[Standing],
+    keep: int,
+    *,
+    floor: float,
+    uncertain: float = 0,
+    reference: float = 90,
+) -> list[str]:
+    found = going_on(standings, keep, floor, uncertain, reference)
+    return [one.name for one in found]
 
 
 def test_the_smallest_of_those_near_the_best_go_on() -> None:
     standings = with_points(79.5, 80.0, 80.2)
-    assert names(going_on(standings, 2, floor=1, uncertain=0)) == ["1 blocks", "4 blocks"]
-    assert names(going_on(standings, 1, floor=1, uncertain=0)) == ["4 blocks"]  # the best one stays
+    assert going(standings, 2, floor=1) == ["1 blocks", "4 blocks"]
+    assert going(standings, 1, floor=1) == ["4 blocks"]  # the best one stays
 
 
 def test_one_that_is_far_behind_is_dropped_first() -> None:
     standings = with_points(70.0, 79.5, 80.0)
-    assert names(going_on(standings, 2, floor=1, uncertain=0)) == ["2 blocks", "4 blocks"]
-    assert "1 blocks" in names(going_on(standings, 2, floor=8, uncertain=3))
+    assert going(standings, 2, floor=1) == ["2 blocks", "4 blocks"]
+    assert "1 blocks" in going(standings, 2, floor=8, uncertain=3)
+
+
+def test_behind_a_teacher_that_the_best_one_exceeds_is_not_behind() -> None:
+    standings = with_points(80.0, 81.0, 90.0)
+    found = going(standings, 2, floor=1, uncertain=2.5, reference=80)
+    assert found == ["1 blocks", "4 blocks"]  # as good as the teacher, and the smallest
+    assert going(standings, 2, floor=1, uncertain=2.5) == ["2 blocks", "4 blocks"]
 
 
 def test_of_those_behind_the_better_go_on() -> None:
     standings = with_points(60.0, 70.0, 80.0)
-    assert names(going_on(standings, 2, floor=1, uncertain=0)) == ["2 blocks", "4 blocks"]
+    assert going(standings, 2, floor=1) == ["2 blocks", "4 blocks"]
 
 
 def test_the_smallest_that_is_good_enough_is_chosen() -> None:
@@ -65,12 +80,13 @@ def test_of_equal_ones_the_smaller_is_chosen() -> None:
     st.lists(st.tuples(st.floats(1, 100), st.floats(0, 100)), min_size=1, max_size=20, unique=True),
     st.integers(1, 20),
     st.floats(0.1, 10),
+    st.floats(0, 100),
 )
 def test_who_goes_on_whatever_the_scores(
-    values: list[tuple[float, float]], keep: int, floor: float
+    values: list[tuple[float, float]], keep: int, floor: float, reference: float
 ) -> None:
     standings = [Standing(str(number), *value) for number, value in enumerate(values)]
-    kept = going_on(standings, keep, floor, noise(400))
+    kept = going_on(standings, keep, floor, noise(400), reference)
     assert len(kept) == min(keep, len(standings))
     assert len(set(kept)) == len(kept)
     assert max(one.points for one in kept) == max(one.points for one in standings)
