@@ -54,7 +54,8 @@ def _chance(record: SearchRecord, metric: str) -> str:
     if metric not in BY_ROW:
         return "; how probable it is that they show the floor is told after the rounds"
     floor, seeds = record.settings.floor, record.settings.seeds
-    rows = record.validation_groups or record.validation_rows
+    groups = record.validation_groups
+    rows = record.validation_rows if groups in (None, 1) else groups  # one alone is not counted
     error = (USUAL_DIFFERENCE / record.validation_rows) ** 0.5
     chance = power(floor / 100, 0.0, USUAL_SD, error, seeds, rows, rows)
     return (

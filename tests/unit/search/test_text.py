@@ -54,6 +54,8 @@ def test_rows_in_groups_show_less() -> None:
     assert "with a probability of about 99%" in plan()
     grouped = plan(validation_groups=100)
     assert "5,463 validation rows in 100 groups: a student as good" in grouped
+    assert "rows in 1 group: " in plan(validation_groups=1)  # judged as if independent
+    assert "with a probability of about 99%" in plan(validation_groups=1)
     chance = int(grouped.rpartition("about ")[2].partition("%")[0])
     assert 30 < chance < 50
 
