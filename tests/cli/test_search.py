@@ -215,8 +215,8 @@ def test_looks_are_kept_whatever_the_floor_and_the_names(
     assert near.code == 0, near.err
     record = record_of(folder / "floor-20.0000001.search.json")
     assert record.settings.floor == 20.0000001
-    if record.chosen == before.chosen:
-        assert record.looks == before.looks
+    assert record.chosen == before.chosen
+    assert record.looks == before.looks
     assert [note.code for note in record.notes].count("other-looks") == 1
     file.write_text(before.to_json(), encoding="utf-8")
     for left in folder.glob("floor-20.0000001*.json"):

@@ -32,7 +32,7 @@ class NonInferiority:
         margin: How much worse the student may be, above 0.
         difference: Mean over seeds.
         low: Lower end of the one-sided 95 % interval of the expected difference: the largest loss
-            that the test does not reject, or the margin's own end where that is rejected.
+            that the test does not reject, with the margin's least variance if that is rejected.
         p: One-sided; at most .05 where `low` is above −margin.
         shown: Whether the student is shown to be less than the margin worse.
         seeds: Number of them.
@@ -157,8 +157,7 @@ def judged(
     values = checked_numbers(differences, "differences", least=2)
     check_between(margin, 0, math.inf, "margin")
     sd, seeds = float(values.std(ddof=1)), len(values)
-    found = error
-    error = _at_least(found, margin, rows)
+    given, error = error, _at_least(error, margin, rows)
     spread, freedom = _combined(sd, error, seeds, independent)
     difference = float(values.mean())
     if not spread:  # numbers that do not vary at all
@@ -168,16 +167,16 @@ def judged(
         )
     low = difference - float(t.isf(LEVEL, freedom)) * spread
 
-    def kept(loss: float) -> float:
-        """Above 0 if a loss of so much would be rejected."""
-        of_loss, its_freedom = _combined(sd, _at_least(found, loss, rows), seeds, independent)
+    def room(loss: float) -> float:
+        """How far a loss is beyond the interval; above 0 if it would be rejected."""
+        of_loss, its_freedom = _combined(sd, _at_least(given, loss, rows), seeds, independent)
         return difference + loss - float(t.isf(LEVEL, its_freedom)) * of_loss
 
     if low <= -margin:  # a larger loss than the margin has a larger least variance
         most = 2 * max(1.0, margin)
-        while kept(most) < 0:
+        while room(most) < 0:
             most *= 2
-        low = -float(brentq(kept, margin, most))
+        low = -float(brentq(room, margin, most))
     p = float(t.sf((difference + margin) / spread, freedom))
     return NonInferiority(margin, difference, low, p, low > -margin, seeds, sd, error, freedom)
 

@@ -282,7 +282,8 @@ class Search:
         plan = self._plan("measured", list(self.candidates.values()), [base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
         self._refuse_equal(plan)
-        keys["teacher"] = f"{fingerprint(teacher.model)[:12]}-{way}"
+        assert self.record.inputs is not None
+        keys["teacher"] = f"{self.record.inputs.teacher[:12]}-{way}"
         missing = {name: key for name, key in keys.items() if key not in known}
         length = base.data.max_length or choose_max_length(
             texts, teacher.tokenizer, teacher.max_length

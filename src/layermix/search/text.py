@@ -11,6 +11,9 @@ from layermix.search.space import Axes
 USUAL_DIFFERENCE, USUAL_SD = 0.1, 0.005
 """Share of rows on which a student and its teacher usually differ, and the spread of seeds."""
 
+PARTS = ("the 4th part of", "half of", "all")
+"""Of a student's epochs, by round, the last one at the end."""
+
 
 def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str:
     """What will be done, and what the data can show, before anything is trained.
@@ -32,10 +35,9 @@ def plan_text(record: SearchRecord, epochs: int, axes: Axes, metric: str) -> str
         for number, size in enumerate(sizes)
     )
     if "training.epochs" in axes:
-        parts = [f"the {1 << back}th part of" for back in range(len(sizes) - 1, -1, -1)]
-        parts[-2:] = ["half of", "all"][-len(sizes) :]
         rounds = ", then ".join(
-            f"{size} for {part} their epochs" for size, part in zip(sizes, parts, strict=True)
+            f"{size} for {part} their epochs"
+            for size, part in zip(sizes, PARTS[-len(sizes) :], strict=True)
         )
     if len(sizes) > 1:
         rounds += "; the smaller of the good ones go on"
