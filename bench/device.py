@@ -580,10 +580,10 @@ def demo(_: Path) -> None:
 
 
 def short_demo(folder: Path) -> None:
-    from layermix.data.docstrings import docstring_pairs, write_pairs
+    from layermix.data.docstrings import docstring_pairs, write_rows
 
     data, teacher = folder / "data", folder / "teacher"
-    write_pairs(data, docstring_pairs(600))
+    write_rows(data, docstring_pairs(600))
     few = ("--data", data, "--quiet", "--training.epochs", "1")
     took, _ = command("teach", "--model", "minilm", *few, "--out", teacher)
     row("short demo: layermix teach, 600 rows, one epoch", took, "s")
@@ -701,10 +701,10 @@ def text() -> None:
     """MRPC where it is; else docstrings of this Python's library in its place."""
     if "LAYERMIX_GLUE" in os.environ:
         return
-    from layermix.data.docstrings import docstring_pairs, write_pairs
+    from layermix.data.docstrings import docstring_pairs, write_rows
 
     folder = Path(tempfile.mkdtemp(prefix="layermix-bench-"))
-    write_pairs(folder / "mrpc", docstring_pairs(None))
+    write_rows(folder / "mrpc", docstring_pairs(None))
     os.environ["LAYERMIX_GLUE"] = str(folder)
 
 

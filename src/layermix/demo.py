@@ -1,4 +1,6 @@
-"""The whole job with a packaged teacher and data: teach, distil five students, compare; or search.
+"""The whole job with a packaged teacher and data: teach, distil five students, compare.
+
+Or the search for the smallest student, with the same teacher on another task.
 
 Finished runs in its folder are read, not repeated; a demo that was stopped continues.
 """
@@ -15,7 +17,7 @@ import torch
 from layermix.config import DistillConfig, TeachConfig, to_yaml
 from layermix.console import Reporter, Terminal
 from layermix.core.signals import Teacher
-from layermix.data.docstrings import docstring_pairs, write_pairs
+from layermix.data.docstrings import TOPICS, docstring_pairs, docstring_topics, write_rows
 from layermix.data.prepared import PreparedData
 from layermix.data.texts import TextData, load_texts
 from layermix.errors import RunExistsError
@@ -36,8 +38,8 @@ from layermix.teacher_cache.choose import signals_for
 TRAIN_ROWS = 1500
 SECONDS, STEPS, STEPS_PER_BATCH = 30, 190, 15
 """What the demo takes: seconds, and steps of the teacher, some of them for each training batch."""
-OF_SEARCH_PER_BATCH = 12
-"""The last of these for the demo of a search."""
+OF_SEARCH = 120, 0, 16
+"""The same of the demo of a search."""
 BATCH, BATCHES_TIMED = 16, 4
 TEXTS_TIMED = 100
 TEACHER_EPOCHS = 3
@@ -87,7 +89,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     Raises:
         RunExistsError: If the folder holds a demo with other settings.
     """
-    texts = _data(out, full, reporter)
+    texts = _pairs(out, full, reporter)
     reporter.say(
         "Task: does this sentence describe this Python object? "
         f"{len(texts.splits['train']):,} training and {len(texts.splits['validation']):,} "
@@ -95,7 +97,7 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
     )
     reporter.say(OUTLINE)
     reporter.say(OWN_SETTINGS)
-    teacher = _teacher(out, texts, seed, reporter)
+    teacher = _teacher(out / "teacher", texts, {"epochs": TEACHER_EPOCHS}, seed, reporter)
     prepared: PreparedData | None = None
     signals: Teacher | None = None
     for number, arm in enumerate(ARMS, 1):
@@ -119,22 +121,21 @@ def run_demo(out: Path, *, full: bool, seed: int, reporter: Reporter) -> dict[st
 
 
 SEARCH_AXES: Mapping[str, tuple[Any, ...]] = {"student.layers": (1, 2, 3)}
-SEARCH_FLOOR, SEARCH_SEEDS, SEARCH_EPOCHS = 3.0, 3, 3
+SEARCH_TEACHER: Mapping[str, Any] = {"epochs": 5, "learning_rate": 1e-4, "selection": "holdout"}
+SEARCH_FLOOR, SEARCH_SEEDS, SEARCH_EPOCHS = 5.0, 3, 3
 """Of the demo of a search: points, fresh seeds, epochs of a student."""
 
 
 def demo_search(
-    out: Path, *, full: bool, seed: int, jobs: int, reporter: Reporter, quiet: bool = False
+    out: Path, *, seed: int, jobs: int, reporter: Reporter, quiet: bool = False
 ) -> Search:
-    """Search for the smallest student of the demo's task, in its folder.
+    """Search for the smallest student of a task of single texts.
 
-    The teacher is another one than the demo's: the rows on which students are chosen are kept from
-    it, too.
+    Its texts are short, so a search takes no longer than the demo, and small students learn it.
 
     Args:
-        out: As in `run_demo`.
-        full: As in `run_demo`.
-        seed: As in `run_demo`.
+        out: Gets data, teacher and the search.
+        seed: Of the teacher, and the first one of students.
         jobs: Students that are trained at the same time.
         reporter: Where progress is shown.
         quiet: Whether to hide the progress of trainings.
@@ -143,15 +144,24 @@ def demo_search(
         The finished search, with its record.
 
     Raises:
-        RunExistsError: As in `run_demo`.
+        RunExistsError: If the folder holds a demo with other settings.
     """
-    texts = _data(out, full, reporter, OF_SEARCH_PER_BATCH)
-    teacher = out / "held-out-teacher"
-    _teacher(out, texts, seed, reporter, teacher, {"selection": "holdout"})
+    data, teacher = out / "topics", out / "topics-teacher"
+    if not data.exists():
+        topics = docstring_topics()
+        _say_minutes(topics["train"], OF_SEARCH, reporter)
+        write_rows(data, topics)
+    texts = _texts(data, "topics")
+    reporter.say(
+        f"Task: which part of Python's library does this sentence describe ({', '.join(TOPICS)})? "
+        f"{len(texts.splits['train']):,} training and {len(texts.splits['validation']):,} "
+        "validation sentences from its docstrings."
+    )
+    _teacher(teacher, texts, SEARCH_TEACHER, seed, reporter)
     base: dict[str, Any] = {
         "seed": seed,
         "teacher": str(teacher),
-        "data": {"path": str(out / "data"), "task": "docstrings"},
+        "data": {"path": str(data), "task": "topics"},
         "preset": RECIPE["preset"],
         "loss": RECIPE["loss"],
         "training": {**RECIPE["training"], "epochs": SEARCH_EPOCHS},
@@ -173,29 +183,43 @@ def _settings(arm: str, out: Path, seed: int) -> dict[str, Any]:
     return {"seed": seed, **named, **sections, "cache": {"folder": str(out / "cache")}}
 
 
-def _data(
-    out: Path, full: bool, reporter: Reporter, steps_per_batch: int = STEPS_PER_BATCH
-) -> TextData:
+def _pairs(out: Path, full: bool, reporter: Reporter) -> TextData:
     """The pairs, read from files that other commands can use as well."""
     folder = out / "data"
     if not folder.exists():
         pairs = docstring_pairs(None if full else TRAIN_ROWS)
-        rows, seconds = len(pairs["train"]), _step_seconds(pairs["train"])
-        minutes = (SECONDS + (STEPS + rows / BATCH * steps_per_batch) * seconds) / 60
-        reporter.say(
-            f"A training step of {BATCH} pairs takes {seconds:.2f} s here, so the demo takes about "
-            f"{math.ceil(minutes)} minutes."
-        )
-        write_pairs(folder, pairs)
-    texts = load_texts(
-        DistillConfig(data=str(folder)).data.model_copy(update={"task": "docstrings"})
-    )
+        _say_minutes(pairs["train"], (SECONDS, STEPS, STEPS_PER_BATCH), reporter)
+        write_rows(folder, pairs)
+    texts = _texts(folder, "docstrings")
     if (len(texts.splits["train"]) == TRAIN_ROWS) == full:
         raise RunExistsError(
             f"{out}: found a demo with {len(texts.splits['train'])} training pairs, wanted "
             f"{'all pairs' if full else TRAIN_ROWS}; choose another --out"
         )
     return texts
+
+
+def _texts(folder: Path, task: str) -> TextData:
+    return load_texts(DistillConfig(data=str(folder)).data.model_copy(update={"task": task}))
+
+
+def _say_minutes(
+    rows: Sequence[Mapping[str, Any]], takes: tuple[int, int, int], reporter: Reporter
+) -> None:
+    """Say how long it takes, from a few steps.
+
+    Args:
+        rows: Of training.
+        takes: Seconds, steps, and steps for each batch of the rows.
+        reporter: Where it is said.
+    """
+    seconds, steps, steps_per_batch = takes
+    step = _step_seconds(rows)
+    minutes = (seconds + (steps + len(rows) / BATCH * steps_per_batch) * step) / 60
+    reporter.say(
+        f"A training step of {BATCH} rows takes {step:.2f} s here, so the demo takes about "
+        f"{math.ceil(minutes)} minutes."
+    )
 
 
 def _step_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
@@ -207,8 +231,9 @@ def _step_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
     batches = [rows[start : start + BATCH] for start in range(0, BATCHES_TIMED * BATCH, BATCH)]
 
     def step(batch: Sequence[Mapping[str, Any]]) -> None:
-        texts, others = ([row[column] for row in batch] for column in ("text", "text_pair"))
-        inputs = classifier.tokenizer(texts, others, padding=True, return_tensors="pt").to(device)
+        columns = [name for name in ("text", "text_pair") if name in batch[0]]
+        texts = ([row[name] for row in batch] for name in columns)
+        inputs = classifier.tokenizer(*texts, padding=True, return_tensors="pt").to(device)
         labels = torch.tensor([names.index(row["label"]) for row in batch], device=device)
         with fast_pass(device, choose_precision("auto")):
             loss = model(**inputs, labels=labels).loss
@@ -222,22 +247,11 @@ def _step_seconds(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _teacher(
-    out: Path,
-    texts: TextData,
-    seed: int,
-    reporter: Reporter,
-    folder: Path | None = None,
-    training: Mapping[str, Any] | None = None,
+    folder: Path, texts: TextData, training: Mapping[str, Any], seed: int, reporter: Reporter
 ) -> Classifier:
     """The packaged MiniLM, fine-tuned on the task, from its run folder."""
-    folder = folder or out / "teacher"
     config = TeachConfig.model_validate(
-        {
-            "seed": seed,
-            "model": "minilm",
-            "data": str(out / "data"),
-            "training": {"epochs": TEACHER_EPOCHS, **(training or {})},
-        }
+        {"seed": seed, "model": "minilm", "data": texts.source, "training": training}
     )
     if not _finished(folder, to_yaml(config)):
         reporter.say("\nTeacher: learns from the labels", "bold")

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from layermix import demo
+from layermix.cli import main
 from layermix.config import DistillConfig
 from layermix.console import Reporter
+from layermix.data.docstrings import docstring_topics
 from layermix.errors import RunExistsError
 from layermix.models.encoder import Classifier
 from layermix.runs.pipeline import warn_of_unused
@@ -133,5 +136,29 @@ def test_the_demo_says_first_how_long_it_takes(
     made: tuple[Path, dict[str, Any]], said: io.StringIO
 ) -> None:
     first = " ".join(said.getvalue().split())
-    assert first.startswith("A training step of 8 pairs takes ")
+    assert first.startswith("A training step of 8 rows takes ")
     assert re.search(r"so the demo takes about [0-9]+ minutes\. Task: ", first)
+
+
+def test_a_search_has_one_size() -> None:
+    done = CliRunner().invoke(main, ["demo", "--search", "--full"])
+    assert done.exit_code == 2
+    assert "the search has one size; leave out --full or --search" in done.output
+
+
+@pytest.mark.slow
+def test_the_search_ends_with_a_student_and_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    rows = {side: rows[:200] for side, rows in docstring_topics().items()}
+    monkeypatch.setattr(demo, "docstring_topics", lambda: rows)
+    monkeypatch.setattr(demo, "SEARCH_EPOCHS", 1)
+    reporter = Reporter()
+    reporter.console.file = said
+    found = demo.demo_search(tmp_path, seed=0, jobs=2, reporter=reporter, quiet=True)
+    assert found.record.status == "ok"
+    assert [one.name for one in found.record.candidates] == ["layers 1", "layers 2", "layers 3"]
+    assert found.record.verdict is not None
+    assert len(found.record.verdict.scores) == demo.SEARCH_SEEDS
+    assert (found.student / "model.safetensors").is_file()
+    assert "which part of Python's library" in said.getvalue()

@@ -314,8 +314,8 @@ def baseline_command(
 @click.option(
     "--search",
     is_flag=True,
-    help="Instead of five students, search for the smallest one that is at most 3 points below "
-    "the teacher.",
+    help="Instead of five students, search for the smallest one that is at most 5 points below "
+    "the teacher, on a task of single texts.",
 )
 @JSON
 def demo_command(
@@ -332,8 +332,10 @@ def demo_command(
     if search:
         from layermix.search.text import search_text
 
+        if full:
+            raise click.UsageError("--full: the search has one size; leave out --full or --search")
         jobs, reporter = min(2, os.cpu_count() or 1), Reporter(quiet)
-        found = demo_search(out, full=full, seed=seed, jobs=jobs, reporter=reporter, quiet=quiet)
+        found = demo_search(out, seed=seed, jobs=jobs, reporter=reporter, quiet=quiet)
         if as_json:
             print_json(found.record.to_dict())
         else:

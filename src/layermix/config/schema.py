@@ -540,7 +540,8 @@ class TrainingConfig(Section):
     selection: Literal["none", "holdout"] = "none"
     """none: train on all rows; report the last epoch and, as the paper does, the best on the
     validation rows (`last`, `best_on_dev`). holdout: keep rows out of training, choose the epoch
-    by them, save it, and report `last` and `selected`."""
+    by them (of equal ones that with the lowest cross-entropy), save it, and report `last` and
+    `selected`."""
     holdout_fraction: Fraction = 0.1
     """Share of the training rows that `selection: holdout` keeps out, chosen by a hash of the
     text (of the group, with data.group_column)."""

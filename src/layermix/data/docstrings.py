@@ -1,9 +1,12 @@
-"""Builds the task of the demo from the docstrings of Python's standard library.
+"""Builds the tasks of the demo from the docstrings of Python's standard library.
 
-The task: does a sentence document the named object? Each row pairs an object (its qualified name
+Pairs: does a sentence document the named object? Each row pairs an object (its qualified name
 and the first sentence of its docstring) with a later sentence of the same docstring or of another
-object's. For a third of the objects, the other object is in the same top-level module. Source files
-are read with `ast`; only a few compiled modules are imported.
+object's. For a third of the objects, the other object is in the same top-level module.
+
+Topics: which part of the library does a sentence document?
+
+Source files are read with `ast`; only a few compiled modules are imported.
 """
 
 import ast
@@ -25,7 +28,10 @@ from typing import Any, Literal
 from layermix.errors import DataError
 
 LABEL_NAMES = ("different", "same")
-"""Class names in label order."""
+"""Class names of the pairs in label order."""
+
+TOPICS = ("asyncio", "builtins", "email", "logging", "os", "xml")
+"""The parts of the library that have the most docstrings."""
 
 # In the libraries of Python 3.11 to 3.14 on every platform; enough prose; no tests or demos.
 _SOURCE_MODULES = """
@@ -58,6 +64,8 @@ _VALIDATION_SHARE = 0.1  # of the objects; leaves about 590 rows
 # has about .70.
 _SAME_MODULE = 1 / 3
 _FEWEST_ROWS = 2000  # 3.11 to 3.13 have about 6,000 in all
+_TOPICS_VALIDATION_SHARE = 0.25  # leaves about 470 rows
+_FEWEST_TOPICS_ROWS = 1000
 
 _SENTENCE_END = re.compile(r"[.!?][\"')`]*\s+(?=[\"'`(*]?[A-Z])")
 _ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|esp|resp|approx|Mr|Dr|[A-Z])\.$")
@@ -103,22 +111,36 @@ def docstring_pairs(
     return _build(docstrings, train_rows, seed)
 
 
-def write_pairs(folder: Path, pairs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def docstring_topics() -> dict[str, list[dict[str, Any]]]:
+    """Builds the other task, of single texts, from the library of the running Python.
+
+    Train and validation share no object and no sentence.
+
+    Returns:
+        `train` and `validation`: rows of `text`, a sentence, and `label`, one of `TOPICS`.
+
+    Raises:
+        DataError: If this Python has no source files of its library.
+    """
+    return _topics(_docstrings(Path(sysconfig.get_path("stdlib"))))
+
+
+def write_rows(folder: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Writes each list of rows as `<name>.tsv`: a header, tabs, no quoting (as in GLUE).
 
     Args:
         folder: Created if it does not exist; must not hold files of these names.
-        pairs: The result of `docstring_pairs`.
+        splits: The result of `docstring_pairs` or `docstring_topics`.
 
     Raises:
         FileExistsError: If a file exists.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in pairs.items():
+    for name, rows in splits.items():
         with (folder / f"{name}.tsv").open("x", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(
                 file,
-                ["text", "text_pair", "label"],
+                list(rows[0]),
                 delimiter="\t",
                 quoting=csv.QUOTE_NONE,
                 quotechar=None,
@@ -133,21 +155,12 @@ def _build(
 ) -> dict[str, list[dict[str, Any]]]:
     sides: dict[str, list[_Part]] = {"train": [], "validation": []}
     for name, (first, later) in _usable(docstrings).items():
-        digest = int.from_bytes(sha256(_same_text(first).encode()).digest()[:8], "big")
-        side = "validation" if digest < _VALIDATION_SHARE * 2**64 else "train"
-        sides[side] += [
+        sides[_side(first, _VALIDATION_SHARE)] += [
             _Part(name.split(".")[0], name, f"{name}: {first}", sentence)
             for sentence in later[:_SENTENCES_PER_OBJECT]
         ]
     pairs = {side: _rows(parts, random.Random(f"{side} {seed}")) for side, parts in sides.items()}
-    rows = sum(map(len, pairs.values()))
-    if rows < _FEWEST_ROWS:
-        raise DataError(
-            [
-                f"found {rows} docstring pairs in this Python's library, wanted {_FEWEST_ROWS}; "
-                "its source files are missing, so use a full Python, or your own data"
-            ]
-        )
+    _check_enough(pairs, _FEWEST_ROWS)
     if train_rows is not None:
         if not 0 < train_rows <= len(pairs["train"]):
             raise DataError(
@@ -155,6 +168,43 @@ def _build(
             )
         pairs["train"] = pairs["train"][:train_rows]
     return pairs
+
+
+def _topics(docstrings: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    topics = {name: name.split(".")[0] for name in docstrings}
+    sentences = {
+        name: _sentences(docstrings[name]) for name, topic in topics.items() if topic in TOPICS
+    }
+    times = Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
+    sides: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    for name in sorted(sentences):
+        once = [sentence for sentence in sentences[name] if times[_same_text(sentence)] == 1]
+        if once:
+            sides[_side(once[0], _TOPICS_VALIDATION_SHARE)] += [
+                {"text": sentence, "label": topics[name]}
+                for sentence in once[:_SENTENCES_PER_OBJECT]
+            ]
+    _check_enough(sides, _FEWEST_TOPICS_ROWS)
+    for side, rows in sides.items():
+        random.Random(side).shuffle(rows)
+    return sides
+
+
+def _side(sentence: str, validation_share: float) -> Literal["train", "validation"]:
+    """The split of an object, which depends on its first sentence alone."""
+    digest = int.from_bytes(sha256(_same_text(sentence).encode()).digest()[:8], "big")
+    return "validation" if digest < validation_share * 2**64 else "train"
+
+
+def _check_enough(splits: Mapping[str, Sequence[Mapping[str, Any]]], fewest: int) -> None:
+    rows = sum(map(len, splits.values()))
+    if rows < fewest:
+        raise DataError(
+            [
+                f"found {rows} rows in the docstrings of this Python's library, wanted {fewest}; "
+                "its source files are missing, so use a full Python, or your own data"
+            ]
+        )
 
 
 def _docstrings(library: Path) -> dict[str, str]:

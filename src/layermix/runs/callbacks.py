@@ -102,9 +102,9 @@ class EpochRecorder(HistoryRecorder):
                 save_file(weights, temporary, metadata={"epoch": str(epoch)})
 
     def _is_best(self, log_history: Sequence[Line], epoch: int) -> bool:
-        metric = self.prepared.metric
-        by_epoch = _held_out_scores(log_history, metric)
-        return _best(by_epoch, self.prepared.problem.higher_is_better[metric]) == epoch
+        by_epoch = _held_out_scores(log_history)
+        directions = self.prepared.problem.higher_is_better
+        return best_epoch(by_epoch, self.prepared.metric, directions) == epoch
 
     def restore(self, objective: Objective, epoch: int) -> None:
         """Load the weights of the selected epoch into the student."""
@@ -192,10 +192,12 @@ class EarlyStopping(TrainerCallback):
         """Whether a run with these logs ends here."""
         if self.patience is None:
             return False
-        by_epoch = _held_out_scores(log_history, self.metric)
+        by_epoch = _held_out_scores(log_history)
         if not by_epoch:
             return False
-        return max(by_epoch) - _best(by_epoch, self.higher_is_better) >= self.patience
+        sign = 1 if self.higher_is_better else -1
+        rose = max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch][self.metric], -epoch))
+        return max(by_epoch) - rose >= self.patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask the trainer to stop."""
@@ -264,7 +266,7 @@ def reported_epochs(
     Args:
         history: From `clean_history`.
         splits: The evaluated splits.
-        metric: The score by which epochs are compared; of equal ones the earliest is chosen.
+        metric: The score by which epochs are compared, see `best_epoch`.
         selection: `none` (reports `last` and `best_on_dev`) or `holdout` (`last` and `selected`).
         higher_is_better: Each score of the problem, and whether more of it is better.
     """
@@ -281,24 +283,47 @@ def reported_epochs(
     name, split = (
         ("selected", "holdout") if selection == "holdout" else ("best_on_dev", "validation")
     )
-    main = {epoch: scores[split][metric] for epoch, scores in by_epoch.items()}
-    best = _best(main, higher_is_better[metric])
+    on_split = {epoch: scores[split] for epoch, scores in by_epoch.items()}
+    best = best_epoch(on_split, metric, higher_is_better)
     return {
         report: {"epoch": epoch, **by_epoch[epoch]}
         for report, epoch in (("last", max(by_epoch)), (name, best))
     }
 
 
-def _held_out_scores(log_history: Sequence[Line], metric: str) -> dict[int, float]:
-    """Epoch -> score on the held-out rows, of the epochs that are scored so far."""
-    key = f"eval_holdout_{metric}"
-    return {round(line["epoch"]): line[key] for line in log_history if key in line}
+def _held_out_scores(log_history: Sequence[Line]) -> dict[int, dict[str, float]]:
+    """Epoch -> scores on the held-out rows, of the epochs that are scored so far."""
+    prefix = "eval_holdout_"
+    return {
+        round(line["epoch"]): {
+            key.removeprefix(prefix): line[key] for key in line if key.startswith(prefix)
+        }
+        for line in log_history
+        if any(key.startswith(prefix) for key in line)
+    }
 
 
-def _best(by_epoch: Mapping[int, float], higher_is_better: bool) -> int:
-    """The best epoch; of equal ones the earliest."""
-    sign = 1 if higher_is_better else -1
-    return max(by_epoch, key=lambda epoch: (sign * by_epoch[epoch], -epoch))
+def best_epoch(
+    by_epoch: Mapping[int, Mapping[str, float]], metric: str, higher_is_better: Mapping[str, bool]
+) -> int:
+    """The epoch with the best score; of equal ones that with the lowest nll, then the earliest.
+
+    Few held-out rows often give equal scores, and the cross-entropy tells more of each row.
+
+    Examples:
+        >>> scores = {1: {"accuracy": 0.8, "nll": 0.7}, 2: {"accuracy": 0.8, "nll": 0.6}}
+        >>> best_epoch(scores, "accuracy", {"accuracy": True, "nll": False})
+        2
+    """
+    sign = 1 if higher_is_better[metric] else -1
+    return max(
+        by_epoch,
+        key=lambda epoch: (
+            sign * by_epoch[epoch][metric],
+            -by_epoch[epoch].get("nll", 0.0),
+            -epoch,
+        ),
+    )
 
 
 def clean_history(log_history: Sequence[Line]) -> list[dict[str, Any]]:

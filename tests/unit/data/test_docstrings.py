@@ -13,14 +13,17 @@ from sklearn.linear_model import LogisticRegression
 
 from layermix.data.docstrings import (
     LABEL_NAMES,
+    TOPICS,
     _build,
     _docstrings,
     _from_memory,
     _own,
     _sentences,
+    _topics,
     _usable,
     docstring_pairs,
-    write_pairs,
+    docstring_topics,
+    write_rows,
 )
 from layermix.errors import DataError
 
@@ -161,12 +164,28 @@ def test_too_many_rows_says_how_many_there_are(docstrings, full):
 def test_a_python_without_source_is_told(tmp_path):
     compiled = _docstrings(tmp_path)
     assert "builtins.str.split" in compiled
-    with pytest.raises(DataError, match="its source files are missing, so use a full Python"):
-        _build(compiled, None, 0)
+    for build in (lambda: _build(compiled, None, 0), lambda: _topics(compiled)):
+        with pytest.raises(DataError, match="its source files are missing, so use a full Python"):
+            build()
+
+
+def test_topics_are_parts_of_the_library_and_splits_share_no_sentence(docstrings):
+    splits = docstring_topics()
+    assert 350 <= len(splits["validation"]) <= 600
+    assert 1200 <= len(splits["train"]) <= 2000
+    texts = {side: {plain(row["text"]) for row in rows} for side, rows in splits.items()}
+    for side, rows in splits.items():
+        assert {row["label"] for row in rows} == set(TOPICS)
+        assert len(texts[side]) == len(rows)
+    assert not texts["train"] & texts["validation"]
+    documented = {plain(text): name for name, text in docstrings.items()}
+    one = next(row for row in splits["train"] if plain(row["text"]) in documented)
+    assert documented[plain(one["text"])].split(".")[0] == one["label"]
+    assert splits == docstring_topics()
 
 
 def test_written_files_read_back_and_are_never_overwritten(tmp_path, full):
-    write_pairs(tmp_path / "new" / "folder", full)
+    write_rows(tmp_path / "new" / "folder", full)
     for side, rows in full.items():
         lines = (tmp_path / "new" / "folder" / f"{side}.tsv").read_text("utf-8").split("\n")
         assert lines[0] == "text\ttext_pair\tlabel"
@@ -176,7 +195,7 @@ def test_written_files_read_back_and_are_never_overwritten(tmp_path, full):
             for row, line in zip(rows, lines[1:-1], strict=True)
         ] == rows
     with pytest.raises(FileExistsError):
-        write_pairs(tmp_path / "new" / "folder", full)
+        write_rows(tmp_path / "new" / "folder", full)
 
 
 @pytest.mark.parametrize(
