@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -89,6 +90,20 @@ def test_the_verdict_is_on_fresh_seeds_and_validation_rows(searched: Done, place
     assert verdict.shown == (verdict.limit < 20)
     outcome = "shown" if verdict.shown else "not shown"
     assert f"at most 20 points below the teacher (95 %): {outcome}. accuracy " in searched.out
+
+
+def test_students_of_other_depths_share_the_signals_of_the_teacher(
+    searched: Done, place: Path
+) -> None:
+    folder = place / "search"
+
+    def stored(name: str) -> set[str]:
+        cells = json.loads((folder / f"floor-20-{name}.plan.json").read_text())["cells"]
+        texts = [(folder / "logs" / f"{cell['name']}.yaml").read_text() for cell in cells]
+        return {yaml.safe_load(text)["cache"]["layers"] for text in texts}
+
+    assert stored("round-1") == stored("round-2") == {"all"}
+    assert stored("last") == {"needed"}
 
 
 def test_it_tells_what_can_be_shown_before_it_trains(searched: Done) -> None:

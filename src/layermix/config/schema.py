@@ -579,6 +579,9 @@ class CacheConfig(Section):
     """The cache folder. By default $LAYERMIX_CACHE, or layermix/signals in your cache folder."""
     max_gb: Annotated[float, Field(ge=0)] = 50.0
     """Cache size limit in GB; if it is exceeded, the teacher runs on every batch."""
+    layers: Literal["needed", "all"] = "needed"
+    """needed: store the hidden states that this run asks for. all: of every teacher layer, where
+    there is room, so that one pass of the teacher serves students of any depth and any mix."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format in which hidden states are stored."""
     precision: Precision = "auto"

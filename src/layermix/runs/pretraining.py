@@ -458,7 +458,7 @@ class _Pretraining:
 
         if (found := chosen_for_all(chosen, config.cache, reporter)) is None:
             return self._live()
-        return filled(prepared, self.teacher, found, reporter)
+        return filled(prepared, self.teacher, found, reporter, needs)
 
     def _as_prepared(self, rows: Dataset, packed: CorpusRecord, weights: str) -> PreparedData:
         """The rows as those of a distillation, as far as the cache looks at them."""

@@ -58,7 +58,12 @@ from layermix.search.schema import (
     SearchSettings,
     TeacherRecord,
 )
-from layermix.search.space import Candidate, candidates, default_axes
+from layermix.search.space import (
+    Candidate,
+    ask_for_other_layers,
+    candidates,
+    default_axes,
+)
 from layermix.search.text import candidate_line, choice_text, plan_text
 from layermix.studies.analysis import analyse
 from layermix.studies.cells import Arm, FinishedCells, gather
@@ -412,6 +417,8 @@ class Search:
     ) -> Plan:
         """A study of these students, which compares held-out rows if the changes hold some out."""
         given = {key: value for key, value in self.settings.base.items() if key != "seed"}
+        if ask_for_other_layers(students):
+            given = merge({"cache": {"layers": "all"}}, given)
         split = "holdout" if changes else "validation"
         study = StudyConfig.model_validate(
             {

@@ -20,6 +20,8 @@ DEPTHS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)
 """Shares of the teacher's blocks that are tried by default."""
 VOCABULARIES = (None, "occurring")
 """Vocabularies that are tried by default: the teacher's, and the words of the training texts."""
+DEPTH_FIELDS = ("layers", "blocks", "model")
+"""Fields of the student that say how many blocks it has."""
 MOST_CANDIDATES = 100
 """Most students of a search."""
 ANY_DATA = ("data.augment", "data.augment_ways")
@@ -158,6 +160,15 @@ def candidates(base: Mapping[str, Any], axes: Axes) -> list[Candidate]:
     if problems:
         raise ConfigError("\n".join(["the axes make students that cannot be:", *problems]))
     return made
+
+
+def ask_for_other_layers(students: Sequence[Candidate]) -> bool:
+    """Whether students differ in depth or mix, so that other layers of the teacher teach them."""
+    asked = set[str]()
+    for one in students:
+        student = one.changes.get("student", {})
+        asked.add(repr([one.changes.get("mix"), *(student.get(name) for name in DEPTH_FIELDS)]))
+    return len(asked) > 1
 
 
 def _shown(value: Any) -> str:

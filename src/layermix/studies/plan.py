@@ -30,7 +30,10 @@ from layermix.studies.spec import StudyConfig, arms_of, combinations, teach_of
 
 TEACHERS = "teachers"
 """The folder of a study that holds the teachers it fine-tunes."""
-NOT_CONTENT = {"cache": ("folder", "max_gb"), "training": ("report_to", "loader_workers")}
+NOT_CONTENT = {
+    "cache": ("folder", "max_gb", "layers"),
+    "training": ("report_to", "loader_workers"),
+}
 """Fields that say where things are stored or reported, not what is computed."""
 OF_STUDENTS = ("augment", "augment_ways")
 """Fields of the data that a teacher does not see."""

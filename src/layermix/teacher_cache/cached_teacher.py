@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from layermix.core.signals import Batch, Signal, Teacher, at_words
+from layermix.core.signals import Batch, Needs, Signal, Teacher, at_words
 from layermix.errors import CacheError, ModelError
 from layermix.hardware.processes import from_main, gathered, share, share_on_machine
 from layermix.launch import world_size
@@ -34,6 +34,7 @@ class CachedTeacher:
         row_ids: Ids of the rows that batches may contain.
         keys: Their `row_key`s, in the same order.
         num_layers: Number of blocks of the teacher.
+        needs: Which of the stored signals are read; all by default.
 
     Raises:
         ModelError: If a row is not in the store.
@@ -42,10 +43,16 @@ class CachedTeacher:
     in_loader = True
 
     def __init__(
-        self, store: SignalStore, row_ids: Sequence[int], keys: Sequence[bytes], num_layers: int
+        self,
+        store: SignalStore,
+        row_ids: Sequence[int],
+        keys: Sequence[bytes],
+        num_layers: int,
+        needs: Needs | None = None,
     ) -> None:
         self.store, self.num_layers = store, num_layers
-        self.hidden_size, self.provides = store.identity.width, store.identity.needs
+        self.hidden_size, self.provides = store.identity.width, needs or store.identity.needs
+        self.parts = store.identity.parts(self.provides)
         if missing := sum(key not in store for key in keys):
             raise ModelError(
                 f"{store.folder}: {missing} of {len(keys)} rows are missing; fill the store first"
@@ -85,7 +92,7 @@ class CachedTeacher:
         shape = (len(layers) + embedding, *mask.shape, self.hidden_size)
         padded = torch.zeros(shape)
         for example, (place, start) in enumerate(zip(places, starts, strict=True)):
-            padded[:, example, start : start + place.tokens] = self.store.hidden(place)
+            padded[:, example, start : start + place.tokens] = self.store.hidden(place)[self.parts]
         padded = padded.to(mask.device)
         hidden = padded[: len(layers)] if layers else None
         return Signal(stacked, mask, layers, hidden, padded[-1] if embedding else None, words=words)

@@ -22,7 +22,7 @@ from layermix.errors import ConfigError
 from layermix.hardware.device import default_device
 from layermix.hardware.precision import choose_precision
 from layermix.hardware.processes import from_main, gathered
-from layermix.models.encoder import Classifier, HFEncoder, setup_fingerprint
+from layermix.models.encoder import Classifier, HFEncoder, blocks_of, setup_fingerprint
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
@@ -117,7 +117,7 @@ def signals_for(
         lambda: _chosen(prepared, teacher, needs, config, reporter), config.cache, reporter
     )
     if isinstance(chosen, SignalStore):
-        return filled(prepared, teacher, chosen, reporter)
+        return filled(prepared, teacher, chosen, reporter, needs)
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     return LiveTeacher(encoder, needs, chosen)
 
@@ -199,6 +199,9 @@ def open_cache(
 ) -> tuple[SignalStore, Size]:
     """Opens the store for these signals and returns it with their size; writes nothing.
 
+    With `cache.layers: all` it is one of all layers, if those that are needed are not stored, and
+    there is room.
+
     Args:
         prepared: Its training rows are those that the teacher is asked for.
         teacher: The teacher.
@@ -224,12 +227,20 @@ def open_cache(
         token_logits=prepared.problem.by_word,
     )
     agreed = agreed or functools.partial(agree, prepared, teacher, reporter)
-    store = find_store(root, precise, reporter.say)
-    if choose_precision(config.cache.precision) == torch.bfloat16:
-        rough = find_store(root, replace(precise, precision="bfloat16"), reporter.say)
-        if all(key in rough for key in keys) or agreed():
-            store = rough
-    return store, Size.of(store, keys, list(_lengths(rows)))
+
+    def opened(wanted: Identity) -> tuple[SignalStore, Size]:
+        store = find_store(root, wanted, reporter.say)
+        if choose_precision(config.cache.precision) == torch.bfloat16:
+            rough = find_store(root, replace(wanted, precision="bfloat16"), reporter.say)
+            if all(key in rough for key in keys) or agreed():
+                store = rough
+        return store, Size.of(store, keys, list(_lengths(rows)))
+
+    needed = opened(precise)
+    if config.cache.layers == "needed" or not needs.layers or not needed[1].missing:
+        return needed
+    every = opened(replace(precise, layers=tuple(range(len(blocks_of(teacher.model))))))
+    return needed if no_room(*every, config.cache) else every
 
 
 def no_room(store: SignalStore, size: Size, config: CacheConfig) -> str:
@@ -279,7 +290,11 @@ def _described(store: SignalStore, size: Size) -> str:
 
 
 def filled(
-    prepared: PreparedData, teacher: Classifier, store: SignalStore, reporter: Reporter
+    prepared: PreparedData,
+    teacher: Classifier,
+    store: SignalStore,
+    reporter: Reporter,
+    needs: Needs | None = None,
 ) -> CachedTeacher:
     """Computes the signals that the store lacks; returns the teacher that reads them.
 
@@ -288,6 +303,7 @@ def filled(
         teacher: Asked for what the store lacks.
         store: From `open_cache`.
         reporter: Shows progress.
+        needs: Which of the stored signals are read; all by default.
     """
     rows = prepared.splits["train"]
     keys = row_keys(rows)
@@ -297,7 +313,7 @@ def filled(
         live = LiveTeacher(encoder, store.identity.needs, precision)
         fill(store, live, rows, keys, _collate(prepared), reporter.track)
     store.used()
-    return CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
+    return CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers, needs)
 
 
 def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bool:

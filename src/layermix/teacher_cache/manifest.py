@@ -78,6 +78,13 @@ class Identity:
         """What a store of this identity provides."""
         return Needs(self.layers, self.embedding)
 
+    def parts(self, needs: Needs) -> slice | list[int]:
+        """Where the hidden states of `needs` are among those of a row: blocks, then embedding."""
+        if (needs.layers, needs.embedding) == (self.layers, self.embedding):
+            return slice(None)
+        of_layers = [self.layers.index(layer) for layer in needs.layers]
+        return [*of_layers, *[len(self.layers)] * needs.embedding]
+
     @property
     def token_values(self) -> int:
         """Numbers of hidden states per token."""

@@ -1,10 +1,18 @@
 """The students that a search tries."""
 
+from typing import Any
+
 import pytest
 
 from layermix.config import DistillConfig
 from layermix.errors import ConfigError
-from layermix.search.space import candidates, check_axes, default_axes, parse_axis
+from layermix.search.space import (
+    ask_for_other_layers,
+    candidates,
+    check_axes,
+    default_axes,
+    parse_axis,
+)
 
 
 def test_every_combination_in_the_order_of_the_axes() -> None:
@@ -57,6 +65,22 @@ def test_all_problems_of_the_axes_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_axes(axes)
     assert str(caught.value).count("--axis") == 3
+
+
+@pytest.mark.parametrize(
+    ("axes", "wanted"),
+    [
+        ({"student.layers": (1, 2), "student.vocabulary": (None, "occurring")}, True),
+        ({"student.layers": (2,), "student.vocabulary": (None, "occurring")}, False),
+        ({"student.blocks": ([0, 1], [0, 2])}, True),
+        ({"mix": ("fixed", "uniform")}, True),
+        ({"training.epochs": (1, 2)}, False),
+    ],
+)
+def test_students_of_other_depths_or_mixes_ask_for_other_layers(
+    axes: dict[str, Any], wanted: bool
+) -> None:
+    assert ask_for_other_layers(candidates({"preset": "quick"}, axes)) == wanted
 
 
 def test_students_that_cannot_be_are_all_listed() -> None:

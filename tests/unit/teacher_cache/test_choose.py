@@ -386,3 +386,55 @@ def test_a_teacher_with_a_tokenizer_of_its_own_is_measured_by_its_own_tokens(
     _, size = open_cache(prepared, teacher, Needs(), config, Listening())
     assert size.tokens == sum(len(ids) for ids in prepared.splits["train"]["teacher_input_ids"])
     assert size.tokens != sum(prepared.splits["train"]["length"])
+
+
+@pytest.fixture
+def opened(prepared: PreparedData, teacher: Classifier) -> Callable[..., Any]:
+    """`opened(config, layer, …)`: store and size for these layers."""
+
+    def ask_for(config: DistillConfig, *layers: int) -> Any:
+        return open_cache(prepared, teacher, Needs(layers), config, Listening())
+
+    return ask_for
+
+
+def test_all_layers_serve_students_that_ask_for_others(
+    prepared: PreparedData, teacher: Classifier, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = settings(tmp_path, layers="all")
+    store, size = opened(config, 3, 1)
+    assert store.identity.layers == (0, 1, 2, 3)
+    assert size.missing == size.total
+    reader = choose.filled(prepared, teacher, store, Listening(), Needs((3, 1)))
+    assert reader.provides == Needs((3, 1))
+    again, size = opened(config, 2, 0)
+    assert (again.folder, size.missing) == (store.folder, 0)
+    assert opened(settings(tmp_path), 2)[0].folder == store.folder  # whatever is asked for
+    own, _ = opened(settings(tmp_path / "own"), 3, 1)
+    wanted = choose.filled(prepared, teacher, own, Listening())
+    batch = prepared.collate(list(prepared.splits["train"]))
+    found, exact = reader(batch), wanted(batch)
+    assert found.layers == exact.layers == (3, 1)
+    assert found.hidden is not None
+    assert exact.hidden is not None
+    assert torch.equal(found.hidden, exact.hidden)
+    assert torch.equal(found.logits, exact.logits)
+
+
+def test_all_layers_are_left_out_where_the_needed_ones_are_stored_or_alone_have_room(
+    prepared: PreparedData, teacher: Classifier, opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    stored, _ = opened(settings(tmp_path), 3)
+    choose.filled(prepared, teacher, stored, Listening())
+    same, size = opened(settings(tmp_path, layers="all"), 3)
+    assert (same.folder, size.missing) == (stored.folder, 0)
+    (_, one), (_, every) = (
+        opened(settings(tmp_path / "new", layers=layers), 3) for layers in ("needed", "all")
+    )
+    assert one.total < every.total
+    tight = settings(tmp_path / "new", layers="all", max_gb=(every.total - 1) / 1e9)
+    assert opened(tight, 3)[0].identity.layers == (3,)
+    logits, _ = open_cache(
+        prepared, teacher, Needs(), settings(tmp_path / "new", layers="all"), Listening()
+    )
+    assert logits.identity.layers == ()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 
 from layermix.atomic import lock
+from layermix.core.signals import Needs
 from layermix.errors import CacheError
 from layermix.teacher_cache.manifest import LOCK, MANIFEST, PLAN, Identity, Shard, read_manifest
 from layermix.teacher_cache.store import Row, SignalStore, damaged, row_key
@@ -121,6 +122,14 @@ def test_another_identity_has_another_name_and_none_serves_a_stranger() -> None:
     assert [IDENTITY.serves(one) for one in others] == [False, True, True] + [False] * 5
     assert not IDENTITY.serves(replace(IDENTITY, layers=(3, 2)))
     assert not replace(IDENTITY, embedding=False).serves(IDENTITY)
+
+
+def test_what_is_needed_is_found_among_what_is_stored() -> None:
+    stored = replace(IDENTITY, layers=(3, 1), embedding=True)
+    assert stored.parts(Needs((3, 1), embedding=True)) == slice(None)
+    assert stored.parts(Needs((1,), embedding=True)) == [1, 2]
+    assert stored.parts(Needs((1, 3))) == [1, 0]
+    assert stored.parts(Needs()) == []
 
 
 def flip(file: Path) -> None:
