@@ -38,7 +38,7 @@ from layermix.teacher_cache.choose import signals_for
 TRAIN_ROWS = 1500
 SECONDS, STEPS, STEPS_PER_BATCH = 30, 190, 15
 """What the demo takes: seconds, and steps of the teacher, some of them for each training batch."""
-OF_SEARCH = 120, 0, 16
+OF_SEARCH = 120, 0, 12
 """The same of the demo of a search."""
 BATCH, BATCHES_TIMED = 16, 4
 TEXTS_TIMED = 100
@@ -151,7 +151,7 @@ def demo_search(
         topics = docstring_topics()
         _say_minutes(topics["train"], OF_SEARCH, reporter)
         write_rows(data, topics)
-    texts = _texts(data, "topics")
+    texts = _texts(data)
     reporter.say(
         f"Task: which part of Python's library does this sentence describe ({', '.join(TOPICS)})? "
         f"{len(texts.splits['train']):,} training and {len(texts.splits['validation']):,} "
@@ -161,7 +161,7 @@ def demo_search(
     base: dict[str, Any] = {
         "seed": seed,
         "teacher": str(teacher),
-        "data": {"path": str(data), "task": "topics"},
+        "data": str(data),
         "preset": RECIPE["preset"],
         "loss": RECIPE["loss"],
         "training": {**RECIPE["training"], "epochs": SEARCH_EPOCHS},
@@ -199,7 +199,7 @@ def _pairs(out: Path, full: bool, reporter: Reporter) -> TextData:
     return texts
 
 
-def _texts(folder: Path, task: str) -> TextData:
+def _texts(folder: Path, task: str | None = None) -> TextData:
     return load_texts(DistillConfig(data=str(folder)).data.model_copy(update={"task": task}))
 
 
