@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """Two nodes with a processor each."""
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     from ray.cluster_utils import Cluster
 
     memory = {"num_cpus": 1, "object_store_memory": 100_000_000}
@@ -163,7 +163,7 @@ REFUSED = {
 def test_a_cluster_that_is_not_there_is_told_at_once(
     cli: Any, study_file: Path, place: Path, options: list[str], message: str
 ) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     begun = time.monotonic()
     done = cli("study", study_file, "--out", "none", *options)
     assert done.code == 2
@@ -173,7 +173,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(
 
 
 def test_something_else_at_the_address_is_no_cluster(cli: Any, study_file: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="the extra ray is not installed")
     server = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1"]
     with subprocess.Popen(server, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None

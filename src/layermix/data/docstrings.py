@@ -31,7 +31,7 @@ LABEL_NAMES = ("different", "same")
 """Class names of the pairs in label order."""
 
 TOPICS = ("asyncio", "builtins", "email", "logging", "os", "xml")
-"""The parts of the library that have the most docstrings."""
+"""Parts of the library with many docstrings."""
 
 # In the libraries of Python 3.11 to 3.14 on every platform; enough prose; no tests or demos.
 _SOURCE_MODULES = """
@@ -64,7 +64,7 @@ _VALIDATION_SHARE = 0.1  # of the objects; leaves about 590 rows
 # has about .70.
 _SAME_MODULE = 1 / 3
 _FEWEST_ROWS = 2000  # 3.11 to 3.13 have about 6,000 in all
-_TOPICS_VALIDATION_SHARE = 0.25  # leaves about 470 rows
+_TOPICS_VALIDATION_SHARE = 0.25  # of the objects; leaves about 520 rows
 _FEWEST_TOPICS_ROWS = 1000
 
 _SENTENCE_END = re.compile(r"[.!?][\"')`]*\s+(?=[\"'`(*]?[A-Z])")
@@ -175,7 +175,7 @@ def _topics(docstrings: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
     sentences = {
         name: _sentences(docstrings[name]) for name, topic in topics.items() if topic in TOPICS
     }
-    times = Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
+    times = _times(sentences)
     sides: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for name in sorted(sentences):
         once = [sentence for sentence in sentences[name] if times[_same_text(sentence)] == 1]
@@ -300,10 +300,15 @@ def _same_text(sentence: str) -> str:
     return " ".join(re.findall(r"\w+", sentence.lower()))
 
 
+def _times(sentences: Mapping[str, Sequence[str]]) -> Counter[str]:
+    """How often each sentence occurs, by its words."""
+    return Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
+
+
 def _usable(docstrings: Mapping[str, str]) -> dict[str, tuple[str, list[str]]]:
     """Returns name -> (first sentence, later sentences that occur once in the library)."""
     sentences = {name: _sentences(text) for name, text in docstrings.items()}
-    times = Counter(_same_text(sentence) for of_name in sentences.values() for sentence in of_name)
+    times = _times(sentences)
     usable = {}
     for name, of_name in sentences.items():
         later = [sentence for sentence in of_name[1:] if times[_same_text(sentence)] == 1]

@@ -239,7 +239,10 @@ def open_cache(
     needed = opened(precise)
     if config.cache.layers == "needed" or not needs.layers or not needed[1].missing:
         return needed
-    every = opened(replace(precise, layers=tuple(range(len(blocks_of(teacher.model))))))
+    layers = tuple(range(len(blocks_of(teacher.model))))
+    if set(needed[0].identity.layers) == set(layers):  # as a store of all layers serves it
+        return needed
+    every = opened(replace(precise, layers=layers))
     return needed if no_room(*every, config.cache) else every
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.importorskip("ray")
+pytest.importorskip("ray", reason="the extra ray is not installed")
 
 from layermix.console import STOP_WITH_PARENT
 from layermix.launch import world_size

@@ -438,3 +438,5 @@ def test_all_layers_are_left_out_where_the_needed_ones_are_stored_or_alone_have_
         prepared, teacher, Needs(), settings(tmp_path / "new", layers="all"), Listening()
     )
     assert logits.identity.layers == ()
+    other_order, _ = opened(settings(tmp_path / "new", layers="all"), 3, 2, 1, 0)
+    assert other_order.identity.layers == (3, 2, 1, 0)  # no second store of the same layers
