@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.core.checkpoints import CHECKSUMS, checkpoints_in, last_checkpoint
+from layermix.teacher_cache.answers import STORED_FROM
 
 from ..forked import PIPE, Forked, together
 
@@ -170,6 +171,32 @@ def test_each_row_is_asked_and_stored_once(command: list[str], tmp_path: Path) -
     assert sum(shard["rows"] for shard in shards) == len({text.split("\t")[0] for text in texts})
     left = {file.name for file in manifests[0].parent.iterdir()} & {"plan.json"}
     assert not left
+
+
+def test_many_scored_rows_are_answered_once_and_known_to_all(
+    command: list[str], tmp_path: Path
+) -> None:
+    rows, file = STORED_FROM // 10, tmp_path / "data" / "validation.tsv"
+    draw = random.Random(1)
+    lines = [" ".join(draw.choices("abcdefghijk", k=10)) for _ in range(rows)]
+    text = "".join(f"{line}\t{int('a' in line)}\n" for line in lines)
+    file.write_text(f"text\tlabel\n{text}", encoding="utf-8")
+    tests = (tmp_path / "data" / "test.tsv").read_text().splitlines()[1:]
+    scored_texts = {*lines, *(row.split("\t")[0] for row in tests)}
+    tables = []
+    for count in (1, 2):
+        run(count, command, tmp_path / f"{count}", "--training.epochs", "1")
+        tables.append(pq.read_table(tmp_path / f"{count}" / "predictions.parquet"))
+        manifests = [
+            json.loads(manifest.read_text())
+            for manifest in (tmp_path / f"cache of {count}").glob("*/manifest.json")
+        ]
+        (scored,) = (one for one in manifests if one["identity"]["scored"])
+        assert sum(shard["rows"] for shard in scored["shards"].values()) == len(scored_texts)
+    for name in tables[0].column_names:
+        if name.startswith("teacher"):
+            assert tables[0][name].equals(tables[1][name])
+    assert set(tables[0]["teacher"].to_pylist()) == {0, 1}
 
 
 def test_machines_that_share_no_disk_have_all_signals_each(

@@ -14,6 +14,7 @@ from layermix.hardware.processes import gathered, share
 from layermix.launch import world_size
 from layermix.models.encoder import HFEncoder
 
+BATCH_SIZE = 32
 Floats = NDArray[np.float32]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """`track(items, total, what)` yields the items and shows how many are done."""
@@ -55,7 +56,7 @@ def logits_of(
     run: Runner,
     rows: Any,
     collate: Collate,
-    batch_size: int = 32,
+    batch_size: int = BATCH_SIZE,
     track: Track | None = None,
     what: str = "evaluating",
 ) -> Floats:
@@ -73,14 +74,23 @@ def logits_of(
         Logits in the order of the rows, (N, C), or (N, W, C), `NO_WORD` where there is no word.
     """
     lengths = [row["length"] for row in rows] if isinstance(rows, list) else rows["length"]
-    order = np.argsort(lengths, kind="stable")  # little padding, restored below
-    starts: Iterable[int] = range(0, len(rows), batch_size)
+    indices = by_length(lengths, batch_size)
+    batches: Iterable[Sequence[int]] = indices
     if track is not None:
-        starts = track(starts, -(-len(rows) // batch_size), what)
-    batches = [
-        run(collate([rows[int(i)] for i in order[start : start + batch_size]])) for start in starts
-    ]
-    return joined(batches)[order.argsort()]
+        batches = track(indices, len(indices), what)
+    found = joined([run(collate([rows[index] for index in batch])) for batch in batches])
+    return found[np.concatenate(indices).argsort()]
+
+
+def by_length(lengths: Sequence[int], batch_size: int = BATCH_SIZE) -> list[list[int]]:
+    """Returns the indices of rows, the shortest first, in batches with little padding.
+
+    Examples:
+        >>> by_length([5, 1, 3], batch_size=2)
+        [[1, 2], [0]]
+    """
+    order = np.argsort(lengths, kind="stable").tolist()
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def logits_by_all(run: Runner, rows: Any, collate: Collate, **options: Any) -> Floats:

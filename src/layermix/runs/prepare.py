@@ -20,12 +20,13 @@ from layermix.data.tokenization import Collator, choose_max_length, tokenize
 from layermix.errors import ConfigError, ModelError, Note, WeakTeacherError
 from layermix.hardware.cpu_kernels import prepare_process
 from layermix.hardware.processes import from_main
-from layermix.models.encoder import MODEL_INPUTS, Classifier, HFEncoder, fingerprint
-from layermix.models.inference import TorchRunner, finite, logits_by_all
+from layermix.models.encoder import MODEL_INPUTS, Classifier, fingerprint
+from layermix.models.inference import finite
 from layermix.models.tokenizers import equal_inputs, equal_padding
 from layermix.models.vocabulary import old_numbers
 from layermix.problems.classification import CLASSIFICATION
 from layermix.problems.problem import Problem
+from layermix.teacher_cache.answers import answers
 
 OTHER_SCALE = "teacher-on-another-scale"
 """The code of a note on a teacher whose numbers have another scale than the labels."""
@@ -102,14 +103,8 @@ def answered(
     limit = min(teacher.max_length, student.max_length)
     teacher_tokenizer = None if shared else teacher.tokenizer
     prepared = tokenize_for(texts, config, limit, student.tokenizer, teacher_tokenizer, numbers)
-    run = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
-    logits = {
-        name: logits_by_all(
-            run, rows, prepared.collate, track=reporter.track, what=f"teacher on {name}"
-        )
-        for name, rows in prepared.splits.items()
-        if name != "train"
-    }
+    prepared = replace(prepared, teacher_fingerprint=fingerprint(teacher.model))
+    logits = answers(prepared, teacher, config.cache, reporter)
     labels = {name: labels_of(prepared.splits[name]["labels"]) for name in logits}
     check_teacher(
         teacher,
@@ -126,7 +121,6 @@ def answered(
         notes.append(Note(OTHER_SCALE, f"{teacher.source}: {doubt}"))
     return replace(
         prepared,
-        teacher_fingerprint=fingerprint(teacher.model),
         teacher_logits=logits,
         teacher_scores=scores_of(prepared, logits, labels),
         notes=tuple(notes),

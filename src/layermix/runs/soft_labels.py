@@ -29,6 +29,7 @@ from layermix.runs.prepare import (
     tokenize_for,
     with_new_rows_at_share,
 )
+from layermix.teacher_cache.answers import reading
 from layermix.teacher_cache.cached_teacher import CachedTeacher
 from layermix.teacher_cache.choose import signals_for
 
@@ -171,9 +172,8 @@ def _train_logits(
     """A teacher's logits on the training rows, from the cache if it may be used."""
     signals = signals_for(prepared, teacher, objective, config, reporter)
     live = TorchRunner(HFEncoder(teacher.model, inputs_key="teacher_inputs"))
-    cached = isinstance(signals, CachedTeacher)
     return logits_by_all(
-        (lambda batch: signals(batch).logits.numpy()) if cached else live,
+        reading(signals) if isinstance(signals, CachedTeacher) else live,
         prepared.splits["train"],
         prepared.collate,
         track=reporter.track,

@@ -19,7 +19,7 @@ FILL_TOKENS = 4096
 """Tokens per batch when a store is filled, sorted by length: large products, little padding."""
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`progress(items, total, what)` yields the items and shows how many of them are done."""
+"""`track(items, total, what)` yields the items and shows how many of them are done."""
 Collate = Callable[[list[Any]], Batch]
 _TEACHER = "teacher_"  # prefix of the inputs of a teacher whose tokenizer is not the student's
 
@@ -142,8 +142,10 @@ def fill(
     rows: Any,
     keys: Sequence[bytes],
     collate: Collate,
-    progress: Progress | None = None,
     batches: Sequence[Sequence[int]] | None = None,
+    *,
+    track: Progress | None = None,
+    what: str = "teacher signals",
 ) -> None:
     """Computes the teacher's signals for every row that the store lacks, and stores them.
 
@@ -157,14 +159,15 @@ def fill(
         rows: Tokenised rows with `length`.
         keys: Their `row_key`s.
         collate: Rows -> padded batch.
-        progress: Shows how many batches are done.
         batches: Indices of rows, one list per batch of the teacher; if None, rows of similar length
             are batched, about `FILL_TOKENS` tokens each.
+        track: Shows how many batches are done.
+        what: The bar's name.
 
     Raises:
         CacheError: If a value does not fit the store's dtype, or the disk is full.
     """
-    work = _Filling(store, teacher, rows, keys, collate, progress)
+    work = _Filling(store, teacher, rows, keys, collate, track, what)
     if world_size() == 1:
         with store.filling():
             if left := work.plan(batches):
@@ -199,7 +202,8 @@ class _Filling(NamedTuple):
     rows: Any
     keys: Sequence[bytes]
     collate: Collate
-    progress: Progress | None
+    track: Progress | None
+    what: str
 
     def lacks(self, batch: Sequence[int]) -> bool:
         """Whether the store lacks a row of a batch."""
@@ -218,8 +222,8 @@ class _Filling(NamedTuple):
     def shards(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Row]]:
         """Yields the rows of batches, as many at a time as a shard takes."""
         steps: Iterable[Sequence[int]] = batches
-        if self.progress is not None and batches:
-            steps = self.progress(batches, len(batches), "teacher signals")
+        if self.track is not None and batches:
+            steps = self.track(batches, len(batches), self.what)
         identity, waiting, size = self.store.identity, dict[bytes, Row](), 0
         for indices in steps:
             batch = _of_tokens(self.collate([self.rows[index] for index in indices]))

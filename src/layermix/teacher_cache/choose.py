@@ -26,7 +26,7 @@ from layermix.models.encoder import Classifier, HFEncoder, blocks_of, setup_fing
 from layermix.models.inference import moved
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, find_store, row_keys
-from layermix.teacher_cache.manifest import Identity, file_size, own_files, store_folders
+from layermix.teacher_cache.manifest import Dtype, Identity, file_size, own_files, store_folders
 from layermix.teacher_cache.store import SignalStore, free_bytes
 
 PROBED = 64
@@ -210,22 +210,10 @@ def open_cache(
         reporter: Shows problems.
         agreed: Whether bfloat16 leaves the teacher's predictions as they are; by default `agree`.
     """
-    assert prepared.teacher_fingerprint is not None  # set by `prepare`
     rows = prepared.splits["train"]
     keys = row_keys(rows)
     root = cache_folder(config.cache)
-    collate = prepared.collate
-    precise = Identity(
-        teacher=prepared.teacher_fingerprint,
-        layers=needs.layers,
-        embedding=needs.embedding,
-        width=int(teacher.model.config.hidden_size),
-        classes=len(teacher.label_names),
-        dtype=config.cache.dtype,
-        precision="float32",
-        setup=setup_fingerprint(teacher.model, collate.teacher_tokenizer or collate.tokenizer),
-        token_logits=prepared.problem.by_word,
-    )
+    precise = identity_of(prepared, teacher, needs, config.cache.dtype)
     agreed = agreed or functools.partial(agree, prepared, teacher, reporter)
 
     def opened(wanted: Identity) -> tuple[SignalStore, Size]:
@@ -234,7 +222,7 @@ def open_cache(
             rough = find_store(root, replace(wanted, precision="bfloat16"), reporter.say)
             if all(key in rough for key in keys) or agreed():
                 store = rough
-        return store, Size.of(store, keys, list(_lengths(rows)))
+        return store, Size.of(store, keys, list(lengths_of(rows)))
 
     needed = opened(precise)
     if config.cache.layers == "needed" or not needs.layers or not needed[1].missing:
@@ -244,6 +232,25 @@ def open_cache(
         return needed
     every = opened(replace(precise, layers=layers))
     return needed if no_room(*every, config.cache) else every
+
+
+def identity_of(
+    prepared: PreparedData, teacher: Classifier, needs: Needs, dtype: Dtype
+) -> Identity:
+    """Returns what decides the teacher's signals, computed in float32 and stored in `dtype`."""
+    assert prepared.teacher_fingerprint is not None  # set by `prepare`
+    collate = prepared.collate
+    return Identity(
+        teacher=prepared.teacher_fingerprint,
+        layers=needs.layers,
+        embedding=needs.embedding,
+        width=int(teacher.model.config.hidden_size),
+        classes=len(teacher.label_names),
+        dtype=dtype,
+        precision="float32",
+        setup=setup_fingerprint(teacher.model, collate.teacher_tokenizer or collate.tokenizer),
+        token_logits=prepared.problem.by_word,
+    )
 
 
 def no_room(store: SignalStore, size: Size, config: CacheConfig) -> str:
@@ -314,7 +321,7 @@ def filled(
     precision = getattr(torch, store.identity.precision)
     if not all(gathered(all(key in store for key in keys))):
         live = LiveTeacher(encoder, store.identity.needs, precision)
-        fill(store, live, rows, keys, _collate(prepared), reporter.track)
+        fill(store, live, rows, keys, collated(prepared), track=reporter.track)
     store.used()
     return CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers, needs)
 
@@ -322,9 +329,9 @@ def filled(
 def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bool:
     """Whether a bfloat16 pass predicts what a float32 pass does, on rows of all lengths."""
     rows = prepared.splits["train"]
-    order = np.argsort(_lengths(rows), kind="stable")
+    order = np.argsort(lengths_of(rows), kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(PROBED, len(order))).astype(int)]
-    batch = _collate(prepared)([rows[int(index)] for index in chosen])
+    batch = collated(prepared)([rows[int(index)] for index in chosen])
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
     exact, rough = (
         LiveTeacher(encoder, Needs(), precision)(batch).logits.cpu().numpy()
@@ -339,13 +346,15 @@ def agree(prepared: PreparedData, teacher: Classifier, reporter: Reporter) -> bo
     return not differ
 
 
-def _lengths(rows: Any) -> Any:
+def lengths_of(rows: Any) -> Any:
     """Tokens of each row, by the teacher's tokenizer."""
     own = "teacher_input_ids"
     return [len(ids) for ids in rows[own]] if own in rows.column_names else list(rows["length"])
 
 
-def _collate(prepared: PreparedData) -> Any:
+def collated(prepared: PreparedData) -> Any:
+    """Returns what pads rows to a batch, on the default device."""
+
     def collate(chosen: list[Any]) -> Batch:
         return moved(prepared.collate(chosen), default_device())  # type: ignore[no-any-return]  # a Batch stays one
 

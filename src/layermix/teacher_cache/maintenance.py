@@ -59,6 +59,7 @@ class StoreInfo:
             "embedding": identity and identity.embedding,
             "dtype": identity and identity.dtype,
             "precision": identity and identity.precision,
+            "scored": identity and identity.scored,
             "rows": self.rows,
             "bytes": self.bytes_on_disk,
             "idle_days": round(self.idle_days, 2),
@@ -105,7 +106,8 @@ def stores_text(listed: list[StoreInfo], root: Path) -> str:
         else:
             layers = ",".join(map(str, identity.layers))
             layers += " + embedding" if identity.embedding else ""
-            columns = f"{identity.teacher[:12]:<14}{layers or 'logits only':<22}"
+            layers = layers or ("logits, scored rows" if identity.scored else "logits only")
+            columns = f"{identity.teacher[:12]:<14}{layers:<22}"
             columns += f"{identity.dtype:<11}{identity.precision:<13}"
         lines.append(
             f"{store.folder.name:<18}{columns}{store.rows:>10,}{store.bytes_on_disk / 1e6:>9,.1f} "

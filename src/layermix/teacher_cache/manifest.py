@@ -35,6 +35,7 @@ _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 Count = Annotated[int, Field(ge=0, lt=2**48)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Dtype = Literal["float16", "bfloat16", "float32"]
 Word = Annotated[str, Field(pattern="^[A-Za-z0-9._-]{1,64}$")]
 
 
@@ -52,6 +53,7 @@ class Identity:
         precision: How they were computed: float32 or bfloat16.
         setup: The `setup_fingerprint` of the teacher: whatever else decides what it computes.
         token_logits: Whether logits are stored of each token, not of each row.
+        scored: Whether its rows are those that are scored, not those that are trained on.
     """
 
     teacher: Word
@@ -59,17 +61,19 @@ class Identity:
     embedding: bool
     width: Count
     classes: Count
-    dtype: Literal["float16", "bfloat16", "float32"]
+    dtype: Dtype
     precision: Literal["bfloat16", "float32"]
     setup: Word
     token_logits: bool = False
+    scored: bool = False
 
     @property
     def name(self) -> str:
         """The folder's name."""
         fields = asdict(self)
-        if not self.token_logits:  # as stores were named before there was this field
-            del fields["token_logits"]
+        for name in ("token_logits", "scored"):
+            if not fields[name]:  # as stores were named before there was this field
+                del fields[name]
         text = json.dumps({"format": FORMAT, **fields}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

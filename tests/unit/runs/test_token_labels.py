@@ -13,6 +13,7 @@ from seqeval.metrics import f1_score
 from transformers import TrainerCallback, pipeline
 
 from layermix.config import DataConfig, DistillConfig, TeachConfig
+from layermix.console import Reporter
 from layermix.data.texts import load_texts
 from layermix.errors import ConfigError, ModelError
 from layermix.evaluation.predictions import combine, read_rows
@@ -21,12 +22,14 @@ from layermix.models.students import copy_blocks
 from layermix.problems.kinds import PROBLEMS
 from layermix.report.build import report
 from layermix.runs.pipeline import distill, distill_from, teach
+from layermix.runs.prepare import prepare
 from layermix.runs.schema import read_result
 from layermix.serving.benchmark import bench
 from layermix.serving.evaluate import evaluate, scores_text
 from layermix.serving.export import export
 from layermix.serving.predict import predict
 from layermix.serving.predictor import ONNX_FILES, OnnxRunner, open_predictor
+from layermix.teacher_cache import answers
 
 RECIPE = {"epochs": 2, "batch_size": 8, "learning_rate": 3e-3, "log_every": 2, "precision": "fp32"}
 NAMES = ("O", "B-PLACE", "I-PLACE", "B-WHO", "I-WHO")
@@ -121,6 +124,30 @@ def test_the_record_has_entities_scores_interval_and_temperature(teacher: Path, 
     config = json.loads((run / "student/config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["BertForTokenClassification"]
     assert config["layermix"]["problem"] == "entities"
+
+
+def test_stored_answers_on_scored_rows_are_those_of_a_live_teacher(
+    teacher: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(answers, "STORED_FROM", 1)
+    texts = load_texts(DataConfig(path=str(data)), problem=PROBLEMS["entities"])
+    model = load_classifier(str(teacher), texts.label_names, problem=texts.problem)
+    live, first, again = (
+        prepare(
+            model,
+            copy_blocks(model, 1),
+            texts,
+            settings(teacher, data, cache={"folder": str(tmp_path), "use": use}),
+            Reporter(quiet=True),
+        )
+        for use in (False, True, True)
+    )
+    assert list(tmp_path.rglob("*.safetensors"))
+    assert live.teacher_logits["validation"].ndim == 3
+    for found in (first, again):
+        assert found.teacher_logits.keys() == {"validation", "holdout"}
+        for name, logits in live.teacher_logits.items():
+            assert np.array_equal(found.teacher_logits[name], logits)
 
 
 def test_predictions_on_record_give_the_score_of_the_record(run: Path, data: Path) -> None:

@@ -307,10 +307,10 @@ def test_progress_is_told_by_batch(
             seen.append(len(item))
             yield item
 
-    stored(live, rows, Collator(tokenizer), tmp_path, progress=progress)
+    stored(live, rows, Collator(tokenizer), tmp_path, track=progress)
     assert sum(seen) == ROWS
     assert len(seen) > 3
-    stored(live, rows, Collator(tokenizer), tmp_path, progress=progress)
+    stored(live, rows, Collator(tokenizer), tmp_path, track=progress)
     assert sum(seen) == ROWS  # there is nothing to do, and no bar is shown
 
 
