@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,25 @@ def test_int8_files_are_judged_and_a_student_that_cannot_be_made_costs_only_itse
     scored = cli("evaluate", folder, "--data", data, "--runtime", "int8", "--json")
     score = json.loads(scored.out)["validation"]["accuracy"]
     assert found["verdict"]["scores"][0] == pytest.approx(score)
+    assert_its_answers_give_the_verdict(place / "int8", found)
+
+
+def assert_its_answers_give_the_verdict(out: Path, found: dict[str, Any]) -> None:
+    from layermix.errors import StudyError
+    from layermix.search.judge import floor_verdict, read_answers
+    from layermix.studies.cells import gather
+    from layermix.studies.folder import Study
+    from layermix.studies.schema import PlanRecord
+
+    study = Study(out, "floor-60-int8-last")
+    plan = PlanRecord.from_json(study.plan_file.read_text("utf-8")).plan()
+    (arm,) = [arms[found["chosen"]] for arms in gather(plan, study).arms.values()]
+    file = out / "floor-60-int8.answers.parquet"
+    again = floor_verdict(arm, "accuracy", 60, read_answers(file, arm)).model_dump(mode="json")
+    assert again == found["verdict"]
+    fewer = replace(arm, cells=dict(list(arm.cells.items())[1:]))
+    with pytest.raises(StudyError, match=r"parquet: found answers of other cells or rows, wanted"):
+        read_answers(file, fewer)
 
 
 def test_groups_of_the_validation_rows_are_told_first(

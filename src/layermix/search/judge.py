@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from layermix.atomic import whole_folder
+from layermix.atomic import whole_file, whole_folder
 from layermix.console import Reporter
 from layermix.data.texts import TextData
 from layermix.data.tokenization import Collator, tokenize_split
@@ -18,7 +20,7 @@ from layermix.evaluation.noninferiority import (
     non_inferiority,
     power,
 )
-from layermix.evaluation.predictions import Predictions, combine
+from layermix.evaluation.predictions import Predictions, combine, half_width
 from layermix.evaluation.statistics import row_error
 from layermix.evaluation.weighted_scores import WEIGHTED
 from layermix.models.inference import logits_of
@@ -69,10 +71,7 @@ def floor_verdict(
     arm: Arm,
     metric: str,
     floor: float,
-    *,
-    int8: Sequence[Path] = (),
-    texts: TextData,
-    reporter: Reporter,
+    int8: NDArray[Any] | None = None,
 ) -> FloorVerdict:
     """Test fresh seeds for non-inferiority on the validation rows.
 
@@ -80,9 +79,7 @@ def floor_verdict(
         arm: The students.
         metric: The score that is judged.
         floor: In points.
-        int8: The students' folders, if their int8 files are judged; they get them.
-        texts: The data.
-        reporter: Where progress is shown.
+        int8: From `int8_answers`, if the int8 files of the students are judged.
 
     Raises:
         StudyError: If the students were scored on different rows.
@@ -95,8 +92,8 @@ def floor_verdict(
         found.predicted[:, known],
     )
     test = as_float = non_inferiority(answers, teacher, labels, metric, margin, groups)
-    if int8:
-        answers = _int8_answers(int8, found, texts, reporter)[:, known]
+    if int8 is not None:
+        answers = int8[:, known]
         test = non_inferiority(answers, teacher, labels, metric, margin, groups)
     return FloorVerdict(
         metric=metric,
@@ -108,8 +105,8 @@ def floor_verdict(
         p=test.p,
         shown=test.shown,
         rows=int(known.sum()),
-        int8=bool(int8),
-        int8_cost=100 * (as_float.difference - test.difference) if int8 else None,
+        int8=int8 is not None,
+        int8_cost=None if int8 is None else 100 * (as_float.difference - test.difference),
     )
 
 
@@ -131,14 +128,24 @@ def _scores(metric: str, answers: NDArray[Any], labels: NDArray[Any]) -> tuple[f
     return tuple(float(score) for score in found)
 
 
-def _int8_answers(
-    folders: Sequence[Path], found: Predictions, texts: TextData, reporter: Reporter
+def int8_answers(
+    folders: Sequence[Path], arm: Arm, texts: TextData, reporter: Reporter
 ) -> NDArray[Any]:
-    """Answers of int8 files of the students, in the order of the rows, (S, N, …)."""
+    """Ask the int8 files of students for the validation rows.
+
+    Args:
+        folders: Of the students; those that have no int8 file get one.
+        arm: The same students' cells.
+        texts: The data.
+        reporter: Where progress is shown.
+
+    Returns:
+        Their answers in the order of the rows of the cells, (S, N, …).
+    """
     answers = []
     rows = texts.splits["validation"]
     places = {row: place for place, row in enumerate(rows["row_id"])}
-    order = [places[row] for row in found.row_ids.tolist()]
+    order = [places[row] for row in _predictions(arm).row_ids.tolist()]
     for folder in folders:
         file = folder / ONNX_FILES["int8"]
         if not file.is_file():
@@ -151,3 +158,30 @@ def _int8_answers(
         logits = logits_of(predictor.run, tokens, collate, track=reporter.track, what="int8")
         answers.append(texts.problem.answers(logits)[order])
     return np.stack(answers)
+
+
+def write_answers(file: Path, arm: Arm, answers: NDArray[Any]) -> None:
+    """Write answers of students, (S, N, …), by cell and row, so that a verdict has its evidence."""
+    names, rows = [cell.cell.name for cell in arm.cells.values()], _predictions(arm).row_ids
+    with whole_file(file) as temporary:
+        columns = {
+            "cell": np.repeat(names, len(rows)),
+            "row_id": np.tile(rows, len(names)),
+            "prediction": list(half_width(answers.reshape(-1, *answers.shape[2:]))),
+        }
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+
+
+def read_answers(file: Path, arm: Arm) -> NDArray[Any]:
+    """Read what `write_answers` has written for the same cells, (S, N, …).
+
+    Raises:
+        StudyError: If it is of other cells or rows.
+    """
+    table = pq.read_table(file)
+    names, rows = [cell.cell.name for cell in arm.cells.values()], _predictions(arm).row_ids
+    of_cells = table["cell"].to_pylist() == np.repeat(names, len(rows)).tolist()
+    if not of_cells or table["row_id"].to_pylist() != np.tile(rows, len(names)).tolist():
+        raise StudyError(f"{file}: found answers of other cells or rows, wanted {', '.join(names)}")
+    answers = np.array(table["prediction"].to_pylist())
+    return answers.reshape(len(names), len(rows), *answers.shape[1:])

@@ -8,6 +8,8 @@ from layermix.runs.schema import Notes, Part, Record
 
 SUFFIX = ".search.json"
 """The end of the name of a search's record."""
+ANSWERS = ".answers.parquet"
+"""The end of the name of the file with what int8 files answered, if they were judged."""
 MEASURED = "measured.json"
 """Sizes and times, which all searches of a folder share."""
 

@@ -43,9 +43,16 @@ from layermix.search.halving import (
     noise,
     round_sizes,
 )
-from layermix.search.judge import expected_power, floor_verdict, judged_score
+from layermix.search.judge import (
+    expected_power,
+    floor_verdict,
+    int8_answers,
+    judged_score,
+    write_answers,
+)
 from layermix.search.measure import measure, read_measured, write_measured
 from layermix.search.schema import (
+    ANSWERS,
     MEASURED,
     SUFFIX,
     CandidateRecord,
@@ -583,14 +590,11 @@ class Search:
         )
         self._note_looks(look)
         metric = judged_score(self.record.metric, texts)
-        verdict = floor_verdict(
-            arm,
-            metric,
-            self.settings.floor,
-            int8=folders if self.settings.int8 else (),
-            texts=texts,
-            reporter=self.reporter,
-        )
+        answers = None
+        if self.settings.int8:
+            answers = int8_answers(folders, arm, texts, self.reporter)
+            write_answers(self.out / f"{self.settings.name}{ANSWERS}", arm, answers)
+        verdict = floor_verdict(arm, metric, self.settings.floor, answers)
         looks = (*(one for one in self.record.looks if one != look), look)
         self._keep(verdict=verdict, looks=looks)
         self._keep_looks()

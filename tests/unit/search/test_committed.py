@@ -1,12 +1,11 @@
 """Searches in results/: their records are read, and their cells still give the same verdict."""
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
-from layermix.search.judge import floor_verdict
-from layermix.search.schema import SUFFIX, SearchRecord
+from layermix.search.judge import floor_verdict, read_answers
+from layermix.search.schema import ANSWERS, SUFFIX, SearchRecord
 from layermix.studies.cells import gather
 from layermix.studies.folder import Study
 from layermix.studies.schema import PlanRecord
@@ -31,9 +30,11 @@ def test_the_cells_of_a_committed_search_give_its_verdict(file: Path) -> None:
     assert record.looks[-1].cells == tuple(one.cell.name for one in arm.cells.values())
     assert {one.result.teacher.fingerprint for one in cells} == {record.inputs.teacher}
     assert {one.result.data.fingerprint for one in cells} == {record.inputs.data}
-    none = cast(Any, None)  # only int8 needs texts
+    answers = None
+    if record.settings.int8:
+        answers = read_answers(file.with_name(f"{record.settings.name}{ANSWERS}"), arm)
     metric, floor = record.verdict.metric, record.verdict.floor
-    found = floor_verdict(arm, metric, floor, texts=none, reporter=none).model_dump()
+    found = floor_verdict(arm, metric, floor, answers).model_dump()
     kept = record.verdict.model_dump()
     assert found.keys() == kept.keys()
     for name, value in kept.items():
