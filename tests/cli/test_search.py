@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from layermix.search.measure import this_machine
 from layermix.search.schema import Look, SearchRecord, SearchSettings
 
 from .conftest import Cli, Done
@@ -268,6 +269,26 @@ def test_sizes_and_times_are_measured_again_if_their_file_is_removed(
     keys = [json.loads(text)["models"].keys() for text in (file.read_text("utf-8"), content)]
     assert keys[0] <= keys[1]
     assert len(keys[0]) == 5
+
+
+def test_sizes_and_times_of_another_machine_are_measured_again(
+    searched: Done, cli: Cli, command: tuple[str | Path, ...], place: Path
+) -> None:
+    file = place / "search" / "measured.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["machine"] == this_machine()
+    models = {name: {**cost, "milliseconds": 1e9} for name, cost in found["models"].items()}
+    elsewhere = found | {"machine": "a slow processor, 1 threads", "models": models}
+    file.write_text(json.dumps(elsewhere), encoding="utf-8")
+    done = cli(*command, "--out", "search", "--baselines", "--floor", "22")
+    assert done.code == 0, done.err
+    said = done.err.replace("\n", " ")
+    assert "was measured on another machine (a slow processor, 1 threads), so sizes and" in said
+    again = json.loads(file.read_text(encoding="utf-8"))
+    assert again["machine"] == this_machine()
+    assert max(cost["milliseconds"] for cost in again["models"].values()) < 1e9
+    done = cli(*command, "--out", "search", "--baselines", "--floor", "22")
+    assert "another machine" not in done.err
 
 
 def test_a_damaged_cell_is_named(

@@ -1,6 +1,9 @@
 """The device of a process: the one choice for models, batches and the trainer."""
 
+import platform
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 
@@ -27,3 +30,14 @@ def default_device() -> torch.device:
         on_cpu = True  # else they would not be connected, and train a run each
     device: torch.device = PartialState(cpu=on_cpu, timeout=PATIENCE).device
     return device
+
+
+def processor_name() -> str:
+    """Returns the name of the graphics card that torch uses, or else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from layermix.hardware.device import processor_name
 from layermix.launch import world_size
 from layermix.runs.schema import FORMAT, EnvironmentRecord
 
@@ -23,7 +24,6 @@ def environment(seed: int) -> EnvironmentRecord:
         "tokenizers",
         "numpy",
     )
-    has_gpu = torch.cuda.is_available()
     return EnvironmentRecord(
         format=FORMAT,
         written=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,7 +32,7 @@ def environment(seed: int) -> EnvironmentRecord:
         packages={"torch": str(torch.__version__), **{name: version(name) for name in packages}},
         commit=_commit(),
         platform=platform.platform(),
-        processor=torch.cuda.get_device_name() if has_gpu else platform.machine(),
+        processor=processor_name(),
         threads=torch.get_num_threads(),
         processes=world_size(),
         seed=seed,

@@ -537,7 +537,7 @@ class EnvironmentRecord(Record):
         packages: Name -> version; that of torch names its build.
         commit: Of layermix's source tree, with `+` if it was changed; None if it was installed.
         platform: Operating system.
-        processor: Of the graphics card, or the kind of CPU.
+        processor: The name of the graphics card, or of the CPU.
         threads: Of PyTorch.
         processes: How many trained the run together.
         seed: Of the run.

@@ -7,9 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from layermix.atomic import write_text
 from layermix.errors import ModelError
+from layermix.hardware.device import processor_name
 from layermix.models.encoder import Classifier
 from layermix.models.latency import WARMUP, seconds_in_turns
 from layermix.runs.reader import reason_of
@@ -21,8 +23,17 @@ TIMED = 60
 """Texts that each model answers one at a time."""
 
 
-def read_measured(file: Path) -> dict[str, Measured]:
-    """What was measured before; empty if there is no file.
+def this_machine() -> str:
+    """What times depend on, and sizes of int8 files may."""
+    return f"{processor_name()}, {torch.get_num_threads()} threads"
+
+
+def read_measured(file: Path, say: Callable[[str], object]) -> dict[str, Measured]:
+    """What was measured before on this machine; empty if nothing was.
+
+    Args:
+        file: May be missing.
+        say: Told if the file is of another machine.
 
     Raises:
         ModelError: If the file is damaged.
@@ -30,17 +41,25 @@ def read_measured(file: Path) -> dict[str, Measured]:
     if not file.is_file():
         return {}
     try:
-        return dict(MeasuredRecord.from_json(read_text(file)).models)
+        record = MeasuredRecord.from_json(read_text(file))
     except ValueError as error:
         raise ModelError(
             f"{file} is damaged ({reason_of(error)}); remove it, and sizes and times are measured "
             "again"
         ) from None
+    if record.machine == this_machine():
+        return dict(record.models)
+    say(
+        f"{file} was measured on another machine ({record.machine or 'unknown'}), so sizes and "
+        f"times are measured again on this one ({this_machine()})"
+    )
+    return {}
 
 
 def write_measured(file: Path, models: Mapping[str, Measured]) -> None:
     """Writes what was measured so far."""
-    write_text(file, MeasuredRecord(format=FORMAT, models=dict(models)).to_json())
+    record = MeasuredRecord(format=FORMAT, machine=this_machine(), models=dict(models))
+    write_text(file, record.to_json())
 
 
 def measure(

@@ -289,7 +289,7 @@ class Search:
     def _measure(self, texts: TextData, teacher: Classifier, base: DistillConfig) -> Measured:
         """Measure all students that were not measured before, and return the teacher's cost."""
         file = self.out / MEASURED
-        known = read_measured(file)
+        known = read_measured(file, self.reporter.say)
         way = "int8" if self.settings.int8 else "torch"
         plan = self._plan("measured", list(self.candidates.values()), [base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
@@ -305,7 +305,9 @@ class Search:
             if isinstance(found, Measured):
                 if keys[name] in known:  # the teacher, with which others are measured in turns
                     return
-                known.update(read_measured(file))  # of other searches in this folder
+                known.update(
+                    read_measured(file, self.reporter.say)
+                )  # of other searches in this folder
                 known[keys[name]] = found
                 write_measured(file, known)
             elif name == "teacher":

@@ -1,9 +1,11 @@
 """The device is the one that the trainer uses."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
 from layermix.hardware import cpu_kernels
-from layermix.hardware.device import default_device
+from layermix.hardware.device import default_device, processor_name
 from layermix.hardware.precision import choose_precision, has_bfloat16
 
 
@@ -97,3 +99,20 @@ def test_nothing_happens_at_import() -> None:
         [sys.executable, "-c", IMPORTS], env=os.environ, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n{}\n"
+
+
+def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t: a b\nmodel name\t: A CPU: 2 GHz\n")
+    assert processor_name() == "A CPU: 2 GHz"
+    monkeypatch.setattr(Path, "read_text", lambda *_: "Processor\t: unnamed\n")
+    assert processor_name() == (platform.processor() or platform.machine()) != ""
+
+    def unreadable(*_: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    assert processor_name() == (platform.processor() or platform.machine())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert processor_name() == "a card"
