@@ -9,6 +9,7 @@ from layermix.data.texts import TextData, load_texts
 from layermix.errors import ConfigError
 from layermix.evaluation.linear import MODELS, Values
 from layermix.evaluation.tfidf import tfidf_values
+from layermix.models.loading import problem_of_model
 from layermix.models.static_embeddings import StaticEmbeddings
 from layermix.problems.kinds import PROBLEMS
 from layermix.problems.problem import Problem
@@ -32,7 +33,7 @@ def baselines(
 
     Args:
         config: Its sections data and training (held-out rows) are read, and `model`, of which
-            static embeddings are made.
+            static embeddings are made, and which says the kind of label if `data.problem` does not.
         kind: The only one that is wanted; with None, static embeddings that cannot be had are left
             out, and `say` is given the reason.
         say: Is also given a line before what takes minutes.
@@ -51,7 +52,10 @@ def baselines(
             if kind == "static":
                 raise
             say(f"no {STATIC}: {error}")
-    texts = baseline_texts(config)
+    problem = None
+    if config.model is not None and config.data.problem is None:
+        problem = problem_of_model(config.model, declared=True)
+    texts = baseline_texts(config, problem)
     return {name: baseline_of(texts, config, values) for name, values in fitted.items()}
 
 

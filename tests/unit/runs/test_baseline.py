@@ -181,10 +181,9 @@ def test_a_study_has_both_and_adds_what_is_missing(letters: Path) -> None:
     assert len(said) == count
 
 
-def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
-    bert: Any, tokenizer: Any, tmp_path: Path
-) -> None:
-    """Such a study need not say it: `distill` takes it from the teacher, too."""
+@pytest.fixture
+def several(bert: Any, tokenizer: Any, tmp_path: Path) -> Path:
+    """Rows with a list of labels, and in `teacher` a model that was trained on such."""
     model = bert(1)
     model.config.problem_type = "multi_label_classification"
     name_classes(model.config, ("bad", "good"))
@@ -196,14 +195,33 @@ def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
             for row in rows(count, len(split))
         ]
         (tmp_path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    file = tmp_path / "study.yaml"
+    return tmp_path
+
+
+def test_the_command_takes_the_kind_of_label_from_the_model(several: Path) -> None:
+    words = ["baseline", "--data", str(several), "--kind", "tfidf", "--json"]
+    done = CliRunner().invoke(main, [*words, "--model", str(several / "teacher")])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["TF-IDF"]["validation"]["f1_micro"] == 1
+    told = CliRunner().invoke(main, [*words, "--data.problem", "multi_label"])
+    assert told.stdout == done.stdout
+    lost = CliRunner().invoke(main, [*words, "--model", str(several / "nothing")])
+    assert lost.exit_code == 2
+    assert "nothing" in lost.stderr
+
+
+def test_a_study_takes_the_kind_of_label_from_a_teacher_that_it_does_not_make(
+    several: Path,
+) -> None:
+    """Such a study need not say it: `distill` takes it from the teacher, too."""
+    file = several / "study.yaml"
     file.write_text(
-        f"base: {{teacher: {tmp_path / 'teacher'}}}\n"
-        f"tasks: {{words: {{data: {tmp_path}}}}}\n"
+        f"base: {{teacher: {several / 'teacher'}}}\n"
+        f"tasks: {{words: {{data: {several}}}}}\n"
         "arms: {one: {}}\nseeds: 1\n",
         encoding="utf-8",
     )
-    study, said = Study(tmp_path / "study"), list[str]()
+    study, said = Study(several / "study"), list[str]()
     add_baselines(make_plan(load_study(file), study.folder), study, said.append)
     found = read_baselines(study)["words"]["TF-IDF"]
     assert found.score("f1_micro") == 1
