@@ -34,8 +34,11 @@ def default_device() -> torch.device:
 
 def processor_name() -> str:
     """Returns the name of the graphics card that torch uses, or else of the CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
+def cpu_name() -> str:
+    """Returns the name of the CPU; its kind where the system does not tell more."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):

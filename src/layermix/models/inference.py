@@ -74,7 +74,7 @@ def logits_of(
         Logits in the order of the rows, (N, C), or (N, W, C), `NO_WORD` where there is no word.
     """
     lengths = [row["length"] for row in rows] if isinstance(rows, list) else rows["length"]
-    indices = by_length(lengths, batch_size)
+    indices = batches_by_length(lengths, batch_size)
     batches: Iterable[Sequence[int]] = indices
     if track is not None:
         batches = track(indices, len(indices), what)
@@ -82,11 +82,11 @@ def logits_of(
     return found[np.concatenate(indices).argsort()]
 
 
-def by_length(lengths: Sequence[int], batch_size: int = BATCH_SIZE) -> list[list[int]]:
+def batches_by_length(lengths: Sequence[int], batch_size: int = BATCH_SIZE) -> list[list[int]]:
     """Returns the indices of rows, the shortest first, in batches with little padding.
 
     Examples:
-        >>> by_length([5, 1, 3], batch_size=2)
+        >>> batches_by_length([5, 1, 3], batch_size=2)
         [[1, 2], [0]]
     """
     order = np.argsort(lengths, kind="stable").tolist()

@@ -621,7 +621,7 @@ class BenchRecord(Record):
         batch_size: Texts per batch.
         written: ISO 8601, UTC.
         threads: Of PyTorch.
-        processor: Of the graphics card, or the kind of CPU.
+        processor: The name of the graphics card, or of the CPU.
         packages: Name -> version.
     """
 

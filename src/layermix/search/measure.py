@@ -11,7 +11,7 @@ import torch
 
 from layermix.atomic import write_text
 from layermix.errors import ModelError
-from layermix.hardware.device import processor_name
+from layermix.hardware.device import cpu_name, processor_name
 from layermix.models.encoder import Classifier
 from layermix.models.latency import WARMUP, seconds_in_turns
 from layermix.runs.reader import reason_of
@@ -23,17 +23,14 @@ TIMED = 60
 """Texts that each model answers one at a time."""
 
 
-def this_machine() -> str:
-    """What times depend on, and sizes of int8 files may."""
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
+def way_to_run(*, int8: bool) -> str:
+    """How models run here, on which their times depend: files of other machines do not count."""
+    where = cpu_name() if int8 else processor_name()
+    return f"{'int8' if int8 else 'torch'} on {where}, {torch.get_num_threads()} threads"
 
 
-def read_measured(file: Path, say: Callable[[str], object]) -> dict[str, Measured]:
-    """What was measured before on this machine; empty if nothing was.
-
-    Args:
-        file: May be missing.
-        say: Told if the file is of another machine.
+def read_measured(file: Path) -> dict[str, Measured]:
+    """What was measured before; empty if there is no file.
 
     Raises:
         ModelError: If the file is damaged.
@@ -41,25 +38,17 @@ def read_measured(file: Path, say: Callable[[str], object]) -> dict[str, Measure
     if not file.is_file():
         return {}
     try:
-        record = MeasuredRecord.from_json(read_text(file))
+        return dict(MeasuredRecord.from_json(read_text(file)).models)
     except ValueError as error:
         raise ModelError(
             f"{file} is damaged ({reason_of(error)}); remove it, and sizes and times are measured "
             "again"
         ) from None
-    if record.machine == this_machine():
-        return dict(record.models)
-    say(
-        f"{file} was measured on another machine ({record.machine or 'unknown'}), so sizes and "
-        f"times are measured again on this one ({this_machine()})"
-    )
-    return {}
 
 
 def write_measured(file: Path, models: Mapping[str, Measured]) -> None:
     """Writes what was measured so far."""
-    record = MeasuredRecord(format=FORMAT, machine=this_machine(), models=dict(models))
-    write_text(file, record.to_json())
+    write_text(file, MeasuredRecord(format=FORMAT, models=dict(models)).to_json())
 
 
 def measure(

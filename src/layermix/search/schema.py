@@ -29,14 +29,8 @@ class Measured(Part):
 
 
 class MeasuredRecord(Record):
-    """measured.json: content of a student, and how it runs -> what it costs.
+    """measured.json: content of a student, and how and where it runs -> what it costs."""
 
-    Attributes:
-        machine: On which all of it was measured.
-        models: By content and way.
-    """
-
-    machine: str = ""
     models: dict[str, Measured] = Field(default_factory=dict)
 
 

@@ -50,7 +50,7 @@ from layermix.search.judge import (
     judged_score,
     write_answers,
 )
-from layermix.search.measure import measure, read_measured, write_measured
+from layermix.search.measure import measure, read_measured, way_to_run, write_measured
 from layermix.search.schema import (
     ANSWERS,
     MEASURED,
@@ -289,8 +289,8 @@ class Search:
     def _measure(self, texts: TextData, teacher: Classifier, base: DistillConfig) -> Measured:
         """Measure all students that were not measured before, and return the teacher's cost."""
         file = self.out / MEASURED
-        known = read_measured(file, self.reporter.say)
-        way = "int8" if self.settings.int8 else "torch"
+        known = read_measured(file)
+        way = way_to_run(int8=self.settings.int8)
         plan = self._plan("measured", list(self.candidates.values()), [base.seed])
         keys = {cell.arm: f"{cell.name}-{way}" for cell in plan.cells}
         self._refuse_equal(plan)
@@ -305,9 +305,7 @@ class Search:
             if isinstance(found, Measured):
                 if keys[name] in known:  # the teacher, with which others are measured in turns
                     return
-                known.update(
-                    read_measured(file, self.reporter.say)
-                )  # of other searches in this folder
+                known.update(read_measured(file))  # of other searches in this folder
                 known[keys[name]] = found
                 write_measured(file, known)
             elif name == "teacher":

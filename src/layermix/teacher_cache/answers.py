@@ -1,15 +1,26 @@
 """The teacher's answers on the rows that are scored: asked for once, not in each run of a study."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from layermix.config import CacheConfig
 from layermix.console import Reporter
-from layermix.core.signals import Needs, Teacher
+from layermix.core.signals import Batch, Needs, Signal, Teacher
 from layermix.data.prepared import Logits, PreparedData
+from layermix.errors import CacheError, ConfigError
+from layermix.hardware.processes import gathered
 from layermix.models.encoder import Classifier, HFEncoder
-from layermix.models.inference import Runner, TorchRunner, by_length, logits_by_all, logits_of
+from layermix.models.inference import (
+    Runner,
+    TorchRunner,
+    batches_by_length,
+    finite,
+    logits_by_all,
+    logits_of,
+)
 from layermix.models.live_teacher import LiveTeacher
 from layermix.teacher_cache.cached_teacher import CachedTeacher, fill, row_keys
 from layermix.teacher_cache.choose import (
@@ -20,7 +31,6 @@ from layermix.teacher_cache.choose import (
     identity_of,
     lengths_of,
     no_room,
-    not_stored,
 )
 from layermix.teacher_cache.store import SignalStore
 
@@ -34,17 +44,18 @@ def answers(
     """Returns the teacher's logits on each split but `train`, (N, C) or (N, W, C), float32.
 
     Many rows are answered once, and their logits stored beside the other signals, if the cache is
-    used and has room. The batches are those of a pass without it, and so are all bits, unless a
-    text occurs twice.
+    used, has room and can be written. The batches are those of one process without it, so the
+    numbers are the same up to rounding.
 
     Args:
         prepared: With the fingerprint of the teacher.
         teacher: Asked for what is not stored.
         config: Where to store, and how much.
-        reporter: Shows progress.
+        reporter: Shows progress, and why many answers are not stored.
 
     Raises:
-        CacheError: If the cache cannot be written.
+        CacheError: If the disk becomes full, or the store's folder is a link.
+        ModelError: If a logit that would be stored is not finite.
     """
     scored = {name: rows for name, rows in prepared.splits.items() if name != "train"}
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
@@ -54,15 +65,21 @@ def answers(
     found = {}
     for name, rows in scored.items():
         shown: dict[str, Any] = {"track": reporter.track, "what": f"teacher on {name}"}
-        if not isinstance(store, SignalStore):
+        if store is None:
             run = TorchRunner(encoder)
             found[name] = logits_by_all(run, rows, prepared.collate, **shown)
             continue
-        live, keys = LiveTeacher(encoder, Needs()), row_keys(rows)
-        fill(store, live, rows, keys, collated(prepared), by_length(rows["length"]), **shown)
-        cached = CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
-        found[name] = logits_of(reading(cached), rows, prepared.collate)
+        keys = row_keys(rows)
+        if not all(gathered(all(key in store for key in keys))):
+            live = _checked(LiveTeacher(encoder, Needs()), teacher.source)
+            batches = batches_by_length(rows["length"])
+            fill(store, live, rows, keys, collated(prepared), batches, **shown)
         store.used()
+        if prepared.problem.by_word:  # which tokens begin a word, batches know
+            cached = CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
+            found[name] = logits_of(reading(cached), rows, prepared.collate)
+        else:
+            found[name] = np.stack([store.logits(store.places[key]).numpy() for key in keys])
     return found
 
 
@@ -71,20 +88,39 @@ def reading(signals: Teacher) -> Runner:
     return lambda batch: signals(batch).logits.numpy()
 
 
+def _checked(live: LiveTeacher, source: str) -> Callable[[Batch], Signal]:
+    """Returns the same teacher, whose broken answers are refused, not stored."""
+
+    def ask(batch: Batch) -> Signal:
+        signal = live(batch)
+        finite(f"{source}: the teacher's", signal.logits.cpu().numpy(), "rows that are scored")
+        return signal
+
+    return ask
+
+
 def _store(
     prepared: PreparedData,
     teacher: Classifier,
     scored: Mapping[str, Any],
     config: CacheConfig,
     reporter: Reporter,
-) -> SignalStore | str:
-    """Returns the store of the answers, or why there is none; writes nothing."""
+) -> SignalStore | None:
+    """Returns the store of the answers; None if they are not stored, and says why."""
     lengths = [length for rows in scored.values() for length in lengths_of(rows)]
-    if sum(lengths) < STORED_FROM:
-        return "the teacher answers them within seconds"
-    if reason := not_stored(Needs(), config):
-        return reason
+    if sum(lengths) < STORED_FROM or not config.use:
+        return None
     identity = replace(identity_of(prepared, teacher, Needs(), "float32"), scored=True)
-    store = SignalStore(cache_folder(config) / identity.name, identity, reporter.say)
     keys = [key for rows in scored.values() for key in row_keys(rows)]
-    return no_room(store, Size.of(store, keys, lengths), config) or store
+    try:
+        store = SignalStore(cache_folder(config) / identity.name, identity, reporter.say)
+        reason = no_room(store, Size.of(store, keys, lengths), config)
+        if not reason and any(key not in store for key in keys):
+            with store.filling():  # it can be written
+                return store
+    except (CacheError, ConfigError) as error:
+        reason = str(error)
+    if reason:
+        reporter.say(f"{reason}: the teacher answers the rows that are scored in each run anew")
+        return None
+    return store

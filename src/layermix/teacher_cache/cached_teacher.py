@@ -7,20 +7,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from layermix.core.signals import Batch, Needs, Signal, Teacher, at_words
+from layermix.core.signals import Batch, Needs, Signal, at_words
 from layermix.errors import CacheError, ModelError
 from layermix.hardware.processes import from_main, gathered, share, share_on_machine
 from layermix.launch import world_size
 from layermix.models.encoder import MODEL_INPUTS
+from layermix.models.inference import Collate, Track
 from layermix.teacher_cache.manifest import Identity, read_manifest, store_folders
-from layermix.teacher_cache.store import SHARD_BYTES, Place, Row, SignalStore, row_key
+from layermix.teacher_cache.store import (
+    SHARD_BYTES,
+    SHARD_ROWS,
+    Place,
+    Row,
+    SignalStore,
+    row_key,
+)
 
 FILL_TOKENS = 4096
 """Tokens per batch when a store is filled, sorted by length: large products, little padding."""
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-"""`track(items, total, what)` yields the items and shows how many of them are done."""
-Collate = Callable[[list[Any]], Batch]
 _TEACHER = "teacher_"  # prefix of the inputs of a teacher whose tokenizer is not the student's
 
 
@@ -138,13 +143,13 @@ def find_store(root: Path, identity: Identity, say: Callable[[str], None]) -> Si
 
 def fill(
     store: SignalStore,
-    teacher: Teacher,
+    teacher: Callable[[Batch], Signal],
     rows: Any,
     keys: Sequence[bytes],
     collate: Collate,
     batches: Sequence[Sequence[int]] | None = None,
     *,
-    track: Progress | None = None,
+    track: Track | None = None,
     what: str = "teacher signals",
 ) -> None:
     """Computes the teacher's signals for every row that the store lacks, and stores them.
@@ -155,7 +160,7 @@ def fill(
 
     Args:
         store: To write to.
-        teacher: Provides `store.identity.needs`.
+        teacher: Provides `store.identity.needs`, such as a `LiveTeacher`.
         rows: Tokenised rows with `length`.
         keys: Their `row_key`s.
         collate: Rows -> padded batch.
@@ -181,7 +186,9 @@ def fill(
             return work.plan(batches)
 
     left = from_main(plan)
-    for mine in (share(left), share_on_machine(left)):  # the second finds nothing on a shared disk
+    every = work.all_batches(left) if batches is None else batches
+    # The second finds nothing on a shared disk; without one, each machine may lack other rows.
+    for mine in (share(left), share_on_machine(every)):
         with store.filling():
             lacking = [batch for batch in mine if work.lacks(batch)]
         for shard in work.shards(lacking):
@@ -198,11 +205,11 @@ class _Filling(NamedTuple):
     """What `fill` works with."""
 
     store: SignalStore
-    teacher: Teacher
+    teacher: Callable[[Batch], Signal]
     rows: Any
     keys: Sequence[bytes]
     collate: Collate
-    track: Progress | None
+    track: Track | None
     what: str
 
     def lacks(self, batch: Sequence[int]) -> bool:
@@ -219,6 +226,13 @@ class _Filling(NamedTuple):
             self.store.leave_plan([[self.keys[index] for index in batch] for batch in left])
         return left
 
+    def all_batches(self, left: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Returns batches of all rows, beginning with those that are left."""
+        taken = {self.keys[index] for batch in left for index in batch}
+        index_of = {key: index for index, key in enumerate(self.keys) if key not in taken}
+        rest, lengths = list(index_of.values()), list(self.rows["length"])
+        return [*left, *_by_length(rest, [lengths[index] for index in rest])]
+
     def shards(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Row]]:
         """Yields the rows of batches, as many at a time as a shard takes."""
         steps: Iterable[Sequence[int]] = batches
@@ -232,7 +246,7 @@ class _Filling(NamedTuple):
                 if row.key not in self.store and row.key not in waiting:
                     waiting[row.key] = row
                     size += row.tokens * identity.token_bytes + identity.row_bytes
-            if size >= SHARD_BYTES:
+            if size >= SHARD_BYTES or len(waiting) >= SHARD_ROWS:
                 yield list(waiting.values())
                 waiting, size = {}, 0
         if waiting:

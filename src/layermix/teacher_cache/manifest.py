@@ -152,6 +152,11 @@ class Manifest(BaseModel):
     identity: Identity
     shards: dict[Annotated[str, Field(pattern=f"^{_SHARD}$")], Shard]
 
+    def as_json(self) -> str:
+        """Returns its text, without `scored` where that is false: versions before read it, too."""
+        without = None if self.identity.scored else {"identity": {"scored"}}
+        return self.model_dump_json(indent=1, exclude=without)
+
 
 def read_manifest(folder: Path) -> tuple[Manifest | None, str]:
     """Returns the manifest of a store, if it is valid, and what is wrong with it, if anything.

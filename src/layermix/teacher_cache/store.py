@@ -45,6 +45,8 @@ from layermix.teacher_cache.manifest import (
 
 SHARD_BYTES = 2**27
 """About the size of a shard: lost if one is damaged, held in memory while one is made."""
+SHARD_ROWS = 2**14
+"""Most rows of a shard: those of logits alone take few bytes."""
 MISMATCH = "its content does not match its manifest"
 _DTYPES = {
     "U8": torch.uint8,
@@ -272,7 +274,7 @@ class SignalStore:
 
     def _write_manifest(self, shards: dict[str, Shard]) -> None:
         manifest = Manifest(format=FORMAT, identity=self.identity, shards=shards)
-        write_text(self.folder / MANIFEST, manifest.model_dump_json(indent=1))
+        write_text(self.folder / MANIFEST, manifest.as_json())
         self._manifest = manifest
 
     def used(self) -> None:

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 
 from layermix.hardware import cpu_kernels
-from layermix.hardware.device import default_device, processor_name
+from layermix.hardware.device import cpu_name, default_device, processor_name
 from layermix.hardware.precision import choose_precision, has_bfloat16
 
 
@@ -104,7 +104,7 @@ def test_nothing_happens_at_import() -> None:
 def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t: a b\nmodel name\t: A CPU: 2 GHz\n")
-    assert processor_name() == "A CPU: 2 GHz"
+    assert processor_name() == cpu_name() == "A CPU: 2 GHz"
     monkeypatch.setattr(Path, "read_text", lambda *_: "Processor\t: unnamed\n")
     assert processor_name() == (platform.processor() or platform.machine()) != ""
 
@@ -116,3 +116,4 @@ def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     assert processor_name() == "a card"
+    assert cpu_name() != "a card"

@@ -1,25 +1,30 @@
 """The teacher's answers on the scored rows are asked for once, and are those of a live teacher."""
 
+import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
 from transformers import BertForSequenceClassification, BertTokenizer
 
 from layermix.config import DistillConfig
 from layermix.console import Reporter
 from layermix.data.prepared import Logits, PreparedData
 from layermix.data.texts import TextData
+from layermix.errors import ModelError
 from layermix.models.encoder import Classifier
 from layermix.models.students import copy_blocks
 from layermix.runs.pipeline import distill_from
 from layermix.runs.prepare import prepare
 from layermix.teacher_cache import answers
 from layermix.teacher_cache.maintenance import stores, stores_text
-from layermix.teacher_cache.manifest import MANIFEST
+from layermix.teacher_cache.manifest import LOCK, MANIFEST
 
 TRAIN, VALIDATION = 30, 70
 
@@ -130,18 +135,65 @@ def test_few_rows_are_answered_without_a_store(
 
 
 @pytest.mark.usefixtures("stored_from_1")
-@pytest.mark.parametrize("cache", [{"use": False}, {"max_gb": 0}, {"max_gb": 1e-9}])
-def test_nothing_is_stored_without_room_or_if_it_is_not_wanted(
+@pytest.mark.parametrize(
+    ("cache", "said"),
+    [
+        ({"use": False}, None),
+        ({"max_gb": 0}, "GB more in {folder}, but cache.max_gb is 0: the teacher answers"),
+        ({"max_gb": 1e-9}, "of cache.max_gb 1e-09, 0.00 GB are used (fewer layers, by"),
+    ],
+)
+def test_nothing_is_stored_without_room_which_is_said_or_if_it_is_not_wanted(
     teacher: Classifier,
     data: TextData,
     live: dict[str, Logits],
     tmp_path: Path,
     cache: dict[str, Any],
+    said: str | None,
 ) -> None:
-    found, counting = asked(teacher, data, settings(tmp_path / "cache", **cache))
+    folder = tmp_path / "cache"
+    found, counting = asked(teacher, data, settings(folder, **cache))
     assert_same(found.teacher_logits, live)
     assert counting.batches == {"teacher on validation": 3, "teacher on holdout": 1}
-    assert not (tmp_path / "cache").exists()
+    assert not folder.exists()
+    lines = [line for line in counting.said if "in each run anew" in line]
+    assert len(lines) == (said is not None)
+    assert said is None or said.format(folder=folder) in lines[0]
+
+
+@pytest.mark.usefixtures("stored_from_1")
+def test_where_nothing_can_be_written_the_teacher_answers_and_it_is_said(
+    teacher: Classifier, data: TextData, live: dict[str, Logits], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    found, counting = asked(teacher, data, settings(tmp_path / "file" / "cache"))
+    assert_same(found.teacher_logits, live)
+    (line,) = (line for line in counting.said if "in each run anew" in line)
+    assert "cannot be written (Not a directory); choose another --cache.folder" in line
+
+
+@pytest.mark.usefixtures("stored_from_1")
+def test_what_is_stored_is_read_without_a_lock_and_without_room_for_more(
+    teacher: Classifier, data: TextData, live: dict[str, Logits], tmp_path: Path
+) -> None:
+    asked(teacher, data, settings(tmp_path))
+    (lock,) = tmp_path.rglob(LOCK)
+    with FileLock(lock):
+        found, counting = asked(teacher, data, settings(tmp_path, max_gb=0))
+    assert_same(found.teacher_logits, live)
+    assert counting.batches == {}
+
+
+@pytest.mark.usefixtures("stored_from_1")
+def test_broken_answers_are_refused_and_not_stored(
+    teacher: Classifier, data: TextData, tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(teacher)
+    with torch.no_grad():
+        broken.model.classifier.bias[0] = math.nan
+    with pytest.raises(ModelError, match=r"a tiny teacher: the teacher's logits are NaN or infin"):
+        asked(broken, data, settings(tmp_path))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("stored_from_1")
