@@ -121,6 +121,20 @@ def test_the_file_takes_any_batch_and_length_and_says_what_pytorch_says(run: Pat
         np.testing.assert_allclose(session.run(["logits"], feeds)[0], wanted, atol=1e-5)
 
 
+def test_no_sum_of_two_int8_products_saturates_in_16_bits(run: Path) -> None:
+    graph = onnx.load(run / "student/onnx/model_quantized.onnx").graph
+    products = {name for node in graph.node if "MatMul" in node.op_type for name in node.input}
+    weights = [
+        onnx.numpy_helper.to_array(tensor).astype(int)
+        for tensor in graph.initializer
+        if tensor.name in products and tensor.data_type == onnx.TensorProto.INT8
+    ]
+    assert sum(weight.ndim == 2 for weight in weights) >= 6
+    largest = max(abs(weight).max() for weight in weights)
+    assert largest > 60
+    assert 2 * 255 * largest < 2**15
+
+
 def test_the_length_of_training_is_the_limit_of_what_is_served(run: Path, tmp_path: Path) -> None:
     export(str(run), NO_DATA, out=tmp_path / "served")
     trained = json.loads((run / "result.json").read_text(encoding="utf-8"))["data"]["max_length"]

@@ -1,6 +1,7 @@
 """Records of studies: the committed ones are read, and their cells still show the same."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def without_new_fields(value: Any) -> Any:
 def test_there_are_committed_studies() -> None:
     records = [StudyRecord.from_json(one.results_file.read_text("utf-8")) for one in COMMITTED]
     plans = [PlanRecord.from_json(one.plan_file.read_text("utf-8")) for one in COMMITTED]
-    assert len(COMMITTED) == 40
+    assert len(COMMITTED) == 44
     for kind in (records, plans):  # older ones are read, too
         assert [record.format for record in kind].count(0) == 9
 
@@ -107,6 +108,7 @@ def test_a_plan_of_others_is_read() -> None:
         plan_text(task="another"),
         plan_text(arm="another"),
         plan_text(seed=10**30),
+        plan_text({"arms": {"fixed": {}}, "base": {"data": math.inf}}),
         plan_text({"arms": {"fixed": {}}, "seeds": 10**9}),
         plan_text({"arms": {"fixed": {}}, "axes": {"mix": ["fixed"], "mix.start": ["diagonal"]}}),
         plan_text({"arms": {"fixed": {}}, "axes": {f"a{n}": [1] * 100 for n in range(100)}}),
