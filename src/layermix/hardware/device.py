@@ -40,7 +40,9 @@ def processor_name() -> str:
 def cpu_name() -> str:
     """Returns the name of the CPU; its kind where the system does not tell more."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        parts = (line.partition(":") for line in lines)
+        told = {field.strip(): value.strip() for field, _, value in parts}
+        if name := told.get("model name"):
+            return name
     return platform.processor() or platform.machine()
