@@ -15,6 +15,7 @@ from layermix.launch import world_size
 from layermix.models.encoder import HFEncoder
 
 BATCH_SIZE = 32
+"""Rows of a forward pass, if nothing else is said."""
 Floats = NDArray[np.float32]
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """`track(items, total, what)` yields the items and shows how many are done."""

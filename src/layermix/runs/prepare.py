@@ -53,6 +53,7 @@ def prepare(
         ModelError: If a hidden loss is wanted between different tokenizers, or a logit of the
             teacher is not finite.
         ConfigError: If the wanted length is more than the models take.
+        CacheError: If the teacher's answers cannot be stored, as the disk is full.
     """
     prepare_process()  # the teacher's products come first
     texts = choose_rows(texts, config)
@@ -81,7 +82,7 @@ def answered(
         reporter: Where progress is shown.
 
     Raises:
-        WeakTeacherError, ModelError, ConfigError: As `prepare`.
+        WeakTeacherError, ModelError, ConfigError, CacheError: As `prepare`.
     """
     tokenizers = teacher.tokenizer, student.tokenizer
     loss = config.loss

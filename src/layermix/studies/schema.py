@@ -4,8 +4,7 @@
 `StudyRecord`. All have a field `format`, as in `layermix.runs.schema`.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, model_validator
@@ -35,18 +34,6 @@ class PlannedCell(Part):
     seed: int = Field(ge=0, lt=2**31)
 
 
-def _floats(value: Any) -> Iterator[float]:
-    """All floats in nested mappings and sequences."""
-    if isinstance(value, float):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _floats(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _floats(inner)
-
-
 class PlanRecord(Record):
     """A study and its cells as they were run, for readers without the study's own file.
 
@@ -61,8 +48,10 @@ class PlanRecord(Record):
     @model_validator(mode="after")
     def _numbers_are_finite(self) -> Self:
         # Settings are checked where they are run; a plan is read without that.
-        if not all(map(math.isfinite, _floats(self.study.model_dump()))):
-            raise ValueError("found a number that is infinite or NaN, wanted finite ones")
+        try:
+            json.dumps(self.study.model_dump(), allow_nan=False)
+        except ValueError:
+            raise ValueError("found an infinite number or NaN, wanted finite ones") from None
         return self
 
     @model_validator(mode="after")

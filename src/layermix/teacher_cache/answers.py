@@ -1,6 +1,6 @@
 """The teacher's answers on the rows that are scored: asked for once, not in each run of a study."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -58,28 +58,33 @@ def answers(
         ModelError: If a logit that would be stored is not finite.
     """
     scored = {name: rows for name, rows in prepared.splits.items() if name != "train"}
+    lengths = [length for rows in scored.values() for length in lengths_of(rows)]
+    keys: dict[str, list[bytes]] = {}
+    store = None
+    if config.use and sum(lengths) >= STORED_FROM:
+        keys = {name: row_keys(rows) for name, rows in scored.items()}
+        every = [key for of_split in keys.values() for key in of_split]
+        store = chosen_for_all(
+            lambda: _store(prepared, teacher, every, lengths, config, reporter), config, reporter
+        )
     encoder = HFEncoder(teacher.model, inputs_key="teacher_inputs")
-    store = chosen_for_all(
-        lambda: _store(prepared, teacher, scored, config, reporter), config, reporter
-    )
     found = {}
     for name, rows in scored.items():
         shown: dict[str, Any] = {"track": reporter.track, "what": f"teacher on {name}"}
         if store is None:
-            run = TorchRunner(encoder)
-            found[name] = logits_by_all(run, rows, prepared.collate, **shown)
+            found[name] = logits_by_all(TorchRunner(encoder), rows, prepared.collate, **shown)
             continue
-        keys = row_keys(rows)
-        if not all(gathered(all(key in store for key in keys))):
+        if not all(gathered(all(key in store for key in keys[name]))):
             live = _checked(LiveTeacher(encoder, Needs()), teacher.source)
             batches = batches_by_length(rows["length"])
-            fill(store, live, rows, keys, collated(prepared), batches, **shown)
-        store.used()
+            fill(store, live, rows, keys[name], collated(prepared), batches, **shown)
         if prepared.problem.by_word:  # which tokens begin a word, batches know
-            cached = CachedTeacher(store, list(rows["row_id"]), keys, encoder.num_layers)
+            cached = CachedTeacher(store, list(rows["row_id"]), keys[name], encoder.num_layers)
             found[name] = logits_of(reading(cached), rows, prepared.collate)
         else:
-            found[name] = np.stack([store.logits(store.places[key]).numpy() for key in keys])
+            found[name] = np.stack([store.logits(store.places[key]).numpy() for key in keys[name]])
+    if store is not None:
+        store.used()
     return found
 
 
@@ -102,16 +107,13 @@ def _checked(live: LiveTeacher, source: str) -> Callable[[Batch], Signal]:
 def _store(
     prepared: PreparedData,
     teacher: Classifier,
-    scored: Mapping[str, Any],
+    keys: list[bytes],
+    lengths: list[int],
     config: CacheConfig,
     reporter: Reporter,
 ) -> SignalStore | None:
-    """Returns the store of the answers; None if they are not stored, and says why."""
-    lengths = [length for rows in scored.values() for length in lengths_of(rows)]
-    if sum(lengths) < STORED_FROM or not config.use:
-        return None
+    """Returns the store of the answers; None if they cannot be stored, and says why."""
     identity = replace(identity_of(prepared, teacher, Needs(), "float32"), scored=True)
-    keys = [key for rows in scored.values() for key in row_keys(rows)]
     try:
         store = SignalStore(cache_folder(config) / identity.name, identity, reporter.say)
         reason = no_room(store, Size.of(store, keys, lengths), config)

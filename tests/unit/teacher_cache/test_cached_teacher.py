@@ -295,6 +295,23 @@ def test_a_teacher_with_a_tokenizer_of_its_own_is_cached_by_its_own_tokens(
     assert found.mask.equal(expected.mask)
 
 
+def test_a_shard_has_not_too_many_rows_where_they_are_small(
+    live: LiveTeacher,
+    rows: Any,
+    tokenizer: BertTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a filling that is stopped has kept most of its work."""
+    whole = stored(live, rows, Collator(tokenizer), tmp_path / "whole")
+    monkeypatch.setattr(cached_teacher, "FILL_TOKENS", 64)
+    monkeypatch.setattr(cached_teacher, "SHARD_ROWS", 10)
+    cached = stored(live, rows, Collator(tokenizer), tmp_path / "few")
+    assert len(whole.store.shards) == 1
+    assert len(cached.store.shards) > 2
+    assert sum(shard.rows for shard in cached.store.shards.values()) == ROWS
+
+
 @pytest.mark.usefixtures("small")
 def test_progress_is_told_by_batch(
     live: LiveTeacher, rows: Any, tokenizer: BertTokenizer, tmp_path: Path
