@@ -114,7 +114,7 @@ def test_a_file_without_an_end_gives_its_documents_as_they_are_needed(
     writer.start()
     documents = iter(Corpus([endless], 0, CorpusConfig()))
     assert len(set(islice(documents, 3000))) == 1
-    documents.close()  # type: ignore[attr-defined]  # a generator
+    documents.close()
     writer.join(10)
     assert not writer.is_alive()
 

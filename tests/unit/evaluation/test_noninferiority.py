@@ -229,7 +229,7 @@ def test_power_rises_with_rows_seeds_and_margin() -> None:
 def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     given: dict[str, object] = {"differences": [0.0, 0.0], "error": 0.1, "margin": 0.01}
     with pytest.raises(ValueError, match=message):
-        judged(**given | change)  # type: ignore[arg-type]  # wrong on purpose
+        judged(**given | change)  # wrong on purpose
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -171,7 +171,7 @@ def test_the_form_is_what_the_file_says(tmp_path: Path) -> None:
         read_rows(written(tmp_path, sets, "trees"))
     nothing = {name: pa.array([], pa.list_(pa.int64())) for name in ("label", "prediction")}
     none = {"report": pa.array([], pa.string()), "row_id": pa.array([], pa.int64()), **nothing}
-    assert read_rows(written(tmp_path, none, "tags")) == {}  # type: ignore[arg-type]  # arrays
+    assert read_rows(written(tmp_path, none, "tags")) == {}
 
 
 @pytest.mark.parametrize(

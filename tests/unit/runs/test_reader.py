@@ -89,7 +89,7 @@ def test_tags_that_a_run_records_are_read_with_their_words(tmp_path: Path) -> No
     prepared = PreparedData(
         texts,
         {"validation": {"row_id": [5, 6], "labels": labels}},
-        None,  # type: ignore[arg-type]  # nothing is padded here
+        None,  # nothing is padded here
         max_length=9,
         cut={},
         teacher_logits={"validation": logits},
